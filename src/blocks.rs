@@ -1,0 +1,399 @@
+//! The block directory: an image shown as a flat directory of block files. Plain Rust, no FUSE, no mount point.
+//!
+//! Invariants: what a client reads is what the image holds now; a write reaches the image before it is
+//! acknowledged and never leaves its block; nothing but a client's request changes a byte.
+
+mod owner;
+mod stamps;
+mod table;
+mod volume;
+
+#[cfg(test)]
+mod model;
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+use crate::config::VolumeConfig;
+use crate::geometry::{BlockIndex, BlockSize, Geometry, GeometryError, Span};
+use crate::image::readahead::ReadAhead;
+use crate::image::{Image, read_span, write_span};
+use crate::inode::Inode;
+use crate::volume::{Attr, Errno, Handle, Kind, Result};
+
+use owner::Owners;
+use stamps::Stamps;
+use table::Handles;
+
+/// The image's size is looked at again no more often than this (promise P2).
+const SIZE_INTERVAL: Duration = Duration::from_secs(1);
+/// Extents of a block that are added up for its allocated size; with more it counts as full.
+const MOST_EXTENTS: usize = 8;
+
+/// An image as a directory of block files.
+#[derive(Debug)]
+pub struct Blocks {
+    image: Box<dyn Image>,
+    config: VolumeConfig,
+    geometry: RwLock<Geometry>,
+    size_read: Mutex<Option<Instant>>,
+    owners: Owners,
+    stamps: Stamps,
+    handles: Handles<Open>,
+    latched: AtomicBool,
+    /// How many times making writes durable has failed.
+    sync_failures: AtomicU64,
+    /// Changes with every write: what was read ahead before it is stale.
+    version: AtomicU64,
+    clock: Arc<dyn Clock>,
+}
+
+/// An open file or directory.
+#[derive(Debug)]
+struct Open {
+    /// `None`: the root.
+    block: Option<BlockIndex>,
+    writable: bool,
+    wrote: AtomicBool,
+    /// The sync failures that this handle has been told of, or that are older than it.
+    told: AtomicU64,
+    ahead: Option<Mutex<ReadAhead>>,
+}
+
+/// What there is to say at the end of a mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Block files.
+    pub blocks: u64,
+    /// Of a writable mount: blocks that were neither written nor given a time.
+    pub untouched: Option<u64>,
+}
+
+/// One moment's view of what all block files have in common, so that a listing asks once.
+#[derive(Debug, Clone, Copy)]
+struct View {
+    geometry: Geometry,
+    base: i64,
+    /// The image's present size; smaller than the geometry's if it was cut.
+    size: u64,
+}
+
+/// Why an image cannot be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum BlocksError {
+    /// It has too many blocks.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// Its size or times could not be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl Blocks {
+    /// Cuts `image` into blocks as it is now.
+    pub fn new(
+        image: Box<dyn Image>,
+        config: VolumeConfig,
+        clock: Arc<dyn Clock>,
+    ) -> std::result::Result<Self, BlocksError> {
+        let geometry = Geometry::new(image.size()?, config.block_size)?;
+        image.settle()?;
+        Ok(Self {
+            geometry: RwLock::new(geometry),
+            size_read: Mutex::new(None),
+            owners: Owners::new(image.ownership(), config.owner),
+            stamps: Stamps::new(image.as_ref(), config.writable, Arc::clone(&clock))?,
+            handles: Handles::new(),
+            latched: AtomicBool::new(false),
+            sync_failures: AtomicU64::new(0),
+            version: AtomicU64::new(0),
+            image,
+            config,
+            clock,
+        })
+    }
+
+    /// Length of every block but the last.
+    #[must_use]
+    pub fn block_size(&self) -> BlockSize {
+        self.config.block_size
+    }
+
+    /// How the image is cut at present.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        *self.geometry.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the image's size again: new blocks appear, what was cut off stays listed and reads as EIO.
+    pub fn reread_size(&self) {
+        let present = match self.image.size() {
+            Ok(size) => size,
+            Err(e) => {
+                log::warn!("the image's size cannot be read: {e}");
+                return;
+            }
+        };
+        let mut geometry = self
+            .geometry
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let known = geometry.image_size();
+        if present < known {
+            log::warn!(
+                "the image is {} bytes shorter than at the mount: those read as errors",
+                known - present
+            );
+        }
+        if present <= known {
+            return;
+        }
+        match Geometry::new(present, self.config.block_size) {
+            Ok(grown) => {
+                let last = geometry
+                    .last()
+                    .filter(|last| geometry.span(*last) != grown.span(*last));
+                *geometry = grown;
+                drop(geometry);
+                if let Some(last) = last {
+                    self.stamps
+                        .wrote(last, self.stamps.base(self.image.as_ref()));
+                }
+            }
+            Err(e) => log::warn!("the image has grown, but what is new cannot be shown: {e}"),
+        }
+    }
+
+    /// The orderly end: what was written is made durable. Later requests find an image that is still right.
+    pub fn close(&self) -> io::Result<Summary> {
+        let blocks = self.geometry().blocks();
+        let untouched = self
+            .config
+            .writable
+            .then(|| blocks.saturating_sub(self.stamps.touched()));
+        if self.config.writable {
+            self.image.sync(false)?;
+            self.stamps.let_pass();
+        }
+        Ok(Summary { blocks, untouched })
+    }
+
+    /// At each listing of the root.
+    fn refresh(&self) {
+        {
+            let mut read = self
+                .size_read
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if read.is_none_or(|at| at.elapsed() >= SIZE_INTERVAL) {
+                *read = Some(Instant::now());
+                self.reread_size();
+            }
+        }
+        if let Err(e) = self.image.settle() {
+            log::warn!("flushing the image to learn its holes: {e}");
+        }
+        self.stamps.refresh(self.image.as_ref());
+    }
+
+    fn view(&self) -> View {
+        let geometry = self.geometry();
+        View {
+            geometry,
+            base: self.stamps.base(self.image.as_ref()),
+            size: self.image.size().unwrap_or(geometry.image_size()),
+        }
+    }
+
+    fn attr_in(&self, view: &View, inode: Inode) -> Result<Attr> {
+        let set = self.owners.of(inode);
+        let (kind, links, size, sectors, stamp) = match inode {
+            Inode::Root => {
+                let newest = self.stamps.newest(view.base);
+                let set = set.mtime.filter(|time| time.newest == newest);
+                (
+                    Kind::Directory,
+                    2,
+                    0,
+                    0,
+                    set.map_or(newest, |time| time.set),
+                )
+            }
+            Inode::Block(block) if view.geometry.has(block) => {
+                let span = view.geometry.span(block);
+                let sectors = self.allocated(span, view.size).div_ceil(512);
+                (
+                    Kind::File,
+                    1,
+                    span.len(),
+                    sectors,
+                    self.stamps.show(block, view.base),
+                )
+            }
+            _ => return Err(Errno::ENOENT),
+        };
+        Ok(Attr {
+            inode,
+            kind,
+            size,
+            sectors,
+            stamp,
+            atime: set.atime.unwrap_or(stamp),
+            mode: set.mode.unwrap_or_else(|| self.owners.widest(inode)),
+            links,
+            uid: set.uid.unwrap_or_else(|| self.owners.uid()),
+            gid: set.gid.unwrap_or_else(|| self.owners.gid()),
+        })
+    }
+
+    /// Bytes of `span` that take space: 0 only if all of it is hole at this moment; all of it where that is not
+    /// told quickly (promise P6). `size` is the image's: what was cut off is no hole.
+    fn allocated(&self, span: Span, size: u64) -> u64 {
+        if size < span.end {
+            return span.len();
+        }
+        let mut from = span.start;
+        let mut data = 0;
+        for _ in 0..MOST_EXTENTS {
+            let start = match self.image.next_data(from) {
+                Ok(Some(start)) if start < span.end => start,
+                Ok(_) => return data,
+                Err(_) => return span.len(),
+            };
+            let Ok(end) = self.image.next_hole(start) else {
+                return span.len();
+            };
+            data += end.min(span.end).saturating_sub(start);
+            if end >= span.end {
+                return data;
+            }
+            from = end;
+        }
+        span.len()
+    }
+
+    fn handle(&self, handle: Handle) -> Result<Arc<Open>> {
+        self.handles.get(handle).ok_or(Errno::EBADF)
+    }
+
+    fn file(&self, handle: Handle) -> Result<(Arc<Open>, BlockIndex)> {
+        let open = self.handle(handle)?;
+        let block = open.block.ok_or(Errno::EISDIR)?;
+        Ok((open, block))
+    }
+
+    /// A handle that may write, unless the mount has been latched.
+    fn writer(&self, handle: Handle) -> Result<(Arc<Open>, BlockIndex)> {
+        let (open, block) = self.file(handle)?;
+        if !open.writable {
+            return Err(Errno::EBADF);
+        }
+        self.check_latch()?;
+        open.wrote.store(true, SeqCst);
+        Ok((open, block))
+    }
+
+    fn check_latch(&self) -> Result<()> {
+        if self.latched.load(SeqCst) {
+            Err(Errno::EPERM)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// After a request that a tool which knows the block size never makes: no more writes, since the next ones
+    /// would damage the start of every block (promise P25).
+    fn latch(&self, block: BlockIndex, what: &str) {
+        if !self.config.latch {
+            log::warn!("block {block}: {what}; refused");
+            return;
+        }
+        if !self.latched.swap(true, SeqCst) {
+            log::error!(
+                "block {block}: {what}; every write is refused from now on, until it is mounted again. \
+                 Was the backup made with another block size? This mount has -b {}",
+                self.config.block_size
+            );
+        }
+    }
+
+    /// Reads `out` from the part of a block that it is cut for.
+    fn read_block(
+        &self,
+        open: &Open,
+        out: &mut [u8],
+        offset: u64,
+        end: u64,
+        whole: bool,
+    ) -> Result<usize> {
+        if let Some(ahead) = &open.ahead
+            && let Ok(mut ahead) = ahead.try_lock()
+            && let Some(len) = ahead.read(
+                self.image.as_ref(),
+                out,
+                offset,
+                end,
+                self.version.load(SeqCst),
+            )
+        {
+            return Ok(len);
+        }
+        let got = read_span(self.image.as_ref(), out, offset);
+        match got.error {
+            None => Ok(got.len),
+            Some(_) if got.len > 0 && !whole => Ok(got.len),
+            Some(e) => {
+                log::error!("reading the image at byte {}: {e}", offset + got.len as u64);
+                Err(Errno::EIO)
+            }
+        }
+    }
+
+    fn write_block(&self, block: BlockIndex, data: &[u8], offset: u64) -> Result<usize> {
+        let written = write_span(self.image.as_ref(), data, offset);
+        self.changed(block);
+        written.map_err(|e| self.write_failed(&e, offset))
+    }
+
+    fn zero_block(&self, block: BlockIndex, span: Span) -> Result<()> {
+        let zeroed = self.image.zero(span);
+        self.changed(block);
+        zeroed.map_err(|e| self.write_failed(&e, span.start))
+    }
+
+    /// Also after a write that failed: part of it may have arrived.
+    fn changed(&self, block: BlockIndex) {
+        self.version.fetch_add(1, SeqCst);
+        self.stamps
+            .wrote(block, self.stamps.base(self.image.as_ref()));
+    }
+
+    #[allow(clippy::unused_self)]
+    fn write_failed(&self, error: &io::Error, offset: u64) -> Errno {
+        log::error!("writing the image at byte {offset}: {error}");
+        errno(error)
+    }
+
+    /// Tells a handle that wrote of every sync failure since it was last told (promise P9).
+    fn untold_failure(&self, open: &Open, tell: bool) -> Result<()> {
+        let failures = self.sync_failures.load(SeqCst);
+        let told = if tell {
+            open.told.swap(failures, SeqCst)
+        } else {
+            open.told.load(SeqCst)
+        };
+        if open.wrote.load(SeqCst) && told < failures {
+            Err(Errno::EIO)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The errno that a client gets for a failed call on the image.
+fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}

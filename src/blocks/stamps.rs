@@ -1,0 +1,285 @@
+//! The time that each block shows, for mounts without an index (promise P14).
+//!
+//! Invariant: within a mount, no stamp made here is shown for two contents. Read-only mounts have one stamp for
+//! all blocks, which follows the source; writable ones a stamp that is fixed at the mount, and one of its own
+//! for every block that is written or given a time.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::table::PerBlock;
+use crate::clock::Clock;
+use crate::geometry::BlockIndex;
+use crate::image::{Image, Written};
+
+/// A new stamp is this many seconds past the block's last: rsync compares whole seconds, FAT keeps two.
+pub(crate) const STEP: i64 = 2;
+/// The longest wait for a second to end; a clock that jumps back must not stop the mount.
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
+
+/// How the stamp of blocks without a stamp of their own comes about.
+#[derive(Debug)]
+enum Base {
+    /// A file's own mtime, followed.
+    File(Mutex<FollowFile>),
+    /// The second of the last listing before which the device was, or may have been, written.
+    Device(Mutex<FollowDevice>),
+    /// What it was at the mount.
+    Fixed(i64),
+}
+
+#[derive(Debug, Default)]
+struct FollowFile {
+    /// mtime when last looked at: seconds and nanoseconds.
+    mtime: Option<(i64, i64)>,
+    /// The oldest and newest stamp shown.
+    range: (i64, i64),
+    shown: i64,
+}
+
+impl FollowFile {
+    /// The stamp for a file with this mtime. A second write within a second that was already shown makes a stamp
+    /// that was not.
+    fn show(&mut self, seconds: i64, nanos: i64) -> i64 {
+        let mtime = Some((seconds, nanos));
+        if self.mtime == mtime {
+            return self.shown;
+        }
+        let (low, high) = if self.mtime.is_none() {
+            (seconds, seconds - 1)
+        } else {
+            self.range
+        };
+        self.shown = if low <= seconds && seconds <= high {
+            high + 1
+        } else {
+            seconds
+        };
+        self.range = (low.min(self.shown), high.max(self.shown));
+        self.mtime = mtime;
+        self.shown
+    }
+}
+
+#[derive(Debug)]
+struct FollowDevice {
+    written: Option<Written>,
+    stamp: i64,
+}
+
+const OWN: u8 = 1;
+const REPORTED: u8 = 2;
+const READ: u8 = 4;
+const TOUCHED: u8 = 8;
+
+/// A block's own stamp, if `OWN` is set.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cell {
+    stamp: i64,
+    flags: u8,
+}
+
+/// The stamps of all blocks.
+#[derive(Debug)]
+pub(crate) struct Stamps {
+    base: Base,
+    own: Option<PerBlock<Cell>>,
+    /// The newest stamp that a block has of its own.
+    newest: AtomicI64,
+    touched: AtomicU64,
+    clock: Arc<dyn Clock>,
+}
+
+impl Stamps {
+    /// Looks at the source as it is at the mount.
+    pub(crate) fn new(
+        image: &dyn Image,
+        writable: bool,
+        clock: Arc<dyn Clock>,
+    ) -> std::io::Result<Self> {
+        let base = match (image.written()?, writable) {
+            (Written::Mtime { seconds, .. }, true) => Base::Fixed(seconds),
+            (Written::Device(_), true) => Base::Fixed(clock.now()),
+            (Written::Mtime { seconds, nanos }, false) => {
+                let mut follow = FollowFile::default();
+                follow.show(seconds, nanos);
+                Base::File(Mutex::new(follow))
+            }
+            (written @ Written::Device(_), false) => Base::Device(Mutex::new(FollowDevice {
+                written: Some(written),
+                stamp: clock.now(),
+            })),
+        };
+        Ok(Self {
+            base,
+            own: writable.then(PerBlock::new),
+            newest: AtomicI64::new(i64::MIN),
+            touched: AtomicU64::new(0),
+            clock,
+        })
+    }
+
+    /// Called at each listing of the root: looks at the source again. May wait for the present second to end, so
+    /// that what is written later has a later one.
+    pub(crate) fn refresh(&self, image: &dyn Image) {
+        match &self.base {
+            Base::Fixed(_) => {}
+            Base::File(_) => {
+                if let Ok(Written::Mtime { seconds, .. }) = image.written()
+                    && seconds == self.clock.now()
+                {
+                    self.clock.wait_past(seconds, LONGEST_WAIT);
+                }
+            }
+            Base::Device(follow) => {
+                let written = image.written().ok();
+                let mut follow = lock(follow);
+                let unchanged =
+                    matches!(written, Some(Written::Device(Some(_)))) && written == follow.written;
+                if !unchanged {
+                    follow.stamp = self.clock.now().max(follow.stamp + 1);
+                    follow.written = written;
+                }
+                self.clock.wait_past(follow.stamp, LONGEST_WAIT);
+            }
+        }
+    }
+
+    /// The stamp of blocks that have none of their own.
+    pub(crate) fn base(&self, image: &dyn Image) -> i64 {
+        match &self.base {
+            Base::Fixed(stamp) => *stamp,
+            Base::Device(follow) => lock(follow).stamp,
+            Base::File(follow) => {
+                let mut follow = lock(follow);
+                match image.written() {
+                    Ok(Written::Mtime { seconds, nanos }) => follow.show(seconds, nanos),
+                    _ => follow.shown,
+                }
+            }
+        }
+    }
+
+    /// The stamp that a block shows; from now on it counts as reported.
+    pub(crate) fn show(&self, block: BlockIndex, base: i64) -> i64 {
+        let Some(own) = &self.own else {
+            return base;
+        };
+        own.with(block, |cell| {
+            if cell.flags & OWN == 0 {
+                return base;
+            }
+            cell.flags |= REPORTED;
+            cell.stamp
+        })
+    }
+
+    /// The newest stamp of all.
+    pub(crate) fn newest(&self, base: i64) -> i64 {
+        base.max(self.newest.load(SeqCst))
+    }
+
+    /// The block was read: its stamp may be told to others with this content.
+    pub(crate) fn read(&self, block: BlockIndex) {
+        if let Some(own) = &self.own {
+            own.with(block, |cell| cell.flags |= READ);
+        }
+    }
+
+    /// The block was, or may have been, written: called after the write and before it is acknowledged. The stamp
+    /// changes if anyone may know the present one.
+    pub(crate) fn wrote(&self, block: BlockIndex, base: i64) {
+        let Some(own) = &self.own else {
+            return;
+        };
+        own.with(block, |cell| {
+            self.touch(cell);
+            let present = if cell.flags & OWN == 0 {
+                base
+            } else {
+                cell.stamp
+            };
+            if cell.flags & OWN == 0 || cell.flags & (REPORTED | READ) != 0 {
+                cell.stamp = self.clock.now().max(present.saturating_add(STEP));
+                cell.flags = OWN | TOUCHED;
+                self.newest.fetch_max(cell.stamp, SeqCst);
+            }
+        });
+    }
+
+    /// A client sets the block's time.
+    pub(crate) fn set(&self, block: BlockIndex, stamp: i64) {
+        let Some(own) = &self.own else {
+            return;
+        };
+        let replaced = own.with(block, |cell| {
+            self.touch(cell);
+            let replaced = (cell.flags & OWN != 0).then_some(cell.stamp);
+            *cell = Cell {
+                stamp,
+                flags: OWN | TOUCHED | REPORTED,
+            };
+            replaced
+        });
+        if replaced == Some(self.newest.load(SeqCst)) {
+            self.find_newest(own);
+        }
+        self.newest.fetch_max(stamp, SeqCst);
+    }
+
+    /// How many blocks were written or given a time.
+    pub(crate) fn touched(&self) -> u64 {
+        self.touched.load(SeqCst)
+    }
+
+    /// Waits until no stamp made here lies in the future, so that a later mount cannot make it again.
+    pub(crate) fn let_pass(&self) {
+        let newest = self.newest.load(SeqCst);
+        if newest >= self.clock.now() && newest <= self.clock.now() + STEP {
+            self.clock.wait_past(newest, LONGEST_WAIT);
+        }
+    }
+
+    fn touch(&self, cell: &mut Cell) {
+        if cell.flags & TOUCHED == 0 {
+            cell.flags |= TOUCHED;
+            self.touched.fetch_add(1, SeqCst);
+        }
+    }
+
+    fn find_newest(&self, own: &PerBlock<Cell>) {
+        let mut newest = i64::MIN;
+        own.for_each(|cell| {
+            if cell.flags & OWN != 0 {
+                newest = newest.max(cell.stamp);
+            }
+        });
+        self.newest.store(newest, SeqCst);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p14_a_file_that_is_written_twice_in_a_second_shows_two_stamps() {
+        let mut follow = FollowFile::default();
+        assert_eq!(follow.show(100, 1), 100);
+        assert_eq!(follow.show(100, 1), 100);
+        assert_eq!(
+            follow.show(100, 2),
+            101,
+            "second 100 was shown for another content"
+        );
+        assert_eq!(follow.show(101, 0), 102, "so was 101");
+        assert_eq!(follow.show(500, 0), 500);
+        assert_eq!(follow.show(7, 0), 7, "a time set back by hand is followed");
+        assert_eq!(follow.show(100, 3), 501, "but no stamp is shown twice");
+    }
+}

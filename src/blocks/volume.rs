@@ -1,0 +1,335 @@
+//! The block directory's answers, one operation a function.
+
+use std::ffi::OsStr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+use super::owner::RootTime;
+use super::{Blocks, Open};
+use crate::geometry::BlockIndex;
+use crate::image::readahead::ReadAhead;
+use crate::inode::{Inode, block_name, parse_block_name};
+use crate::volume::{
+    Allocate, Attr, Change, Entry, Errno, Handle, Listed, Result, Seek, SetTime, Space, Volume,
+};
+
+/// Listing positions: 1 after ".", 2 after "..", N + 3 after block N.
+const FIRST_BLOCK: u64 = 2;
+
+impl Volume for Blocks {
+    fn lookup(&self, parent: Inode, name: &OsStr) -> Result<Entry> {
+        if parent != Inode::Root {
+            return Err(Errno::ENOTDIR);
+        }
+        let block = parse_block_name(name).ok_or(Errno::ENOENT)?;
+        self.entry(Inode::Block(block))
+    }
+
+    fn attr(&self, inode: Inode) -> Result<Attr> {
+        self.attr_in(&self.view(), inode)
+    }
+
+    fn change(&self, inode: Inode, change: &Change) -> Result<Attr> {
+        self.attr(inode)?;
+        if !self.config.writable {
+            return Err(Errno::EROFS);
+        }
+        if let Some(size) = change.size {
+            let Inode::Block(block) = inode else {
+                return Err(Errno::EISDIR);
+            };
+            self.truncate(block, size)?;
+        }
+        self.set_owner_and_times(inode, change)?;
+        self.attr(inode)
+    }
+
+    fn open(&self, inode: Inode, write: bool) -> Result<Handle> {
+        let block = match inode {
+            Inode::Root => return Err(Errno::EISDIR),
+            Inode::Block(block) if self.geometry().has(block) => block,
+            _ => return Err(Errno::ENOENT),
+        };
+        if write && !self.config.writable {
+            return Err(Errno::EROFS);
+        }
+        Ok(self.handles.insert(Open {
+            block: Some(block),
+            writable: write,
+            wrote: AtomicBool::new(false),
+            told: AtomicU64::new(self.sync_failures.load(SeqCst)),
+            ahead: self
+                .image
+                .is_direct()
+                .then(|| Mutex::new(ReadAhead::default())),
+        }))
+    }
+
+    fn read(&self, handle: Handle, offset: u64, out: &mut [u8], whole: bool) -> Result<usize> {
+        let (open, block) = self.file(handle)?;
+        let geometry = self.geometry();
+        let span = geometry.clip(block, offset, out.len() as u64);
+        let len = usize::try_from(span.len()).map_err(|_| Errno::EINVAL)?;
+        if len == 0 {
+            return Ok(0);
+        }
+        let end = geometry.span(block).end;
+        self.stamps.read(block);
+        self.read_block(&open, &mut out[..len], span.start, end, whole)
+    }
+
+    fn write(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<usize> {
+        let (_, block) = self.writer(handle)?;
+        let span = self.geometry().clip(block, offset, data.len() as u64);
+        let len = usize::try_from(span.len()).map_err(|_| Errno::EINVAL)?;
+        if data.is_empty() {
+            return Ok(0);
+        }
+        if len == 0 {
+            self.latch(block, &format!("a write at {offset}, past its end"));
+            return Err(Errno::EFBIG);
+        }
+        self.write_block(block, &data[..len], span.start)
+    }
+
+    fn flush(&self, handle: Handle) -> Result<()> {
+        self.untold_failure(self.handle(handle)?.as_ref(), false)
+    }
+
+    fn sync(&self, handle: Handle, data_only: bool) -> Result<()> {
+        let open = self.handle(handle)?;
+        if !self.config.writable {
+            return Ok(());
+        }
+        let synced = self.image.sync(data_only);
+        if let Err(e) = &synced {
+            self.sync_failures.fetch_add(1, SeqCst);
+            log::error!("making writes durable: {e}; what was written may be lost");
+        }
+        self.untold_failure(&open, true)?;
+        synced.map_err(|_| Errno::EIO)
+    }
+
+    fn release(&self, handle: Handle) {
+        self.handles.remove(handle);
+    }
+
+    fn allocate(&self, handle: Handle, what: Allocate, offset: u64, len: u64) -> Result<()> {
+        let (_, block) = self.writer(handle)?;
+        let span = self.geometry().clip(block, offset, len);
+        if span.len() < len {
+            return Err(Errno::EFBIG);
+        }
+        match what {
+            Allocate::Zero => self.zero_block(block, span),
+            Allocate::Reserve => self
+                .image
+                .reserve(span)
+                .map_err(|e| self.write_failed(&e, span.start)),
+        }
+    }
+
+    fn seek(&self, handle: Handle, offset: u64, towards: Seek) -> Result<u64> {
+        let (_, block) = self.file(handle)?;
+        let span = self.geometry().span(block);
+        let from = span.start.saturating_add(offset);
+        if from >= span.end {
+            return Err(Errno::ENXIO);
+        }
+        let io = |e: std::io::Error| super::errno(&e);
+        self.image.settle().map_err(io)?;
+        // What was cut off is not a hole: it is data that cannot be read.
+        let cut = self.image.size().map_err(io)?.max(span.start);
+        let found = match towards {
+            Seek::Data => match self.image.next_data(from).map_err(io)? {
+                Some(data) => data,
+                None => from.max(cut),
+            },
+            Seek::Hole if from >= cut => span.end,
+            Seek::Hole => match self.image.next_hole(from).map_err(io)? {
+                hole if hole >= cut => span.end,
+                hole => hole,
+            },
+        };
+        match towards {
+            Seek::Data if found >= span.end => Err(Errno::ENXIO),
+            _ => Ok(found.min(span.end) - span.start),
+        }
+    }
+
+    fn open_directory(&self, inode: Inode) -> Result<Handle> {
+        if inode != Inode::Root {
+            return Err(Errno::ENOTDIR);
+        }
+        self.refresh();
+        Ok(self.handles.insert(Open {
+            block: None,
+            writable: false,
+            wrote: AtomicBool::new(false),
+            told: AtomicU64::new(0),
+            ahead: None,
+        }))
+    }
+
+    fn list(
+        &self,
+        handle: Handle,
+        position: u64,
+        sink: &mut dyn FnMut(&Listed<'_>) -> bool,
+    ) -> Result<()> {
+        self.handle(handle)?;
+        let view = self.view();
+        for (dots, name) in [".", ".."]
+            .into_iter()
+            .enumerate()
+            .skip(usize::try_from(position).unwrap_or(2))
+        {
+            let attr = self.attr_in(&view, Inode::Root)?;
+            let entry = Entry {
+                attr,
+                lasting: true,
+            };
+            let listed = Listed {
+                name: OsStr::new(name),
+                entry,
+                next: dots as u64 + 1,
+            };
+            if !sink(&listed) {
+                return Ok(());
+            }
+        }
+        for number in position.saturating_sub(FIRST_BLOCK)..view.geometry.blocks() {
+            let Some(block) = BlockIndex::new(number) else {
+                break;
+            };
+            let attr = self.attr_in(&view, Inode::Block(block))?;
+            let name = block_name(block);
+            let entry = Entry {
+                attr,
+                lasting: true,
+            };
+            if !sink(&Listed {
+                name: &name,
+                entry,
+                next: number + FIRST_BLOCK + 1,
+            }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn release_directory(&self, handle: Handle) {
+        self.handles.remove(handle);
+    }
+
+    fn create(&self, parent: Inode, name: &OsStr, _mode: u32) -> Result<(Entry, Handle)> {
+        let found = self.lookup(parent, name).map_err(|e| match e {
+            Errno::ENOENT => self.refuse(),
+            other => other,
+        })?;
+        Ok((found, self.open(found.attr.inode, true)?))
+    }
+
+    fn remove(&self, parent: Inode, name: &OsStr) -> Result<()> {
+        self.lookup(parent, name)?;
+        Err(self.refuse())
+    }
+
+    fn rename(&self, from: &OsStr, _to: &OsStr, _replace: bool) -> Result<()> {
+        self.lookup(Inode::Root, from)?;
+        Err(self.refuse())
+    }
+
+    fn refuse(&self) -> Errno {
+        if self.config.writable {
+            Errno::EPERM
+        } else {
+            Errno::EROFS
+        }
+    }
+
+    fn space(&self) -> Space {
+        let geometry = self.geometry();
+        Space {
+            bytes: geometry.image_size(),
+            files: geometry.blocks() + 1,
+        }
+    }
+}
+
+impl Blocks {
+    fn entry(&self, inode: Inode) -> Result<Entry> {
+        Ok(Entry {
+            attr: self.attr_in(&self.view(), inode)?,
+            lasting: true,
+        })
+    }
+
+    /// Promise P8: its own length is fine, 0 makes zeros, all else is refused.
+    fn truncate(&self, block: BlockIndex, size: u64) -> Result<()> {
+        let span = self.geometry().span(block);
+        match size {
+            _ if size == span.len() => Ok(()),
+            0 => {
+                self.check_latch()?;
+                self.zero_block(block, span)
+            }
+            _ => {
+                self.latch(
+                    block,
+                    &format!("truncation to {size} bytes, where it has {}", span.len()),
+                );
+                Err(if size > span.len() {
+                    Errno::EFBIG
+                } else {
+                    Errno::EPERM
+                })
+            }
+        }
+    }
+
+    fn set_owner_and_times(&self, inode: Inode, change: &Change) -> Result<()> {
+        let seconds = |time: SetTime| match time {
+            SetTime::Now => self.clock.now(),
+            SetTime::At(seconds) => seconds,
+        };
+        let before = self.attr(inode)?;
+        if let (Inode::Block(block), Some(mtime)) = (inode, change.mtime) {
+            self.stamps.set(block, seconds(mtime));
+        }
+        let widest = self.owners.widest(inode);
+        // An atime that is handed back as it was shown is no wish; else every restored block would cost memory.
+        let atime = change
+            .atime
+            .map(seconds)
+            .filter(|atime| *atime != before.atime);
+        let root_mtime = change
+            .mtime
+            .filter(|_| inode == Inode::Root)
+            .map(|time| RootTime {
+                set: seconds(time),
+                newest: self.stamps.newest(self.stamps.base(self.image.as_ref())),
+            });
+        let asked = [
+            change.mode.is_some(),
+            change.uid.is_some(),
+            change.gid.is_some(),
+            atime.is_some(),
+            root_mtime.is_some(),
+        ];
+        if asked.contains(&true) {
+            self.owners.change(inode, |set| {
+                if let Some(mode) = change.mode {
+                    let bits = u16::try_from(mode & 0o7777).unwrap_or(0);
+                    set.mode = Some(bits & widest);
+                }
+                set.uid = change.uid.or(set.uid);
+                set.gid = change.gid.or(set.gid);
+                set.atime = atime.or(set.atime);
+                set.mtime = root_mtime.or(set.mtime);
+            });
+        }
+        Ok(())
+    }
+}

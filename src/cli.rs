@@ -1,0 +1,301 @@
+//! The command line: which of bmapfs's faces was called, and with what.
+//!
+//! Invariant: whatever the arguments are, the answer is a [`Command`] that contradicts nothing, or one usage
+//! error on one line. The only thing asked of the system is the current directory.
+
+mod definition;
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use clap::error::ErrorKind;
+use clap::{ArgMatches, ValueEnum};
+use clap_complete::Shell;
+
+use crate::config::{MountConfig, UmountConfig, Verbosity};
+use crate::exit::{Failure, OrFail, Result, Status};
+use crate::options::{self, Unknown, Word};
+
+pub use definition::command;
+
+/// What bmapfs was asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Write this text to stdout: help, version, completions.
+    Print(String),
+    /// Mount an image.
+    Mount(Box<MountRequest>),
+    /// Unmount, for umount(8).
+    Umount(UmountConfig),
+}
+
+/// A mount, and how mount(8) wants it done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountRequest {
+    /// What is mounted where.
+    pub config: MountConfig,
+    /// `-N`: the mount namespace to enter before anything else.
+    pub namespace: Option<PathBuf>,
+    /// `-f`: all of this was only to be checked.
+    pub fake: bool,
+    /// What the user is told on stderr once the mount is ready.
+    pub announcements: Vec<String>,
+}
+
+/// Reads the arguments, of which the first is the program's name.
+///
+/// # Errors
+/// A usage error; or a system error, if a relative path cannot be made absolute.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // The wrappers that mount(8) and umount(8) call put one word before the arguments that they are given.
+    let hidden = |clap: clap::Command| matches(clap, arguments.iter().skip(1));
+    match arguments.get(1).and_then(|first| first.to_str()) {
+        Some("--mount-helper") => answer(hidden(definition::mount_helper())?, mount_helper),
+        Some("--umount-helper") => answer(hidden(definition::umount_helper())?, umount_helper),
+        Some("--completions") => completions(arguments.get(2).map(OsString::as_os_str)),
+        _ => answer(matches(definition::command(), arguments.iter())?, mount),
+    }
+}
+
+/// What clap made of the arguments: matches, or a text that was asked for.
+enum Outcome {
+    Matches(ArgMatches),
+    Text(String),
+}
+
+fn matches<'a>(
+    clap: clap::Command,
+    arguments: impl Iterator<Item = &'a OsString>,
+) -> Result<Outcome> {
+    match clap.try_get_matches_from(arguments) {
+        Ok(matches) => Ok(Outcome::Matches(matches)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            ) =>
+        {
+            Ok(Outcome::Text(error.render().to_string()))
+        }
+        Err(error) => Err(Failure::usage(sentence(&error.render().to_string()))),
+    }
+}
+
+fn answer(outcome: Outcome, read: fn(&ArgMatches) -> Result<Command>) -> Result<Command> {
+    match outcome {
+        Outcome::Matches(matches) => read(&matches),
+        Outcome::Text(text) => Ok(Command::Print(text)),
+    }
+}
+
+/// clap's first paragraph, which says what is wrong, and its tip if it has one, on one line.
+fn sentence(rendered: &str) -> String {
+    let mut paragraphs = rendered.split("\n\n").map(|paragraph| {
+        paragraph
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect::<Vec<_>>()
+            .join(" ")
+    });
+    let wrong = paragraphs.next().unwrap_or_default();
+    let wrong = wrong.strip_prefix("error: ").unwrap_or(&wrong);
+    match paragraphs.find(|paragraph| paragraph.starts_with("tip: ")) {
+        Some(tip) => format!("{wrong}; {tip}"),
+        None => format!("{wrong}; see bmapfs --help"),
+    }
+}
+
+fn mount(matches: &ArgMatches) -> Result<Command> {
+    let settings = options::resolve(&words(matches)?, Unknown::Refuse)?;
+    let config = mount_config(matches, settings)?;
+    let request = MountRequest {
+        config,
+        namespace: None,
+        fake: false,
+        announcements: Vec::new(),
+    };
+    Ok(Command::Mount(Box::new(request)))
+}
+
+fn mount_helper(matches: &ArgMatches) -> Result<Command> {
+    check_type(matches)?;
+    let unknown = if matches.get_flag("sloppy") {
+        Unknown::Ignore
+    } else {
+        Unknown::Refuse
+    };
+    let settings = options::resolve(&words(matches)?, unknown)?;
+    let (ignored, read_only_asked) = (settings.ignored.clone(), settings.read_only_asked);
+    let config = mount_config(matches, settings)?;
+    let mut announcements = Vec::new();
+    let source = config.source.display();
+    if matches.get_flag("verbose") {
+        announcements.extend(
+            ignored
+                .iter()
+                .map(|word| format!("{word}: unknown option, ignored")),
+        );
+        announcements.push(format!(
+            "{source} mounted on {}",
+            config.mountpoint.display()
+        ));
+    }
+    if !read_only_asked && !config.volume.writable {
+        announcements.push(format!(
+            "{source} is mounted read-only; use -o write to allow writing"
+        ));
+    }
+    Ok(Command::Mount(Box::new(MountRequest {
+        namespace: path(matches, "namespace"),
+        fake: matches.get_flag("fake"),
+        announcements,
+        config,
+    })))
+}
+
+fn umount_helper(matches: &ArgMatches) -> Result<Command> {
+    check_type(matches)?;
+    Ok(Command::Umount(UmountConfig {
+        mountpoint: absolute(given(matches, "MOUNTPOINT")?)?,
+        lazy: matches.get_flag("lazy"),
+        force: matches.get_flag("force"),
+        verbose: matches.get_flag("verbose"),
+        namespace: path(matches, "namespace"),
+    }))
+}
+
+fn completions(shell: Option<&OsStr>) -> Result<Command> {
+    let shell = shell.map(OsStr::to_string_lossy).unwrap_or_default();
+    let Ok(shell) = Shell::from_str(&shell, false) else {
+        let known: Vec<_> = Shell::value_variants()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let known = known.join(", ");
+        return Err(Failure::usage(format!(
+            "--completions '{shell}': no such shell; there are {known}"
+        )));
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut definition::command(), "bmapfs", &mut script);
+    let script = String::from_utf8(script).or_fail(Status::Internal, || "writing completions")?;
+    Ok(Command::Print(script))
+}
+
+fn mount_config(matches: &ArgMatches, settings: options::Settings) -> Result<MountConfig> {
+    let source = given(matches, "SRC")?;
+    let mountpoint = given(matches, "MOUNTPOINT")?;
+    Ok(MountConfig {
+        source: absolute(source)?,
+        mountpoint: absolute(mountpoint)?,
+        volume: settings.volume,
+        kernel: settings.kernel,
+        threads: settings.threads,
+        foreground: settings.foreground,
+        verbosity: settings.verbosity,
+    })
+}
+
+/// All options in the order in which they were typed, flags and the words of every `-o` alike.
+pub fn words(matches: &ArgMatches) -> Result<Vec<Word>> {
+    let mut words = Vec::new();
+    for flag in definition::FLAGS {
+        if !matches.try_contains_id(flag.word).is_ok_and(|there| there) {
+            continue;
+        }
+        let spelling = flag.spelling();
+        if flag.value.is_none() {
+            if matches.get_flag(flag.word) {
+                let at = matches.indices_of(flag.word).into_iter().flatten().last();
+                words.push((at, vec![Word::flag(&spelling, flag.word, None)]));
+            }
+            continue;
+        }
+        let values = matches
+            .get_many::<OsString>(flag.word)
+            .into_iter()
+            .flatten();
+        for (at, value) in matches
+            .indices_of(flag.word)
+            .into_iter()
+            .flatten()
+            .zip(values)
+        {
+            words.push((
+                Some(at),
+                vec![Word::flag(&spelling, flag.word, Some(value))],
+            ));
+        }
+    }
+    let lists = matches
+        .get_many::<OsString>("options")
+        .into_iter()
+        .flatten();
+    for (at, list) in matches
+        .indices_of("options")
+        .into_iter()
+        .flatten()
+        .zip(lists)
+    {
+        words.push((Some(at), Word::list(list)?));
+    }
+    words.sort_by_key(|(at, _)| *at);
+    Ok(words.into_iter().flat_map(|(_, words)| words).collect())
+}
+
+/// A path argument, which clap has made sure is there; an empty one would silently mean the current directory.
+fn given<'a>(matches: &'a ArgMatches, id: &str) -> Result<&'a OsStr> {
+    let value = matches
+        .get_one::<OsString>(id)
+        .map(OsString::as_os_str)
+        .unwrap_or_default();
+    if value.is_empty() {
+        Err(Failure::usage(format!(
+            "{id} is empty: it must name a file"
+        )))
+    } else {
+        Ok(value)
+    }
+}
+
+fn path(matches: &ArgMatches, id: &str) -> Option<PathBuf> {
+    matches.get_one::<OsString>(id).map(PathBuf::from)
+}
+
+/// A daemon's directory is `/`, so a relative path must be made absolute here. Symbolic links stay.
+fn absolute(path: &OsStr) -> Result<PathBuf> {
+    let path = Path::new(path);
+    std::path::absolute(path).or_fail(Status::System, || {
+        format!("finding the current directory, for {}", path.display())
+    })
+}
+
+/// `-t`: mount(8) and umount(8) say by which type they came here.
+fn check_type(matches: &ArgMatches) -> Result<()> {
+    match matches
+        .get_one::<OsString>("type")
+        .map(|given| given.to_string_lossy())
+    {
+        Some(other) if !["bmapfs", "fuse", "fuse.bmapfs"].contains(&other.as_ref()) => {
+            Err(Failure::usage(format!(
+                "-t {other}: not a type of bmapfs's: use bmapfs or fuse.bmapfs"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is logged while unmounting.
+#[must_use]
+pub fn umount_verbosity(config: &UmountConfig) -> Verbosity {
+    if config.verbose {
+        Verbosity::Normal
+    } else {
+        Verbosity::Quiet
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,268 @@
+//! The command line as clap is told it: names, help texts, examples.
+//!
+//! Invariant: every flag with a long name is in [`FLAGS`], and there stands under its word of an option list,
+//! so that a flag and its word cannot drift apart. Values are read elsewhere; here they are only collected.
+
+use std::ffi::OsString;
+
+use clap::builder::ValueParser;
+use clap::{Arg, ArgAction, Command, ValueHint};
+
+/// A flag that is a mount option too.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Flag {
+    /// Its long name, which is its word in an option list.
+    pub(super) word: &'static str,
+    pub(super) short: Option<char>,
+    /// What its value is called; `None`: it takes none.
+    pub(super) value: Option<&'static str>,
+    help: &'static str,
+}
+
+/// Every flag with a long name, in the order of the help.
+pub(super) const FLAGS: [Flag; 10] = [
+    flag(
+        "write",
+        Some('w'),
+        None,
+        "Allow writing; -rw and -o write are the same",
+    ),
+    flag(
+        "block-size",
+        Some('b'),
+        Some("SIZE"),
+        "Length of a block file: a power of two from 4K to 1G [default: 4M]",
+    ),
+    flag(
+        "foreground",
+        Some('f'),
+        None,
+        "Stay in the foreground, log to stderr",
+    ),
+    flag(
+        "debug",
+        Some('d'),
+        None,
+        "Stay in the foreground, log one line an operation",
+    ),
+    flag("quiet", Some('q'), None, "Log warnings and errors only"),
+    flag(
+        "threads",
+        None,
+        Some("N"),
+        "FUSE worker threads, 1 to 256 [default: by the number of processors]",
+    ),
+    flag(
+        "uid",
+        None,
+        Some("UID"),
+        "Owner that block files show, as a number [default: SRC's]",
+    ),
+    flag(
+        "gid",
+        None,
+        Some("GID"),
+        "Group that block files show, as a number [default: SRC's]",
+    ),
+    flag(
+        "umask",
+        None,
+        Some("MASK"),
+        "Permission bits that block files do not show, in octal",
+    ),
+    flag(
+        "allow-other",
+        None,
+        None,
+        "Let other users in, as far as owner, group and mode allow it",
+    ),
+];
+
+const fn flag(
+    word: &'static str,
+    short: Option<char>,
+    value: Option<&'static str>,
+    help: &'static str,
+) -> Flag {
+    Flag {
+        word,
+        short,
+        value,
+        help,
+    }
+}
+
+impl Flag {
+    /// How an error names it: the way it is most often typed.
+    pub(super) fn spelling(&self) -> String {
+        match self.short {
+            Some(short) => format!("-{short}"),
+            None => format!("--{}", self.word),
+        }
+    }
+
+    fn arg(self) -> Arg {
+        let arg = Arg::new(self.word).long(self.word).help(self.help);
+        let arg = if let Some(short) = self.short {
+            arg.short(short)
+        } else {
+            arg
+        };
+        match self.value {
+            // The last of several counts, but all are checked.
+            Some(name) => arg
+                .value_name(name)
+                .value_parser(bytes())
+                .action(ArgAction::Append),
+            None => arg.action(ArgAction::SetTrue),
+        }
+    }
+}
+
+const ABOUT: &str = "Mounts a disk image or block device as a directory of block files, so that rsync, restic, \
+    borg, cp or tar copy only the blocks that changed, and can put them back.";
+
+const AFTER: &str = "\
+Mount options (-o): every long option above is one (-o write,block-size=64K), and
+  ro                    read-only, which is the default; not with write
+  bs=SIZE               short for block-size
+  force                 go on although someone else uses SRC
+  no-latch              go on writing after a write past a block's end was refused
+  kernel_cache          let the kernel keep pages: for images that nobody else writes; not with write
+  direct_io             keep no pages, which is the default; not with kernel_cache
+  allow_root            let root in, beside the user who mounts; not with allow_other
+  fsname=NAME           what is shown as the mounted source, in place of SRC
+  max_read=BYTES, context=..., [no]dev, [no]suid, [no]exec, [a]sync, dirsync, noatime
+                        as in mount(8)
+'rw' does not allow writing, because mount(8) passes it unasked: only write does.
+
+Examples:
+  bmapfs disk.img /mnt && rsync -a --inplace /mnt/ backup/      back up
+  bmapfs -rw disk.img /mnt && rsync -a --inplace backup/ /mnt/  restore
+  bmapfs -b 64K /dev/vg0/vm /mnt                                smaller blocks
+  mount -t bmapfs disk.img /mnt -o write                        the same by mount(8), or in /etc/fstab
+  umount /mnt                                                   ends it, with all data on the disk
+
+Exit status, as mount(8)'s: 0 success, 1 usage or permission, 2 system error, 4 bug in bmapfs, 8 interrupted,
+32 mount failure.";
+
+/// The command line that users type; also what completions are made from.
+#[must_use]
+pub fn command() -> Command {
+    named("bmapfs")
+        .about(ABOUT)
+        .after_help(AFTER)
+        .arg(source())
+        .arg(mountpoint("Where to mount: a directory"))
+        .arg(switch(
+            "read",
+            'r',
+            "Read, which is always on (so that -rw is two short flags)",
+        ))
+        .args(FLAGS.map(Flag::arg))
+        .arg(options())
+}
+
+/// `mount.bmapfs`, which mount(8) calls.
+pub(super) fn mount_helper() -> Command {
+    named("mount.bmapfs")
+        .about("Mounts a disk image as block files, for mount(8); see bmapfs --help for the mount options.")
+        .arg(source())
+        .arg(mountpoint("Where to mount: a directory"))
+        .arg(switch("sloppy", 's', "Leave out mount options that are not known"))
+        .arg(switch("fake", 'f', "Check the arguments only"))
+        .arg(switch("no-mtab", 'n', "For compatibility: no mtab is ever written"))
+        .arg(switch("verbose", 'v', "Say what was done"))
+        .args(helper_arguments())
+        .arg(options())
+}
+
+/// `umount.fuse.bmapfs`, which umount(8) calls.
+pub(super) fn umount_helper() -> Command {
+    named("umount.fuse.bmapfs")
+        .about("Unmounts block files, for umount(8), and waits until all is on the disk.")
+        .arg(mountpoint(
+            "What to unmount: the mount point, or the source",
+        ))
+        .arg(switch(
+            "force",
+            'f',
+            "Abort what is under way instead of waiting for it",
+        ))
+        .arg(switch(
+            "lazy",
+            'l',
+            "Detach now, end when nobody uses the mount any more",
+        ))
+        .arg(switch(
+            "no-mtab",
+            'n',
+            "For compatibility: no mtab is ever written",
+        ))
+        .arg(switch(
+            "read-only",
+            'r',
+            "For compatibility: a mount that stays is not made read-only",
+        ))
+        .arg(switch("verbose", 'v', "Say what was done"))
+        .args(helper_arguments())
+}
+
+/// Said twice is said once; words on one line each, as far as the terminal allows.
+fn named(name: &'static str) -> Command {
+    Command::new(name)
+        .version(env!("CARGO_PKG_VERSION"))
+        .args_override_self(true)
+        .max_term_width(110)
+}
+
+fn bytes() -> ValueParser {
+    clap::value_parser!(OsString)
+}
+
+fn switch(id: &'static str, short: char, help: &'static str) -> Arg {
+    Arg::new(id)
+        .short(short)
+        .action(ArgAction::SetTrue)
+        .help(help)
+}
+
+fn source() -> Arg {
+    Arg::new("SRC")
+        .required(true)
+        .value_parser(bytes())
+        .value_hint(ValueHint::FilePath)
+        .help("The image: a regular file or a block device")
+}
+
+fn mountpoint(help: &'static str) -> Arg {
+    Arg::new("MOUNTPOINT")
+        .required(true)
+        .value_parser(bytes())
+        .value_hint(ValueHint::DirPath)
+        .help(help)
+}
+
+fn options() -> Arg {
+    Arg::new("options")
+        .short('o')
+        .value_name("OPT[=VAL][,...]")
+        .value_parser(bytes())
+        .action(ArgAction::Append)
+        .help("Mount options (below); may be repeated")
+}
+
+fn helper_arguments() -> [Arg; 2] {
+    [
+        Arg::new("namespace")
+            .short('N')
+            .value_name("NS")
+            .value_parser(bytes())
+            .help("Mount namespace to do it in: the path of its file"),
+        Arg::new("type")
+            .short('t')
+            .value_name("TYPE")
+            .value_parser(bytes())
+            .help("Type of the file system: bmapfs or fuse.bmapfs"),
+    ]
+}

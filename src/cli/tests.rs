@@ -1,0 +1,280 @@
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use super::*;
+
+fn parsed(arguments: &[&str]) -> Result<Command> {
+    parse(
+        std::iter::once("bmapfs")
+            .chain(arguments.iter().copied())
+            .map(OsString::from),
+    )
+}
+
+fn request(arguments: &[&str]) -> MountRequest {
+    match parsed(arguments) {
+        Ok(Command::Mount(request)) => *request,
+        other => panic!("{arguments:?}: {other:?}"),
+    }
+}
+
+fn umount(arguments: &[&str]) -> UmountConfig {
+    match parsed(arguments) {
+        Ok(Command::Umount(config)) => config,
+        other => panic!("{arguments:?}: {other:?}"),
+    }
+}
+
+fn text(arguments: &[&str]) -> String {
+    match parsed(arguments) {
+        Ok(Command::Print(text)) => text,
+        other => panic!("{arguments:?}: {other:?}"),
+    }
+}
+
+fn refusal(arguments: &[&str]) -> String {
+    let failure = parsed(arguments).expect_err(&format!("{arguments:?}"));
+    assert_eq!(failure.status(), Status::Usage, "{arguments:?}");
+    failure.to_string()
+}
+
+#[test]
+fn the_definitions_are_sound() {
+    definition::command().debug_assert();
+    definition::mount_helper().debug_assert();
+    definition::umount_helper().debug_assert();
+}
+
+#[test]
+fn flags_and_words_come_to_the_same() {
+    for (flags, list) in [
+        (&["-w"][..], "write"),
+        (&["-rw"], "write"),
+        (&["--write", "-w"], "write"),
+        (&["-b", "64K"], "block-size=64K"),
+        (&["-b64K"], "bs=64K"),
+        (&["--block-size=64K"], "bs=64K"),
+        (&["-f"], "foreground"),
+        (&["-d"], "debug"),
+        (&["-q"], "quiet"),
+        (&["--threads", "2"], "threads=2"),
+        (
+            &["--uid=1", "--gid=2", "--umask=027"],
+            "uid=1,gid=2,umask=027",
+        ),
+        (&["--allow-other"], "allow_other"),
+        (&["-r"], "rw"),
+        (&["-o", "bs=4K", "-b", "8K"], "bs=8K"),
+        (&["-b", "8K", "-o", "bs=4K"], "bs=4K"),
+        (&["-b", "8K", "-b", "4K"], "bs=4K"),
+        (&["-o", "nodev", "-onosuid"], "nodev,nosuid"),
+    ] {
+        let flags = request(&[flags, &["/a", "/b"]].concat());
+        assert_eq!(flags, request(&["/a", "-o", list, "/b"]), "{list}");
+    }
+}
+
+#[test]
+fn every_flag_is_a_mount_option() {
+    for flag in definition::FLAGS {
+        let value = flag.value.map_or("", |_| "=4096");
+        let word = format!("{}{value}", flag.word)
+            .replace("umask=4096", "umask=0")
+            .replace("threads=4096", "threads=1");
+        assert!(parsed(&["-o", &word, "/a", "/b"]).is_ok(), "{word}");
+    }
+}
+
+#[test]
+fn paths_become_absolute_and_keep_their_bytes() {
+    let here = std::env::current_dir().unwrap();
+    let config = request(&["disk.img", "/dev/fd/7"]).config;
+    assert_eq!(config.source, here.join("disk.img"));
+    assert_eq!(config.mountpoint, Path::new("/dev/fd/7"));
+    let odd = OsStr::from_bytes(b"/a,\xff\n");
+    let arguments = [OsStr::new("bmapfs"), odd, OsStr::new("/b")].map(OsString::from);
+    match parse(arguments).unwrap() {
+        Command::Mount(request) => assert_eq!(request.config.source.as_os_str(), odd),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(
+        request(&["--", "/-a", "/b"]).config.source,
+        Path::new("/-a")
+    );
+}
+
+#[test]
+fn a_wrong_command_line_is_one_sentence() {
+    for (arguments, part) in [
+        (
+            &[][..],
+            "required arguments were not provided: <SRC> <MOUNTPOINT>",
+        ),
+        (&["/a"], "<MOUNTPOINT>"),
+        (&["", "/b"], "SRC is empty"),
+        (&["/a", ""], "MOUNTPOINT is empty"),
+        (&["/a", "/b", "/c"], "unexpected argument '/c'"),
+        (&["--frob", "/a", "/b"], "unexpected argument '--frob'"),
+        (
+            &["--writ", "/a", "/b"],
+            "a similar argument exists: '--write'",
+        ),
+        (&["/a", "/b", "-b"], "'--block-size <SIZE>'"),
+        (&["-b", "4X", "/a", "/b"], "-b 4X: '4X' is not a size"),
+        (&["-b", "", "/a", "/b"], "-b '': a value is missing"),
+        (&["-b", "4X", "-b", "4K", "/a", "/b"], "-b 4X: "),
+        (&["--threads=0", "/a", "/b"], "--threads 0: must be"),
+        (
+            &["-rw", "-o", "ro", "/a", "/b"],
+            "-o ro and -w exclude each other",
+        ),
+        (
+            &["-rw", "-o", "kernel_cache", "/a", "/b"],
+            "-o kernel_cache and -w exclude each other",
+        ),
+        (&["-o", "frob", "/a", "/b"], "-o frob: unknown option"),
+        (&["--mount-helper", "/a"], "<MOUNTPOINT>"),
+        (
+            &["--mount-helper", "/a", "/b", "-t", "ext4"],
+            "-t ext4: not a type",
+        ),
+        (
+            &["--mount-helper", "/a", "/b", "-w"],
+            "unexpected argument '-w'",
+        ),
+        (&["--umount-helper", ""], "MOUNTPOINT is empty"),
+        (&["--completions"], "no such shell; there are bash"),
+        (
+            &["--completions", "ksh"],
+            "--completions 'ksh': no such shell",
+        ),
+    ] {
+        let sentence = refusal(arguments);
+        assert!(sentence.contains(part), "{arguments:?}: {sentence}");
+        assert!(
+            !sentence.contains('\n') && !sentence.contains("error:"),
+            "{sentence}"
+        );
+    }
+}
+
+#[test]
+fn the_mount_helper_takes_what_mount_passes_in_any_order() {
+    let plain = request(&["--mount-helper", "/a", "/b", "-o", "rw"]);
+    assert_eq!(plain.config, request(&["/a", "/b"]).config);
+    assert_eq!((plain.fake, &plain.namespace), (false, &None));
+    for arguments in [
+        &[
+            "/a",
+            "/b",
+            "-sfnv",
+            "-N",
+            "/proc/1/ns/mnt",
+            "-t",
+            "fuse.bmapfs",
+            "-o",
+            "write,frob",
+        ][..],
+        &[
+            "-o",
+            "write,frob",
+            "-vnfs",
+            "/a",
+            "-t",
+            "bmapfs",
+            "/b",
+            "-N/proc/1/ns/mnt",
+        ],
+        &[
+            "-s",
+            "-f",
+            "-n",
+            "-v",
+            "-v",
+            "-o",
+            "write",
+            "-o",
+            "frob",
+            "-N",
+            "/proc/1/ns/mnt",
+            "/a",
+            "/b",
+        ],
+    ] {
+        let request = request(&[&["--mount-helper"], arguments].concat());
+        assert!(
+            request.fake && request.config.volume.writable,
+            "{arguments:?}"
+        );
+        assert_eq!(
+            request.namespace.as_deref(),
+            Some(Path::new("/proc/1/ns/mnt"))
+        );
+        assert_eq!(
+            request.announcements,
+            ["-o frob: unknown option, ignored", "/a mounted on /b"]
+        );
+    }
+}
+
+#[test]
+fn the_mount_helper_says_that_nothing_can_be_written_unless_that_was_asked_for() {
+    for (list, said) in [
+        ("rw", true),
+        ("rw,nodev", true),
+        ("ro", false),
+        ("rw,write", false),
+        ("ro,rw", true),
+    ] {
+        let announced = request(&["--mount-helper", "/a", "/b", "-o", list]).announcements;
+        let expected = "/a is mounted read-only; use -o write to allow writing";
+        assert_eq!(announced, vec![expected; usize::from(said)], "{list}");
+    }
+    assert!(request(&["/a", "/b"]).announcements.is_empty());
+}
+
+#[test]
+fn the_umount_helper_takes_what_umount_passes_in_any_order() {
+    let plain = umount(&["--umount-helper", "/b"]);
+    assert!(!plain.lazy && !plain.force && !plain.verbose);
+    assert_eq!(
+        (plain.mountpoint.as_path(), plain.namespace),
+        (Path::new("/b"), None)
+    );
+    for arguments in [
+        &["/b", "-flnrv", "-N", "/ns", "-t", "fuse.bmapfs"][..],
+        &["-v", "-r", "-N", "/ns", "-t", "fuse.bmapfs", "-lf", "/b"],
+    ] {
+        let config = umount(&[&["--umount-helper"], arguments].concat());
+        assert!(
+            config.lazy && config.force && config.verbose,
+            "{arguments:?}"
+        );
+        assert_eq!(config.namespace.as_deref(), Some(Path::new("/ns")));
+    }
+}
+
+#[test]
+fn help_version_and_completions_are_for_stdout() {
+    assert_eq!(
+        text(&["--version"]),
+        format!("bmapfs {}\n", env!("CARGO_PKG_VERSION"))
+    );
+    let help = text(&["--help"]);
+    for part in [
+        "Examples:",
+        "-rw disk.img",
+        "--block-size <SIZE>",
+        "kernel_cache",
+        "Exit status",
+    ] {
+        assert!(help.contains(part), "{part}: {help}");
+    }
+    assert!(text(&["--mount-helper", "--help"]).starts_with("Mounts a disk image"));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(
+            text(&["--completions", shell]).contains("block-size"),
+            "{shell}"
+        );
+    }
+}

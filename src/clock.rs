@@ -1,0 +1,36 @@
+//! The time that stamps are made of, behind a trait so that tests can turn it.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Tells the time in whole seconds since the epoch.
+pub trait Clock: fmt::Debug + Send + Sync {
+    /// The present second.
+    fn now(&self) -> i64;
+
+    /// Waits until `second` is over, but never longer than `most`.
+    fn wait_past(&self, second: i64, most: Duration);
+}
+
+/// The machine's real-time clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> i64 {
+        let now = SystemTime::now();
+        match now.duration_since(UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+            Err(before) => -i64::try_from(before.duration().as_secs()).unwrap_or(i64::MAX) - 1,
+        }
+    }
+
+    fn wait_past(&self, second: i64, most: Duration) {
+        let step = Duration::from_millis(20);
+        let mut waited = Duration::ZERO;
+        while self.now() <= second && waited < most {
+            std::thread::sleep(step);
+            waited += step;
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Resolved settings: what a mount is to be, after flags and `-o` options have become one.
+//!
+//! Everything here has been checked against the other settings, but not yet against the system:
+//! paths are as the user typed them (made absolute), nothing has been opened.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use crate::geometry::BlockSize;
+
+/// Everything that `bmapfs SRC MOUNTPOINT` was asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountConfig {
+    /// SRC as typed.
+    pub source: PathBuf,
+    /// MOUNTPOINT as typed; `/dev/fd/N` names a /dev/fuse descriptor that is mounted already.
+    pub mountpoint: PathBuf,
+    /// How the source is opened and cut.
+    pub volume: VolumeConfig,
+    /// What the kernel is told at the mount.
+    pub kernel: KernelConfig,
+    /// FUSE worker threads; `None`: chosen from the number of processors.
+    pub threads: Option<NonZeroUsize>,
+    /// Stay in the foreground and log to stderr.
+    pub foreground: bool,
+    /// How much is logged.
+    pub verbosity: Verbosity,
+}
+
+/// How the source is opened, cut and shown: all that the block directory needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeConfig {
+    /// Length of every block but the last.
+    pub block_size: BlockSize,
+    /// `-w`: the image may be written.
+    pub writable: bool,
+    /// `-o force`: conflicts with other users of the source are warnings.
+    pub force: bool,
+    /// `-o no-latch` turns this off: after a refused truncate or a write past a block's end, refuse every write.
+    pub latch: bool,
+    /// Owner and mode that block files show, where the user overrides the source's.
+    pub owner: OwnerConfig,
+}
+
+/// Overrides of owner and permissions (`--uid`, `--gid`, `--umask`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OwnerConfig {
+    /// Owner of all files.
+    pub uid: Option<u32>,
+    /// Group of all files.
+    pub gid: Option<u32>,
+    /// Permission bits to take away (never the owner's read and write).
+    pub umask: Option<u32>,
+}
+
+/// What mount(2) or fusermount3 is told, beside what bmapfs always says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KernelConfig {
+    /// Who may use the mount, beside the user who made it.
+    pub access: Access,
+    /// `kernel_cache`: let the kernel keep pages, for images that nobody else writes.
+    pub page_cache: bool,
+    /// Flags as words in mount(8)'s spelling, in the order given: `nodev`, `suid`, `noexec`, `noatime`, `sync`...
+    /// `ro` and `rw` are not among them: `writable` decides that.
+    pub flags: Vec<String>,
+    /// Data options handed through as they are: `context="..."`, `max_read=N`.
+    pub data: Vec<OsString>,
+    /// `fsname=`: shown as the source in place of SRC's canonical path.
+    pub fsname: Option<OsString>,
+}
+
+/// Who may use a mount.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Only the user who mounted.
+    #[default]
+    Owner,
+    /// That user and root (`allow_root`).
+    OwnerAndRoot,
+    /// Everybody, as far as mode bits let them (`allow_other`).
+    Everybody,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Verbosity {
+    /// `-q`: warnings and errors only; no progress, no summary.
+    Quiet,
+    /// Mounts, unmounts and what an administrator should know.
+    #[default]
+    Normal,
+    /// `-d`: one line an operation.
+    Debug,
+}
+
+/// Everything that umount(8) asks of its helper (`umount.fuse.bmapfs`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UmountConfig {
+    /// The mount point, or the source of the mount, as typed (made absolute).
+    pub mountpoint: PathBuf,
+    /// `-l`: detach now, let the daemon end when nobody uses the mount any more.
+    pub lazy: bool,
+    /// `-f`: abort what is under way instead of waiting for it.
+    pub force: bool,
+    /// `-v`: say what was done.
+    pub verbose: bool,
+    /// `-N`: the mount namespace in which this is meant. `main` has entered it before anything else.
+    pub namespace: Option<PathBuf>,
+}

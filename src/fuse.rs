@@ -1,0 +1,456 @@
+//! The FUSE adapter: turns the kernel's requests into calls on a [`Volume`] and its answers into replies.
+//!
+//! No decision about blocks is made here. With `session` the only place that names fuser.
+
+mod convert;
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::{
+    BsdFileFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
+};
+
+use crate::image::buffer::with_scratch;
+use crate::inode::Inode;
+use crate::volume::{Change, Errno, Handle, Result, Volume};
+use convert::{attr, kind, set_time, whence};
+
+/// How long the kernel may keep attributes: stamps change only with what is written.
+const ATTR_TTL: Duration = Duration::from_secs(1);
+/// How long it may keep a block's name: it stands for the same block for ever.
+const NAME_TTL: Duration = Duration::from_secs(24 * 3600);
+/// The longest write request, in bytes. The kernel's own limit is 1 MiB unless raised by sysctl.
+const MAX_WRITE: u32 = 1 << 20;
+/// Requests of asynchronous and direct I/O that may wait in the kernel at once.
+const MAX_BACKGROUND: u16 = 64;
+
+/// A [`Volume`] as fuser wants it.
+#[derive(Debug)]
+pub struct Adapter<V: Volume> {
+    volume: Arc<V>,
+    page_cache: bool,
+}
+
+impl<V: Volume> Adapter<V> {
+    /// `page_cache`: let the kernel keep pages; else every read comes here.
+    #[must_use]
+    pub fn new(volume: Arc<V>, page_cache: bool) -> Self {
+        Self { volume, page_cache }
+    }
+
+    fn open_flags(&self, write: bool) -> FopenFlags {
+        if self.page_cache {
+            return FopenFlags::FOPEN_KEEP_CACHE;
+        }
+        let direct = FopenFlags::FOPEN_DIRECT_IO;
+        if write {
+            direct | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
+        } else {
+            direct | FopenFlags::FOPEN_NOFLUSH
+        }
+    }
+}
+
+/// Answers with the value, or with the errno and a debug line that names the request.
+macro_rules! answer {
+    ($reply:ident, $result:expr, $value:pat => $send:expr, $($what:tt)+) => {
+        match $result {
+            Ok($value) => {
+                log::debug!($($what)+);
+                $send
+            }
+            Err(errno) => {
+                log::debug!("{}: {errno}", format_args!($($what)+));
+                $reply.error(convert::errno(errno));
+            }
+        }
+    };
+}
+
+fn inode(number: INodeNo) -> Result<Inode> {
+    Inode::from_number(number.0).ok_or(Errno::ENOENT)
+}
+
+fn handle(fh: FileHandle) -> Handle {
+    Handle(fh.0)
+}
+
+impl<V: Volume> Filesystem for Adapter<V> {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        for wish in [
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            // Always, not by the kernel's guess: a walk over a million blocks is seven times as fast.
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+        ] {
+            if let Err(missing) = config.add_capabilities(wish) {
+                log::debug!("this kernel has no {missing:?}");
+            }
+        }
+        let limits = [
+            config.set_max_write(MAX_WRITE).err(),
+            config
+                .set_max_background(MAX_BACKGROUND)
+                .err()
+                .map(u32::from),
+            config
+                .set_time_granularity(Duration::from_secs(1))
+                .err()
+                .map(|_| 1),
+        ];
+        if limits.iter().any(Option::is_some) {
+            log::debug!("limits that were not granted: {limits:?}");
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = inode(parent).and_then(|parent| self.volume.lookup(parent, name));
+        answer!(reply, found, entry => {
+            let name_ttl = if entry.lasting { NAME_TTL } else { Duration::ZERO };
+            reply.entry_with_ttls(&ATTR_TTL, &name_ttl, &attr(&entry.attr), Generation(0));
+        }, "lookup {name:?}");
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let found = inode(ino).and_then(|inode| self.volume.attr(inode));
+        answer!(reply, found, found => reply.attr(&ATTR_TTL, &attr(&found)), "getattr {ino}");
+    }
+
+    fn setattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _: Option<std::time::SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<std::time::SystemTime>,
+        _: Option<std::time::SystemTime>,
+        _: Option<std::time::SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = Change {
+            mode,
+            uid,
+            gid,
+            size,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+        };
+        let changed = inode(ino).and_then(|inode| self.volume.change(inode, &change));
+        answer!(reply, changed, now => reply.attr(&ATTR_TTL, &attr(&now)), "setattr {ino} {change:?}");
+    }
+
+    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let write = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        let opened = inode(ino).and_then(|inode| self.volume.open(inode, write));
+        answer!(reply, opened, opened => {
+            reply.opened(FileHandle(opened.0), self.open_flags(write));
+        }, "open {ino} write={write}");
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        // Only a read(2) that goes past the page cache has a lock owner. For the page cache, a short reply would
+        // be the file's end, and the rest of the page zeros.
+        let whole = lock_owner.is_none();
+        let Ok(len) = usize::try_from(size) else {
+            return reply.error(fuser::Errno::EINVAL);
+        };
+        with_scratch(len, |out| {
+            let got = self.volume.read(handle(fh), offset, out, whole);
+            answer!(reply, got, len => reply.data(&out[..len]), "read {ino} {size} at {offset}");
+        });
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let written = self.volume.write(handle(fh), offset, data);
+        answer!(reply, written, len => {
+            reply.written(u32::try_from(len).unwrap_or(0));
+        }, "write {ino} {} at {offset}", data.len());
+    }
+
+    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        answer!(reply, self.volume.flush(handle(fh)), () => reply.ok(), "flush {ino}");
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.volume.release(handle(fh));
+        log::debug!("release {ino}");
+        reply.ok();
+    }
+
+    fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let synced = self.volume.sync(handle(fh), datasync);
+        answer!(reply, synced, () => reply.ok(), "fsync {ino} datasync={datasync}");
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let done = convert::allocation(mode)
+            .and_then(|what| self.volume.allocate(handle(fh), what, offset, length));
+        answer!(reply, done, () => reply.ok(), "fallocate {ino} mode {mode} {length} at {offset}");
+    }
+
+    fn lseek(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        how: i32,
+        reply: ReplyLseek,
+    ) {
+        let found = whence(how).and_then(|towards| {
+            let offset = u64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+            let found = self.volume.seek(handle(fh), offset, towards)?;
+            i64::try_from(found).map_err(|_| Errno::EOVERFLOW)
+        });
+        answer!(reply, found, found => reply.offset(found), "lseek {ino} {offset} whence {how}");
+    }
+
+    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        // A listing may have to wait for a second to end or for the image to be flushed; reads go on meanwhile.
+        let volume = Arc::clone(&self.volume);
+        let work = move || {
+            let opened = inode(ino).and_then(|inode| volume.open_directory(inode));
+            answer!(reply, opened, opened => {
+                reply.opened(FileHandle(opened.0), FopenFlags::empty());
+            }, "opendir {ino}");
+        };
+        // If there can be no thread, the reply is dropped unsent, and the kernel's caller gets EIO.
+        if let Err(e) = std::thread::Builder::new()
+            .name("opendir".to_owned())
+            .spawn(work)
+        {
+            log::warn!("opendir {ino}: no thread: {e}");
+        }
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let listed = self.volume.list(handle(fh), offset, &mut |listed| {
+            let found = &listed.entry.attr;
+            !reply.add(
+                INodeNo(found.inode.number()),
+                listed.next,
+                kind(found.kind),
+                listed.name,
+            )
+        });
+        answer!(reply, listed, () => reply.ok(), "readdir {ino} from {offset}");
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let listed = self.volume.list(handle(fh), offset, &mut |listed| {
+            let found = attr(&listed.entry.attr);
+            let name_ttl = if listed.entry.lasting {
+                NAME_TTL
+            } else {
+                Duration::ZERO
+            };
+            // One lifetime for both in this call: the attributes', unless the name's is shorter.
+            let ttl = ATTR_TTL.min(name_ttl);
+            !reply.add(
+                found.ino,
+                listed.next,
+                listed.name,
+                &ttl,
+                &found,
+                Generation(0),
+            )
+        });
+        answer!(reply, listed, () => reply.ok(), "readdirplus {ino} from {offset}");
+    }
+
+    fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.volume.release_directory(handle(fh));
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        const UNIT: u32 = 4096;
+        let space = self.volume.space();
+        let units = space.bytes.div_ceil(u64::from(UNIT));
+        reply.statfs(units, 0, 0, space.files, 0, UNIT, 255, UNIT);
+    }
+
+    fn create(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _: u32,
+        _: i32,
+        reply: ReplyCreate,
+    ) {
+        let created = inode(parent).and_then(|parent| self.volume.create(parent, name, mode));
+        answer!(reply, created, (entry, opened) => {
+            let flags = self.open_flags(true);
+            reply.created(&ATTR_TTL, &attr(&entry.attr), Generation(0), FileHandle(opened.0), flags);
+        }, "create {name:?}");
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let removed = inode(parent).and_then(|parent| self.volume.remove(parent, name));
+        answer!(reply, removed, () => reply.ok(), "unlink {name:?}");
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        name: &OsStr,
+        _: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let renamed = convert::rename_replaces(flags)
+            .and_then(|replace| self.volume.rename(name, newname, replace));
+        answer!(reply, renamed, () => reply.ok(), "rename {name:?} to {newname:?}");
+    }
+
+    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(convert::errno(self.volume.refuse()));
+    }
+
+    fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(convert::errno(self.volume.refuse()));
+    }
+
+    fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(convert::errno(self.volume.refuse()));
+    }
+
+    fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
+        reply.error(convert::errno(self.volume.refuse()));
+    }
+
+    fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        reply.error(convert::errno(self.volume.refuse()));
+    }
+
+    // Extended attributes, ioctls and poll: the kernel remembers ENOSYS and does not ask again.
+
+    fn setxattr(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: &OsStr,
+        _: &[u8],
+        _: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _: &Request, _: INodeNo, _: u32, reply: ReplyXattr) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(fuser::Errno::ENOTTY);
+    }
+
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: PollNotifier,
+        _: PollEvents,
+        _: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+}

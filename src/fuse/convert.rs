@@ -1,0 +1,126 @@
+//! Between fuser's types and the volume's: pure functions.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{FileAttr, FileType, INodeNo, RenameFlags, TimeOrNow};
+
+use crate::volume::{Allocate, Attr, Errno, Kind, Result, Seek, SetTime};
+
+/// What stat(2) shows as the best size for I/O, in bytes: a page. Larger ones have upset kernels.
+const BLKSIZE: u32 = 4096;
+
+pub(super) fn errno(errno: Errno) -> fuser::Errno {
+    fuser::Errno::from_i32(errno as i32)
+}
+
+pub(super) fn kind(kind: Kind) -> FileType {
+    match kind {
+        Kind::Directory => FileType::Directory,
+        Kind::File => FileType::RegularFile,
+    }
+}
+
+/// Whole seconds since the epoch, negative before it.
+fn time(seconds: i64) -> SystemTime {
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    let time = if seconds < 0 {
+        UNIX_EPOCH.checked_sub(distance)
+    } else {
+        UNIX_EPOCH.checked_add(distance)
+    };
+    time.unwrap_or(UNIX_EPOCH)
+}
+
+pub(super) fn attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.inode.number()),
+        size: attr.size,
+        blocks: attr.sectors,
+        atime: time(attr.atime),
+        mtime: time(attr.stamp),
+        ctime: time(attr.stamp),
+        crtime: UNIX_EPOCH,
+        kind: kind(attr.kind),
+        perm: attr.mode,
+        nlink: attr.links,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: 0,
+        blksize: BLKSIZE,
+        flags: 0,
+    }
+}
+
+/// The second that a time lies in.
+pub(super) fn set_time(time: TimeOrNow) -> SetTime {
+    let TimeOrNow::SpecificTime(time) = time else {
+        return SetTime::Now;
+    };
+    SetTime::At(match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        Err(before) => {
+            let before = before.duration();
+            let seconds = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
+            -seconds - i64::from(before.subsec_nanos() > 0)
+        }
+    })
+}
+
+/// lseek(2)'s whence; the kernel asks for holes and data only.
+pub(super) fn whence(whence: i32) -> Result<Seek> {
+    match whence {
+        libc::SEEK_DATA => Ok(Seek::Data),
+        libc::SEEK_HOLE => Ok(Seek::Hole),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// fallocate(2)'s mode.
+pub(super) fn allocation(mode: i32) -> Result<Allocate> {
+    match mode & !libc::FALLOC_FL_KEEP_SIZE {
+        0 => Ok(Allocate::Reserve),
+        libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => Ok(Allocate::Zero),
+        _ => Err(Errno::EOPNOTSUPP),
+    }
+}
+
+/// Whether a rename may replace what has the new name; exchanging two names is refused.
+pub(super) fn rename_replaces(flags: RenameFlags) -> Result<bool> {
+    let known = RenameFlags::RENAME_NOREPLACE;
+    if flags.difference(known).is_empty() {
+        Ok(!flags.contains(known))
+    } else {
+        Err(Errno::EINVAL)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_the_epoch_keep_their_second() {
+        for seconds in [0, 1, -1, 1 << 40, -(1 << 33)] {
+            let back = set_time(TimeOrNow::SpecificTime(time(seconds)));
+            assert_eq!(back, SetTime::At(seconds));
+        }
+        let half = UNIX_EPOCH - Duration::from_millis(1500);
+        assert_eq!(set_time(TimeOrNow::SpecificTime(half)), SetTime::At(-2));
+    }
+
+    #[test]
+    fn only_punching_and_zeroing_change_bytes() {
+        assert_eq!(allocation(0), Ok(Allocate::Reserve));
+        assert_eq!(allocation(libc::FALLOC_FL_KEEP_SIZE), Ok(Allocate::Reserve));
+        let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        assert_eq!(allocation(punch), Ok(Allocate::Zero));
+        assert_eq!(allocation(libc::FALLOC_FL_ZERO_RANGE), Ok(Allocate::Zero));
+        for mode in [
+            libc::FALLOC_FL_COLLAPSE_RANGE,
+            libc::FALLOC_FL_INSERT_RANGE,
+            1 << 20,
+        ] {
+            assert_eq!(allocation(mode), Err(Errno::EOPNOTSUPP));
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Opening a source: what it is, who else uses it, and with which locks (promise P18).
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
+
+use super::lock::{self, Intent};
+use super::{Source, holders};
+use crate::config::VolumeConfig;
+use crate::exit::{Failure, OrFail, Result, Status};
+use crate::sys;
+
+/// A source that is open and locked.
+#[derive(Debug)]
+pub struct Opened {
+    /// The image.
+    pub source: Source,
+    /// Its path with all links resolved.
+    pub path: PathBuf,
+}
+
+/// What a path turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    File,
+    Device,
+}
+
+/// Opens `path` and takes its locks. With `writable` a conflict with another user of the source is an error that
+/// names it, unless `force`; without, somebody who may write the source is worth a warning.
+pub fn open(path: &Path, config: &VolumeConfig) -> Result<Opened> {
+    let shown = path.display();
+    let path = std::fs::canonicalize(path).map_err(|e| refused(path, &e))?;
+    let kind = kind_of(&path)?;
+    let look = open_as(&path, OFlag::empty(), false).map_err(|e| refused(&path, &e))?;
+    let mut conflicts = Conflicts::new(config, &path);
+    for holder in holders::find(&look) {
+        if config.writable || holder.writes {
+            conflicts.add(&holder.to_string());
+        }
+    }
+    conflicts.refuse_if_any()?;
+    if config.writable && kind == Kind::Device && is_read_only(&look) {
+        return Err(Failure::usage(format!(
+            "opening {} for writing: the device is read-only (blockdev --getro says 1)",
+            path.display()
+        )));
+    }
+    drop(look);
+
+    let (file, exclusive) = open_for_use(&path, kind, config)?;
+    if kind_of_file(&file) != Some(kind) {
+        return Err(Failure::new(
+            Status::MountFailed,
+            format!("opening {shown}: it was replaced meanwhile"),
+        ));
+    }
+    let intent = if config.writable {
+        Intent::Write
+    } else {
+        Intent::Read
+    };
+    let found = lock::acquire(&file, intent, false)
+        .or_fail(Status::System, || format!("locking {}", path.display()))?;
+    for conflict in found {
+        conflicts.add(&conflict.to_string());
+    }
+    conflicts.refuse_if_any()?;
+    warn_of_formats(&file, &path);
+
+    let alone = exclusive && conflicts.found.is_empty();
+    let attempt = || format!("opening {}", path.display());
+    let source = match kind {
+        Kind::File => Source::regular(file, !config.writable || !conflicts.found.is_empty()),
+        Kind::Device => {
+            let alone = if alone {
+                true
+            } else {
+                !set_direct(&file).or_fail(Status::System, attempt)?
+            };
+            if alone {
+                // Pages from before, which a file system may have bypassed since.
+                posix_fadvise(file.as_fd(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+                    .or_fail(Status::System, attempt)?;
+            }
+            Source::device(file, alone)
+        }
+    };
+    Ok(Opened {
+        source: source.or_fail(Status::System, attempt)?,
+        path,
+    })
+}
+
+/// Opens with the access that the mount needs. Also says whether a block device is held exclusively.
+fn open_for_use(path: &Path, kind: Kind, config: &VolumeConfig) -> Result<(File, bool)> {
+    if !config.writable {
+        return open_as(path, OFlag::empty(), false)
+            .map(|file| (file, false))
+            .map_err(|e| refused(path, &e));
+    }
+    if kind == Kind::File {
+        return open_as(path, OFlag::empty(), true)
+            .map(|file| (file, true))
+            .map_err(|e| refused_writing(path, &e));
+    }
+    match open_as(path, OFlag::O_EXCL, true) {
+        Ok(file) => Ok((file, true)),
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) && config.force => {
+            log::warn!(
+                "{} is in use by somebody else; writing to it all the same (-o force)",
+                path.display()
+            );
+            open_as(path, OFlag::empty(), true)
+                .map(|file| (file, false))
+                .map_err(|e| refused_writing(path, &e))
+        }
+        Err(e) => Err(refused_writing(path, &e)),
+    }
+}
+
+fn open_as(path: &Path, flags: OFlag, write: bool) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(write)
+        .custom_flags(flags.bits())
+        .open(path)
+}
+
+/// Turns on direct I/O; `false` if this device has none.
+fn set_direct(file: &File) -> io::Result<bool> {
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+    match fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT)) {
+        Ok(_) => Ok(true),
+        Err(nix::errno::Errno::EINVAL) => {
+            log::warn!(
+                "this device has no direct I/O: what a mounted file system writes may be seen late"
+            );
+            Ok(false)
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn is_read_only(file: &File) -> bool {
+    sys::device_is_read_only(file.as_fd()).unwrap_or(false)
+}
+
+fn kind_of_file(file: &File) -> Option<Kind> {
+    let kind = file.metadata().ok()?.file_type();
+    if kind.is_file() {
+        Some(Kind::File)
+    } else if kind.is_block_device() {
+        Some(Kind::Device)
+    } else {
+        None
+    }
+}
+
+/// What is at `path`, without opening it: opening a FIFO would wait for its other end.
+fn kind_of(path: &Path) -> Result<Kind> {
+    let stat = std::fs::metadata(path).map_err(|e| refused(path, &e))?;
+    let kind = stat.file_type();
+    if kind.is_file() {
+        return Ok(Kind::File);
+    }
+    if kind.is_block_device() {
+        return Ok(Kind::Device);
+    }
+    let what = if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else if kind.is_char_device() {
+        "a character device"
+    } else {
+        "a socket"
+    };
+    Err(Failure::usage(format!(
+        "opening {}: it is {what}; SRC must be an image file or a block device",
+        path.display()
+    )))
+}
+
+/// An open(2) error as a failure: what the caller may not do is its mistake, the rest a failed mount.
+fn refused(path: &Path, error: &io::Error) -> Failure {
+    let status = match error.kind() {
+        io::ErrorKind::PermissionDenied => Status::Usage,
+        _ => Status::MountFailed,
+    };
+    Failure::new(
+        status,
+        format!("opening {}: {}", path.display(), reason(error)),
+    )
+}
+
+fn refused_writing(path: &Path, error: &io::Error) -> Failure {
+    let hint = match error.raw_os_error() {
+        Some(libc::EBUSY) => "; something else has claimed the device",
+        Some(libc::EROFS) => "; mount it without -w to read it",
+        Some(libc::EACCES | libc::EPERM) => {
+            "; you may not write it: mount it without -w to read it"
+        }
+        _ => "",
+    };
+    let status = match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => Status::Usage,
+        _ => Status::MountFailed,
+    };
+    Failure::new(
+        status,
+        format!(
+            "opening {} for writing: {}{hint}",
+            path.display(),
+            reason(error)
+        ),
+    )
+}
+
+/// The system's words for an error, without the number that std adds.
+fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_owned(),
+        None => error.to_string(),
+    }
+}
+
+/// Formats that hold a disk inside themselves: what is mounted is the container, which surprises.
+fn warn_of_formats(file: &File, path: &Path) {
+    let mut magic = [0; 4];
+    if file.read_exact_at(&mut magic, 0).is_ok() && &magic == b"QFI\xfb" {
+        log::warn!(
+            "{} is a qcow2 file: the mount shows the file itself, not the disk in it",
+            path.display()
+        );
+    }
+}
+
+/// Collects who else uses the source: refusals for a writer, warnings for a reader and with `-o force`.
+#[derive(Debug)]
+struct Conflicts<'a> {
+    config: &'a VolumeConfig,
+    path: &'a Path,
+    found: Vec<String>,
+}
+
+impl<'a> Conflicts<'a> {
+    fn new(config: &'a VolumeConfig, path: &'a Path) -> Self {
+        Self {
+            config,
+            path,
+            found: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, sentence: &str) {
+        if self.found.iter().any(|known| known == sentence) {
+            return;
+        }
+        if !self.config.writable {
+            log::warn!(
+                "{}: {sentence}; the copy may be of two moments",
+                self.path.display()
+            );
+        } else if self.config.force {
+            log::warn!(
+                "{}: {sentence}; writing to it all the same (-o force)",
+                self.path.display()
+            );
+        }
+        self.found.push(sentence.to_owned());
+    }
+
+    fn refuse_if_any(&self) -> Result<()> {
+        if !self.config.writable || self.config.force || self.found.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Status::MountFailed,
+            format!(
+                "opening {} for writing: {}; end that first, or use -o force",
+                self.path.display(),
+                self.found.join(", and ")
+            ),
+        ))
+    }
+}

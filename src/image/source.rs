@@ -1,0 +1,241 @@
+//! A real image: a regular file or a block device, open.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use super::activity::{self, DeviceNumber};
+use super::direct::Direct;
+use super::extents::{Extents, is_unsupported};
+use super::zero::Zeroing;
+use super::{Image, Ownership, Written};
+use crate::geometry::Span;
+use crate::sys;
+
+/// The sector that a regular file counts as: pages are what its reads fail by.
+const FILE_SECTOR: u64 = 512;
+/// Holes of a file that is being written are not flushed for more often than this.
+const SETTLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What kind of source it is, with what only that kind has.
+#[derive(Debug)]
+enum Kind {
+    File {
+        settled: Mutex<Option<(Written, Instant)>>,
+        flush_holes: bool,
+    },
+    Device {
+        number: DeviceNumber,
+        sector: u64,
+        direct: Option<Direct>,
+    },
+}
+
+/// An open image file or block device.
+#[derive(Debug)]
+pub struct Source {
+    file: File,
+    kind: Kind,
+    extents: Extents,
+    zeroing: Zeroing,
+    ownership: Ownership,
+}
+
+impl Source {
+    /// Wraps a regular file. `flush_holes`: others may write it, so its holes hold only after an fsync.
+    pub(super) fn regular(file: File, flush_holes: bool) -> io::Result<Self> {
+        let believed = super::extents::believes(&file);
+        Ok(Self {
+            ownership: ownership(&file)?,
+            kind: Kind::File {
+                settled: Mutex::new(None),
+                flush_holes,
+            },
+            extents: Extents::new(believed),
+            zeroing: Zeroing::new(1),
+            file,
+        })
+    }
+
+    /// Wraps a block device. `exclusive`: nobody else can write it, so the page cache is right; else the
+    /// descriptor was opened with `O_DIRECT`.
+    pub(super) fn device(file: File, exclusive: bool) -> io::Result<Self> {
+        let sector = sys::device_sector(file.as_fd())?;
+        let number = DeviceNumber::from_raw(file.metadata()?.rdev());
+        let direct = (!exclusive).then(|| Direct::new(sector));
+        Ok(Self {
+            ownership: ownership(&file)?,
+            kind: Kind::Device {
+                number,
+                sector,
+                direct,
+            },
+            extents: Extents::new(false),
+            zeroing: Zeroing::new(sector),
+            file,
+        })
+    }
+
+    fn direct(&self) -> Option<&Direct> {
+        match &self.kind {
+            Kind::Device { direct, .. } => direct.as_ref(),
+            Kind::File { .. } => None,
+        }
+    }
+
+    /// Refuses what is not all inside the image: a write past the end of a file that somebody truncated would
+    /// grow it again, with zeros in place of what was there.
+    fn check_inside(&self, span: Span) -> io::Result<()> {
+        let inside = match self.kind {
+            Kind::File { .. } => span.end <= self.file.metadata()?.len(),
+            Kind::Device { .. } => true,
+        };
+        if inside {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::EIO))
+        }
+    }
+
+    fn write_once(&self, data: &[u8], offset: u64) -> io::Result<usize> {
+        match self.direct() {
+            Some(direct) => direct.write_at(&self.file, data, offset),
+            None => self.file.write_at(data, offset),
+        }
+    }
+
+    fn write_all(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        match self.direct() {
+            Some(direct) => direct.write_at(&self.file, data, offset).map(|_| ()),
+            None => self.file.write_all_at(data, offset),
+        }
+    }
+}
+
+fn ownership(file: &File) -> io::Result<Ownership> {
+    let stat = file.metadata()?;
+    Ok(Ownership {
+        uid: stat.uid(),
+        gid: stat.gid(),
+        mode: stat.mode() & 0o7777,
+    })
+}
+
+impl Image for Source {
+    fn size(&self) -> io::Result<u64> {
+        match self.kind {
+            Kind::File { .. } => Ok(self.file.metadata()?.len()),
+            Kind::Device { .. } => sys::device_size(self.file.as_fd()),
+        }
+    }
+
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self.direct() {
+            Some(direct) => direct.read_at(&self.file, out, offset),
+            None => self.file.read_at(out, offset),
+        }
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
+        self.check_inside(Span::new(offset, offset + data.len() as u64))?;
+        self.write_once(data, offset)
+    }
+
+    fn zero(&self, span: Span) -> io::Result<()> {
+        self.check_inside(span)?;
+        let done = self.zeroing.zero(self.file.as_fd(), span, |zeros, at| {
+            self.write_all(zeros, at)
+        });
+        self.extents.forget();
+        done
+    }
+
+    fn reserve(&self, span: Span) -> io::Result<()> {
+        self.check_inside(span)?;
+        if matches!(self.kind, Kind::Device { .. }) || span.is_empty() {
+            return Ok(());
+        }
+        let start = i64::try_from(span.start).map_err(io::Error::other)?;
+        let len = i64::try_from(span.len()).map_err(io::Error::other)?;
+        match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, start, len)
+            .map_err(io::Error::from)
+        {
+            Err(e) if !is_unsupported(&e) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    fn sync(&self, data_only: bool) -> io::Result<()> {
+        if data_only {
+            self.file.sync_data()
+        } else {
+            self.file.sync_all()
+        }
+    }
+
+    fn next_data(&self, from: u64) -> io::Result<Option<u64>> {
+        Ok(self.extents.next_data(&self.file, from, self.size()?))
+    }
+
+    fn next_hole(&self, from: u64) -> io::Result<u64> {
+        Ok(self.extents.next_hole(&self.file, from, self.size()?))
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        let Kind::File {
+            settled,
+            flush_holes: true,
+        } = &self.kind
+        else {
+            return Ok(());
+        };
+        let mut settled = settled.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = self.written()?;
+        if let Some((then, at)) = settled.as_ref()
+            && (*then == written || at.elapsed() < SETTLE_INTERVAL)
+        {
+            return Ok(());
+        }
+        self.extents.forget();
+        self.file.sync_data()?;
+        *settled = Some((written, Instant::now()));
+        Ok(())
+    }
+
+    fn written(&self) -> io::Result<Written> {
+        match self.kind {
+            Kind::File { .. } => {
+                let stat = self.file.metadata()?;
+                Ok(Written::Mtime {
+                    seconds: stat.mtime(),
+                    nanos: stat.mtime_nsec(),
+                })
+            }
+            Kind::Device { number, .. } => {
+                // Dirty pages count as written only once they are on their way to the device.
+                self.file.sync_data()?;
+                Ok(Written::Device(activity::counters(number)))
+            }
+        }
+    }
+
+    fn sector(&self) -> u64 {
+        match self.kind {
+            Kind::File { .. } => FILE_SECTOR,
+            Kind::Device { sector, .. } => sector,
+        }
+    }
+
+    fn is_direct(&self) -> bool {
+        self.direct().is_some()
+    }
+
+    fn ownership(&self) -> Ownership {
+        self.ownership
+    }
+}

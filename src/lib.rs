@@ -1,0 +1,22 @@
+//! bmapfs shows a disk image or block device as a directory of block files.
+//!
+//! The way of the data is [`image`] -> [`blocks`] -> [`fuse`] -> [`mount`]; [`session`] wires them
+//! and nothing below it knows a mount point. Only `main` prints errors and exits.
+
+pub mod blocks;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod exit;
+pub mod fuse;
+pub mod geometry;
+pub mod image;
+pub mod inode;
+pub mod logging;
+pub mod mount;
+pub mod options;
+pub mod session;
+pub mod sys;
+pub mod unmount;
+pub mod volume;

@@ -1,0 +1,65 @@
+//! bmapfs: reads the command line, does it, and ends with its status. Errors are printed here and only here.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use bmapfs::cli::{self, Command, MountRequest};
+use bmapfs::daemon::{self, Role};
+use bmapfs::exit::{OrFail, Result, Status};
+use bmapfs::{logging, session, unmount};
+
+fn main() -> ExitCode {
+    let status = run().unwrap_or_else(|failure| {
+        // Without anybody at stderr the status has to do.
+        let _ = writeln!(std::io::stderr(), "bmapfs: {failure}");
+        failure.status()
+    });
+    status.into()
+}
+
+fn run() -> Result<Status> {
+    match cli::parse(std::env::args_os())? {
+        Command::Print(text) => {
+            std::io::stdout()
+                .write_all(text.as_bytes())
+                .or_fail(Status::System, || "writing to stdout")?;
+            Ok(Status::Success)
+        }
+        Command::Mount(request) => mount(*request),
+        Command::Umount(config) => {
+            logging::init(cli::umount_verbosity(&config));
+            if let Some(namespace) = &config.namespace {
+                daemon::enter_namespace(namespace)?;
+            }
+            unmount::helper(&config).map(|()| Status::Success)
+        }
+    }
+}
+
+fn mount(request: MountRequest) -> Result<Status> {
+    let MountRequest {
+        config,
+        namespace,
+        fake,
+        announcements,
+    } = request;
+    logging::init(config.verbosity);
+    if let Some(namespace) = namespace {
+        daemon::enter_namespace(&namespace)?;
+    }
+    if fake {
+        return Ok(Status::Success);
+    }
+    let mut ready = match daemon::start(config.foreground)? {
+        Role::Parent(outcome) => return outcome.map(|()| Status::Success),
+        Role::Server(ready) => ready,
+    };
+    for line in announcements {
+        ready.announce(line);
+    }
+    match session::serve(&config, &mut ready) {
+        Ok(()) => Ok(Status::Success),
+        Err(failure) if ready.fail(&failure) => Ok(failure.status()),
+        Err(failure) => Err(failure),
+    }
+}

@@ -1,0 +1,264 @@
+//! Mounting and unmounting as an ordinary user, through the set-user-ID program fusermount3.
+//!
+//! Invariant: what fusermount3 prints never reaches our stderr; it becomes part of an error or a log line.
+//! This module must not know what is mounted.
+
+use std::ffi::OsStr;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
+};
+
+use super::{above_stdio, reason};
+use crate::exit::{self, Failure, Status};
+use crate::sys;
+
+const PROGRAM: &str = "fusermount3";
+/// Where the program is looked for when PATH does not have it, as when mount(8) or cron has set PATH.
+const PLACES: [&str; 4] = [
+    "/usr/bin/fusermount3",
+    "/bin/fusermount3",
+    "/usr/local/bin/fusermount3",
+    "/run/wrappers/bin/fusermount3",
+];
+/// The variable that names the descriptor on which fusermount3 sends /dev/fuse.
+const SOCKET_VARIABLE: &str = "_FUSE_COMMFD";
+
+/// Mounts on `mountpoint` and returns the /dev/fuse descriptor, close-on-exec and above 2.
+pub(super) fn mount(mountpoint: &Path, options: &OsStr) -> exit::Result<OwnedFd> {
+    let failed = |error: io::Error| {
+        Failure::new(
+            Status::System,
+            format!("mounting {}: {}", mountpoint.display(), reason(&error)),
+        )
+    };
+    let (ours, theirs) = socket_pair().map_err(failed)?;
+    let arguments = [
+        OsStr::new("-o"),
+        options,
+        OsStr::new("--"),
+        mountpoint.as_os_str(),
+    ];
+    let output = run(&arguments, Some(&theirs)).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Failure::new(
+            Status::System,
+            format!(
+                "mounting {} as a user: there is no {PROGRAM}; install the package fuse3",
+                mountpoint.display()
+            ),
+        ),
+        _ => Failure::new(
+            Status::System,
+            format!("running {PROGRAM}: {}", reason(&error)),
+        ),
+    })?;
+    let said = said(&output);
+    if !output.status.success() {
+        return Err(refusal(mountpoint, &said));
+    }
+    if !said.is_empty() {
+        log::warn!("{PROGRAM}: {said}");
+    }
+    // The program has ended, so the descriptor either waits in the socket or never comes.
+    receive(&ours).and_then(above_stdio).map_err(failed)
+}
+
+/// Unmounts what is topmost at `mountpoint`; `lazy` detaches it though it is busy. EBUSY is told apart, every
+/// other failure carries what fusermount3 said.
+pub(super) fn unmount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
+    let mut arguments = vec![OsStr::new("-u")];
+    if lazy {
+        arguments.push(OsStr::new("-z"));
+    }
+    arguments.extend([OsStr::new("--"), mountpoint.as_os_str()]);
+    let output = run(&arguments, None).map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("running {PROGRAM}: {}", reason(&error)),
+        )
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = said(&output);
+    if said.ends_with(Errno::EBUSY.desc()) {
+        return Err(Errno::EBUSY.into());
+    }
+    Err(io::Error::other(said))
+}
+
+/// A connected pair of sockets: ours, and one that a program started by us inherits.
+fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?;
+    let theirs = above_stdio(theirs)?;
+    fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok((ours, theirs))
+}
+
+/// Runs fusermount3 to its end. The kind `NotFound`: it is not installed.
+fn run(arguments: &[&OsStr], socket: Option<&OwnedFd>) -> io::Result<Output> {
+    let mut outcome = Err(io::Error::from(io::ErrorKind::NotFound));
+    for program in [PROGRAM].into_iter().chain(PLACES) {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .env_remove(SOCKET_VARIABLE);
+        if let Some(socket) = socket {
+            command.env(SOCKET_VARIABLE, socket.as_raw_fd().to_string());
+        }
+        outcome = command.output();
+        if !matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            break;
+        }
+    }
+    outcome
+}
+
+/// What the program printed on stderr, on one line and without its name.
+fn said(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = text
+        .lines()
+        .map(|line| line.strip_prefix("fusermount3: ").unwrap_or(line).trim())
+        .collect();
+    let text = lines.join("; ");
+    if text.is_empty() && !output.status.success() {
+        format!("{PROGRAM} failed with {}", output.status)
+    } else {
+        text
+    }
+}
+
+/// Turns what fusermount3 said into an error with the fitting status and, where one is known, the remedy.
+fn refusal(mountpoint: &Path, said: &str) -> Failure {
+    let shown = mountpoint.display();
+    if said.contains("user_allow_other") {
+        return Failure::usage(format!(
+            "mounting {shown}: allow_other: users may not ask for it unless root puts the line user_allow_other \
+             into /etc/fuse.conf"
+        ));
+    }
+    let status = if said.contains("/dev/fuse") || said.contains("fuse device") {
+        Status::System
+    } else if [
+        "not owned by",
+        "no write access",
+        "ermission denied",
+        "not permitted",
+        "privileged",
+        "unknown option",
+    ]
+    .iter()
+    .any(|words| said.contains(words))
+    {
+        Status::Usage
+    } else {
+        Status::MountFailed
+    };
+    Failure::new(status, format!("mounting {shown}: {said}"))
+}
+
+/// Takes the descriptor out of the socket.
+fn receive(socket: &OwnedFd) -> io::Result<OwnedFd> {
+    let mut byte = [0u8; 1];
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    let mut control = nix::cmsg_space!(RawFd);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<()>(
+        socket.as_fd().as_raw_fd(),
+        &mut parts,
+        Some(&mut control),
+        flags,
+    )?;
+    let numbers = message.cmsgs()?.find_map(|part| match part {
+        ControlMessageOwned::ScmRights(numbers) => Some(numbers),
+        _ => None,
+    });
+    let number = numbers.and_then(|numbers| numbers.first().copied());
+    sys::adopt_fd(number.ok_or_else(|| io::Error::other(format!("{PROGRAM} sent no descriptor")))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    fn output(code: i32, stderr: &str) -> Output {
+        Output {
+            status: ExitStatus::from_raw(code << 8),
+            stdout: Vec::new(),
+            stderr: stderr.into(),
+        }
+    }
+
+    #[test]
+    fn what_it_says_becomes_one_line() {
+        assert_eq!(
+            said(&output(1, "fusermount3: a: b\nfusermount3: c\n")),
+            "a: b; c"
+        );
+        assert_eq!(said(&output(0, "")), "");
+        assert_eq!(
+            said(&output(3, "")),
+            "fusermount3 failed with exit status: 3"
+        );
+    }
+
+    #[test]
+    fn refusals_get_the_fitting_status() {
+        for (text, status) in [
+            (
+                "option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf",
+                Status::Usage,
+            ),
+            (
+                "failed to open /dev/fuse: Permission denied",
+                Status::System,
+            ),
+            (
+                "fuse device not found, try 'modprobe fuse' first",
+                Status::System,
+            ),
+            ("user has no write access to mountpoint /m", Status::Usage),
+            ("mountpoint /m not owned by user", Status::Usage),
+            (
+                "mounting over filesystem type 0x9fa0 is forbidden",
+                Status::MountFailed,
+            ),
+        ] {
+            let failure = refusal(Path::new("/m"), text);
+            assert_eq!(failure.status(), status, "{text}");
+            assert!(!failure.to_string().contains('\n'));
+        }
+        let failure = refusal(Path::new("/m"), "user_allow_other").to_string();
+        assert!(
+            failure.contains("user_allow_other") && failure.contains("/etc/fuse.conf"),
+            "{failure}"
+        );
+    }
+
+    #[test]
+    fn a_descriptor_that_is_not_sent_is_an_error() {
+        let (ours, theirs) = socket_pair().unwrap();
+        assert_eq!(
+            receive(&ours).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
+        drop(theirs);
+        assert!(receive(&ours).is_err());
+    }
+}

@@ -1,0 +1,295 @@
+//! From options as typed to settings: flags and `-o` words take one and the same way.
+//!
+//! Invariant: every option is either a setting here, handed to the kernel, or known to be without meaning
+//! for bmapfs; anything else is a usage error that names it. This module asks the system nothing.
+
+mod split;
+mod word;
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+
+pub use split::{RawWord, SplitError, split};
+pub use word::Word;
+
+use crate::config::{Access, KernelConfig, OwnerConfig, Verbosity, VolumeConfig};
+use crate::exit::{Failure, Result};
+use crate::geometry::BlockSize;
+
+/// The most FUSE worker threads that can be asked for.
+pub const MAX_THREADS: usize = 256;
+
+/// What is done with an option that bmapfs does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unknown {
+    /// It is a usage error.
+    Refuse,
+    /// It is left out (`mount -s`).
+    Ignore,
+}
+
+/// What a list of options comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// How the source is opened and cut.
+    pub volume: VolumeConfig,
+    /// What the kernel is told at the mount.
+    pub kernel: KernelConfig,
+    /// FUSE worker threads, if a number was given.
+    pub threads: Option<NonZeroUsize>,
+    /// Stay in the foreground.
+    pub foreground: bool,
+    /// How much is logged.
+    pub verbosity: Verbosity,
+    /// Whether `ro` was asked for in so many words.
+    pub read_only_asked: bool,
+    /// Unknown options that were left out, as typed.
+    pub ignored: Vec<String>,
+}
+
+/// Resolves options, in the order in which they were typed: of two values for one thing the later counts.
+///
+/// # Errors
+/// A usage error for an option that is unknown (unless `unknown` says otherwise), has a bad value, none or one
+/// too many, is refused on principle, or contradicts another.
+pub fn resolve(words: &[Word], unknown: Unknown) -> Result<Settings> {
+    let mut draft = Draft::default();
+    for word in words {
+        match meaning(word)? {
+            Meaning::Setting(setting) => draft.apply(setting, word),
+            Meaning::Nothing => {}
+            Meaning::Unknown if unknown == Unknown::Ignore => draft.ignored.push(word.to_string()),
+            Meaning::Unknown => {
+                return Err(Failure::usage(format!(
+                    "{word}: unknown option; see bmapfs --help"
+                )));
+            }
+        }
+    }
+    draft.finish()
+}
+
+/// What one word stands for.
+enum Meaning {
+    Setting(Setting),
+    /// For mount(8), systemd or libfuse, or what bmapfs does anyway.
+    Nothing,
+    Unknown,
+}
+
+enum Setting {
+    BlockSize(BlockSize),
+    Write,
+    ReadOnly,
+    /// `rw`, which takes back an earlier `ro` and never means write: mount(8) passes it unasked.
+    NotReadOnly,
+    Force,
+    NoLatch,
+    Uid(u32),
+    Gid(u32),
+    Umask(u32),
+    Threads(NonZeroUsize),
+    Foreground,
+    Debug,
+    Quiet,
+    AllowOther,
+    AllowRoot,
+    KernelCache,
+    DirectIo,
+    FsName(OsString),
+    /// A mount flag and the one that it takes back.
+    Flag(&'static str, Option<&'static str>),
+    Data(OsString),
+}
+
+fn meaning(word: &Word) -> Result<Meaning> {
+    if let Some(setting) = own(word)? {
+        return Ok(Meaning::Setting(setting));
+    }
+    let setting = match word.name() {
+        "ro" => word.alone(Setting::ReadOnly)?,
+        "rw" => word.alone(Setting::NotReadOnly)?,
+        "fsname" => Setting::FsName(word.value()?.to_owned()),
+        "context" | "fscontext" | "defcontext" | "rootcontext" => Setting::Data(word.data()?),
+        "max_read" => {
+            word.number(0..=u32::MAX)?;
+            Setting::Data(word.data()?)
+        }
+        "subtype" if word.value()? == "bmapfs" => return Ok(Meaning::Nothing),
+        "subtype" => return Err(word.refused("the subtype is always bmapfs")),
+        "auto_unmount" => {
+            return Err(word.refused(
+                "not offered, since it can unmount what was mounted there meanwhile; end bmapfs with umount or SIGTERM",
+            ));
+        }
+        "blkdev" => {
+            return Err(
+                word.refused("not offered: bmapfs opens block devices itself, under any mount")
+            );
+        }
+        "remount" => {
+            return Err(
+                word.refused("a bmapfs mount cannot be changed; unmount it and mount it again")
+            );
+        }
+        name => match kernel_flag(name) {
+            Some((flag, opposite)) => word.alone(Setting::Flag(flag, opposite))?,
+            None if is_noise(name) => return Ok(Meaning::Nothing),
+            None => return Ok(Meaning::Unknown),
+        },
+    };
+    Ok(Meaning::Setting(setting))
+}
+
+/// The words that bmapfs gives a meaning of its own. In these '-' and '_' are the same.
+fn own(word: &Word) -> Result<Option<Setting>> {
+    Ok(Some(match word.name().replace('_', "-").as_str() {
+        "block-size" | "bs" => Setting::BlockSize(word.parse()?),
+        "write" => word.alone(Setting::Write)?,
+        "threads" => Setting::Threads(word.threads(MAX_THREADS)?),
+        // The highest number is chown(2)'s "leave it as it is".
+        "uid" => Setting::Uid(word.number(0..=u32::MAX - 1)?),
+        "gid" => Setting::Gid(word.number(0..=u32::MAX - 1)?),
+        "umask" => Setting::Umask(word.umask()?),
+        "allow-other" => word.alone(Setting::AllowOther)?,
+        "allow-root" => word.alone(Setting::AllowRoot)?,
+        "foreground" => word.alone(Setting::Foreground)?,
+        "debug" => word.alone(Setting::Debug)?,
+        "quiet" => word.alone(Setting::Quiet)?,
+        "force" => word.alone(Setting::Force)?,
+        "no-latch" => word.alone(Setting::NoLatch)?,
+        "kernel-cache" => word.alone(Setting::KernelCache)?,
+        "direct-io" => word.alone(Setting::DirectIo)?,
+        _ => return Ok(None),
+    }))
+}
+
+/// Flags that mount(2) and every fusermount3 know, each with the flag that it takes back.
+fn kernel_flag(name: &str) -> Option<(&'static str, Option<&'static str>)> {
+    const FLAGS: [(&str, Option<&str>); 10] = [
+        ("suid", Some("nosuid")),
+        ("nosuid", Some("suid")),
+        ("dev", Some("nodev")),
+        ("nodev", Some("dev")),
+        ("exec", Some("noexec")),
+        ("noexec", Some("exec")),
+        ("sync", Some("async")),
+        ("async", Some("sync")),
+        ("dirsync", None),
+        ("noatime", None),
+    ];
+    FLAGS.into_iter().find(|(flag, _)| *flag == name)
+}
+
+/// Words for mount(8), systemd or older libfuse, which the kernel or fusermount3 would refuse, and words for
+/// what bmapfs has no use for: it keeps no access times and shows no symbolic links.
+fn is_noise(name: &str) -> bool {
+    const NOISE: &str = " defaults auto noauto user users nouser nousers owner noowner group nogroup nofail \
+        _netdev _rnetdev comment relatime norelatime strictatime nostrictatime lazytime nolazytime atime \
+        diratime nodiratime silent loud iversion noiversion mand nomand symfollow nosymfollow uhelper helper \
+        nonempty default_permissions ";
+    let listed = NOISE.split_ascii_whitespace().any(|word| word == name);
+    listed || name.starts_with("x-") || name.starts_with("X-")
+}
+
+/// Settings in the making. Where options exclude each other, the one that was given is kept as typed.
+#[derive(Default)]
+struct Draft {
+    block_size: Option<BlockSize>,
+    write: Option<String>,
+    read_only: Option<String>,
+    force: bool,
+    no_latch: bool,
+    owner: OwnerConfig,
+    threads: Option<NonZeroUsize>,
+    foreground: bool,
+    verbosity: Verbosity,
+    allow_other: Option<String>,
+    allow_root: Option<String>,
+    kernel_cache: Option<String>,
+    direct_io: Option<String>,
+    kernel: KernelConfig,
+    ignored: Vec<String>,
+}
+
+impl Draft {
+    fn apply(&mut self, setting: Setting, word: &Word) {
+        let typed = || Some(word.to_string());
+        match setting {
+            Setting::BlockSize(size) => self.block_size = Some(size),
+            Setting::Write => self.write = typed(),
+            Setting::ReadOnly => self.read_only = typed(),
+            Setting::NotReadOnly => self.read_only = None,
+            Setting::Force => self.force = true,
+            Setting::NoLatch => self.no_latch = true,
+            Setting::Uid(uid) => self.owner.uid = Some(uid),
+            Setting::Gid(gid) => self.owner.gid = Some(gid),
+            Setting::Umask(umask) => self.owner.umask = Some(umask),
+            Setting::Threads(threads) => self.threads = Some(threads),
+            Setting::Foreground => self.foreground = true,
+            Setting::Debug => {
+                self.foreground = true;
+                self.verbosity = Verbosity::Debug;
+            }
+            Setting::Quiet => self.verbosity = Verbosity::Quiet,
+            Setting::AllowOther => self.allow_other = typed(),
+            Setting::AllowRoot => self.allow_root = typed(),
+            Setting::KernelCache => self.kernel_cache = typed(),
+            Setting::DirectIo => self.direct_io = typed(),
+            Setting::FsName(name) => self.kernel.fsname = Some(name),
+            Setting::Flag(flag, opposite) => {
+                let flags = &mut self.kernel.flags;
+                flags.retain(|given| given != flag && Some(given.as_str()) != opposite);
+                flags.push(flag.to_owned());
+            }
+            Setting::Data(data) => self.kernel.data.push(data),
+        }
+    }
+
+    fn finish(self) -> Result<Settings> {
+        conflict(self.read_only.as_ref(), self.write.as_ref(), "")?;
+        conflict(
+            self.kernel_cache.as_ref(),
+            self.write.as_ref(),
+            "; the page cache is for images that nobody writes",
+        )?;
+        conflict(self.kernel_cache.as_ref(), self.direct_io.as_ref(), "")?;
+        conflict(self.allow_other.as_ref(), self.allow_root.as_ref(), "")?;
+        let access = match (&self.allow_other, &self.allow_root) {
+            (Some(_), _) => Access::Everybody,
+            (None, Some(_)) => Access::OwnerAndRoot,
+            (None, None) => Access::Owner,
+        };
+        Ok(Settings {
+            volume: VolumeConfig {
+                block_size: self.block_size.unwrap_or(BlockSize::DEFAULT),
+                writable: self.write.is_some(),
+                force: self.force,
+                latch: !self.no_latch,
+                owner: self.owner,
+            },
+            kernel: KernelConfig {
+                access,
+                page_cache: self.kernel_cache.is_some(),
+                ..self.kernel
+            },
+            threads: self.threads,
+            foreground: self.foreground,
+            verbosity: self.verbosity,
+            read_only_asked: self.read_only.is_some(),
+            ignored: self.ignored,
+        })
+    }
+}
+
+fn conflict(one: Option<&String>, other: Option<&String>, why: &str) -> Result<()> {
+    match (one, other) {
+        (Some(one), Some(other)) => Err(Failure::usage(format!(
+            "{one} and {other} exclude each other{why}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

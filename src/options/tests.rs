@@ -1,0 +1,249 @@
+use std::ffi::OsStr;
+
+use super::*;
+use crate::exit::Status;
+
+fn words(text: &str) -> Vec<Word> {
+    Word::list(OsStr::new(text)).unwrap()
+}
+
+fn settings(text: &str) -> Settings {
+    resolve(&words(text), Unknown::Refuse).unwrap_or_else(|failure| panic!("{text}: {failure}"))
+}
+
+fn refusal(text: &str) -> String {
+    let failure = Word::list(OsStr::new(text))
+        .and_then(|words| resolve(&words, Unknown::Refuse))
+        .expect_err(text);
+    assert_eq!(failure.status(), Status::Usage, "{text}");
+    failure.to_string()
+}
+
+#[test]
+fn without_options_the_mount_is_read_only_and_private() {
+    let settings = settings("");
+    assert_eq!(settings.volume.block_size, BlockSize::DEFAULT);
+    assert!(!settings.volume.writable && !settings.volume.force && settings.volume.latch);
+    assert_eq!(settings.volume.owner, OwnerConfig::default());
+    assert_eq!(settings.kernel, KernelConfig::default());
+    assert_eq!((settings.threads, settings.foreground), (None, false));
+    assert_eq!(settings.verbosity, Verbosity::Normal);
+}
+
+#[test]
+fn every_option_reaches_its_setting() {
+    let all = settings(
+        "block-size=64K,write,threads=3,uid=0,gid=4294967294,umask=0027,allow_other,quiet,foreground,force,no-latch",
+    );
+    assert_eq!(all.volume.block_size.to_string(), "64K");
+    assert!(all.volume.writable && all.volume.force && !all.volume.latch);
+    let owner = OwnerConfig {
+        uid: Some(0),
+        gid: Some(4_294_967_294),
+        umask: Some(0o027),
+    };
+    assert_eq!(all.volume.owner, owner);
+    assert_eq!(all.threads, NonZeroUsize::new(3));
+    assert_eq!((all.verbosity, all.foreground), (Verbosity::Quiet, true));
+    assert_eq!(all.kernel.access, Access::Everybody);
+    let debug = settings("debug,kernel_cache,allow_root,ro");
+    assert_eq!(
+        (debug.verbosity, debug.foreground),
+        (Verbosity::Debug, true)
+    );
+    assert_eq!(
+        (debug.kernel.access, debug.kernel.page_cache),
+        (Access::OwnerAndRoot, true)
+    );
+    assert!(debug.read_only_asked);
+}
+
+#[test]
+fn own_words_are_spelt_with_either_dash() {
+    for (one, other) in [
+        ("block-size=4K", "block_size=4K"),
+        ("bs=4K", "block_size=4K"),
+        ("no-latch", "no_latch"),
+        ("allow-other", "allow_other"),
+        ("kernel-cache", "kernel_cache"),
+        ("direct-io", "direct_io"),
+    ] {
+        assert_eq!(settings(one), settings(other), "{one} {other}");
+    }
+}
+
+#[test]
+fn what_mount_and_systemd_and_libfuse_pass_is_swallowed() {
+    let nothing = settings("");
+    for word in [
+        "rw",
+        "defaults",
+        "auto",
+        "noauto",
+        "user",
+        "user=alice",
+        "users",
+        "nouser",
+        "owner",
+        "group",
+        "nofail",
+        "_netdev",
+        "x-systemd.automount",
+        "x-systemd.idle-timeout=1min",
+        "X-mount.mkdir=0755",
+        "comment=a",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "nostrictatime",
+        "lazytime",
+        "nolazytime",
+        "atime",
+        "diratime",
+        "nodiratime",
+        "silent",
+        "loud",
+        "iversion",
+        "mand",
+        "nomand",
+        "uhelper=udisks2",
+        "helper=x",
+        "nonempty",
+        "default_permissions",
+        "subtype=bmapfs",
+        "direct_io",
+    ] {
+        assert_eq!(settings(word), nothing, "{word}");
+    }
+}
+
+#[test]
+fn kernel_flags_keep_their_order_and_the_later_of_two_opposites_wins() {
+    for (text, flags) in [
+        ("nodev,nosuid,noexec,noatime", "nodev nosuid noexec noatime"),
+        ("rw,noexec,nosuid,nodev,dev,suid", "noexec dev suid"),
+        ("suid,nosuid", "nosuid"),
+        ("noexec,exec", "exec"),
+        ("sync,dirsync,async", "dirsync async"),
+        ("nodev,nodev", "nodev"),
+    ] {
+        assert_eq!(settings(text).kernel.flags.join(" "), flags, "{text}");
+    }
+}
+
+#[test]
+fn data_for_the_kernel_keeps_its_commas_in_quotes() {
+    let kernel =
+        settings("context=\"u:r:t:s0,c1\",rootcontext=u:r:t,max_read=131072,fsname=a\\,b").kernel;
+    assert_eq!(
+        kernel.data,
+        [
+            "context=\"u:r:t:s0,c1\"",
+            "rootcontext=u:r:t",
+            "max_read=131072"
+        ]
+    );
+    assert_eq!(kernel.fsname.as_deref(), Some(OsStr::new("a,b")));
+    assert!(refusal("context=a\\\"\\,evil").contains("double quote"));
+}
+
+#[test]
+fn of_two_values_the_later_counts() {
+    assert_eq!(
+        settings("bs=4K,block-size=8K")
+            .volume
+            .block_size
+            .to_string(),
+        "8K"
+    );
+    assert_eq!(settings("uid=1,uid=2").volume.owner.uid, Some(2));
+}
+
+#[test]
+fn rw_takes_ro_back_and_never_means_write() {
+    for (text, writable, read_only_asked) in [
+        ("rw", false, false),
+        ("ro", false, true),
+        ("ro,rw", false, false),
+        ("rw,ro", false, true),
+        ("ro,rw,write", true, false),
+    ] {
+        let settings = settings(text);
+        assert_eq!(
+            (settings.volume.writable, settings.read_only_asked),
+            (writable, read_only_asked),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_refusal_names_the_option_as_typed_and_why() {
+    for (text, named, why) in [
+        ("frobnicate", "-o frobnicate:", "unknown option"),
+        ("ro,offset=4096", "-o offset=4096:", "unknown option"),
+        ("bs", "-o bs:", "a value is missing"),
+        ("bs=", "-o bs=:", "a value is missing"),
+        ("bs=4X", "-o bs=4X:", "'4X' is not a size"),
+        (
+            "block-size=3000",
+            "-o block-size=3000:",
+            "power of two from 4K to 1G",
+        ),
+        ("bs=0", "-o bs=0:", "power of two"),
+        ("bs=1P", "-o bs=1P:", "not a size"),
+        ("write=yes", "-o write=yes:", "takes no value"),
+        ("nodev=1", "-o nodev=1:", "takes no value"),
+        ("threads=0", "-o threads=0:", "from 1 to 256"),
+        ("threads=257", "-o threads=257:", "from 1 to 256"),
+        ("threads=+1", "-o threads=+1:", "from 1 to 256"),
+        ("uid=-1", "-o uid=-1:", "a number"),
+        ("uid=alice", "-o uid=alice:", "a number"),
+        ("gid=4294967295", "-o gid=4294967295:", "to 4294967294"),
+        ("umask=8", "-o umask=8:", "octal"),
+        ("umask=1000", "-o umask=1000:", "octal"),
+        ("max_read=lots", "-o max_read=lots:", "a number"),
+        ("fsname=", "-o fsname=:", "a value is missing"),
+        ("subtype=other", "-o subtype=other:", "always bmapfs"),
+        ("auto_unmount", "-o auto_unmount:", "SIGTERM"),
+        ("blkdev", "-o blkdev:", "not offered"),
+        ("ro,remount", "-o remount:", "mount it again"),
+        ("context=\"a", "-o context=\"a:", "not closed"),
+    ] {
+        let sentence = refusal(text);
+        assert!(sentence.starts_with(named), "{text}: {sentence}");
+        assert!(sentence.contains(why), "{text}: {sentence}");
+    }
+}
+
+#[test]
+fn options_that_exclude_each_other_are_both_named_in_either_order() {
+    for (one, other) in [
+        ("ro", "write"),
+        ("kernel_cache", "write"),
+        ("kernel_cache", "direct_io"),
+        ("allow_other", "allow_root"),
+    ] {
+        for text in [format!("{one},{other}"), format!("{other},{one}")] {
+            let sentence = refusal(&text);
+            for named in [one, other] {
+                assert!(
+                    sentence.contains(&format!("-o {named}")),
+                    "{text}: {sentence}"
+                );
+            }
+        }
+    }
+    let mut mixed = words("ro");
+    mixed.push(Word::flag("-w", "write", None));
+    let sentence = resolve(&mixed, Unknown::Refuse).unwrap_err().to_string();
+    assert!(sentence.starts_with("-o ro and -w exclude"), "{sentence}");
+}
+
+#[test]
+fn sloppy_leaves_out_what_is_unknown_but_not_what_is_wrong() {
+    let settings = resolve(&words("frob=1,ro"), Unknown::Ignore).unwrap();
+    assert_eq!(settings.ignored, ["-o frob=1"]);
+    assert!(settings.read_only_asked);
+    assert!(resolve(&words("bs=4X"), Unknown::Ignore).is_err());
+}

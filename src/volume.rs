@@ -1,0 +1,193 @@
+//! What a mounted directory has to answer: the one interface between the FUSE adapter and what it shows.
+//!
+//! Plain Rust, no FUSE types. An error is an errno from the start, since that is all a client ever sees.
+//! Implementations are called from many threads at once.
+
+use std::ffi::OsStr;
+use std::fmt;
+
+pub use nix::errno::Errno;
+
+use crate::inode::Inode;
+
+/// What every operation returns.
+pub type Result<T> = std::result::Result<T, Errno>;
+
+/// The number of an open file or directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Handle(pub u64);
+
+/// File or directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The root.
+    Directory,
+    /// Everything in it.
+    File,
+}
+
+/// What stat(2) shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// Which file.
+    pub inode: Inode,
+    /// Its kind.
+    pub kind: Kind,
+    /// Length in bytes.
+    pub size: u64,
+    /// Allocated space in units of 512 bytes.
+    pub sectors: u64,
+    /// mtime and ctime: whole seconds since the epoch.
+    pub stamp: i64,
+    /// atime: whole seconds since the epoch.
+    pub atime: i64,
+    /// Permission bits.
+    pub mode: u16,
+    /// Hard links.
+    pub links: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// What a lookup found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Its attributes.
+    pub attr: Attr,
+    /// Whether the name will stand for this inode for as long as the mount lives.
+    pub lasting: bool,
+}
+
+/// A time that a client sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetTime {
+    /// The time of the request.
+    Now,
+    /// Whole seconds since the epoch.
+    At(i64),
+}
+
+/// What a setattr request changes; `None` is left as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length in bytes.
+    pub size: Option<u64>,
+    /// atime.
+    pub atime: Option<SetTime>,
+    /// mtime.
+    pub mtime: Option<SetTime>,
+}
+
+/// Which way lseek(2) looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seek {
+    /// `SEEK_DATA`
+    Data,
+    /// `SEEK_HOLE`
+    Hole,
+}
+
+/// What fallocate(2) is to do with a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allocate {
+    /// Mode 0 or `KEEP_SIZE`: provide the space, change no byte.
+    Reserve,
+    /// `PUNCH_HOLE` or `ZERO_RANGE`: make it zeros.
+    Zero,
+}
+
+/// What statfs(2) shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes in all; none of them is free.
+    pub bytes: u64,
+    /// How many files there are.
+    pub files: u64,
+}
+
+/// An entry of a directory listing.
+#[derive(Debug)]
+pub struct Listed<'a> {
+    /// Its name.
+    pub name: &'a OsStr,
+    /// What it is.
+    pub entry: Entry,
+    /// The position to go on from after this entry.
+    pub next: u64,
+}
+
+/// A directory of files, as the FUSE adapter sees it. All offsets and lengths are bytes of the file.
+pub trait Volume: fmt::Debug + Send + Sync + 'static {
+    /// The entry `name` of directory `parent`. ENOENT: there is none.
+    fn lookup(&self, parent: Inode, name: &OsStr) -> Result<Entry>;
+
+    /// The attributes of a file.
+    fn attr(&self, inode: Inode) -> Result<Attr>;
+
+    /// Changes attributes; a refused length changes nothing. Returns the attributes after it.
+    fn change(&self, inode: Inode, change: &Change) -> Result<Attr>;
+
+    /// Opens a file.
+    fn open(&self, inode: Inode, write: bool) -> Result<Handle>;
+
+    /// Reads at `offset` into `out`, returns how many bytes. Fewer than asked for: the file's end, or a bad place
+    /// in the source right behind. With `whole`, a bad place anywhere in the range is an error instead (a page
+    /// cache would fill the rest with zeros).
+    fn read(&self, handle: Handle, offset: u64, out: &mut [u8], whole: bool) -> Result<usize>;
+
+    /// Writes at `offset`, returns how many bytes went to the source.
+    fn write(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<usize>;
+
+    /// Called at each close(2) of a handle that may have written: the last chance to report an error.
+    fn flush(&self, handle: Handle) -> Result<()>;
+
+    /// Makes what was written through this handle durable.
+    fn sync(&self, handle: Handle, data_only: bool) -> Result<()>;
+
+    /// Forgets a handle.
+    fn release(&self, handle: Handle);
+
+    /// fallocate(2). EFBIG: beyond the file's end.
+    fn allocate(&self, handle: Handle, what: Allocate, offset: u64, len: u64) -> Result<()>;
+
+    /// lseek(2). ENXIO: no data behind `offset`, or `offset` at or past the end.
+    fn seek(&self, handle: Handle, offset: u64, towards: Seek) -> Result<u64>;
+
+    /// Opens a directory for listing.
+    fn open_directory(&self, inode: Inode) -> Result<Handle>;
+
+    /// Lists a directory from `position` (0: the start) until `sink` returns false, which means that it has no
+    /// room for the entry it was just given.
+    fn list(
+        &self,
+        handle: Handle,
+        position: u64,
+        sink: &mut dyn FnMut(&Listed<'_>) -> bool,
+    ) -> Result<()>;
+
+    /// Forgets a directory handle.
+    fn release_directory(&self, handle: Handle);
+
+    /// Creates and opens a file.
+    fn create(&self, parent: Inode, name: &OsStr, mode: u32) -> Result<(Entry, Handle)>;
+
+    /// Removes a file.
+    fn remove(&self, parent: Inode, name: &OsStr) -> Result<()>;
+
+    /// Renames a file; `replace` is false with `RENAME_NOREPLACE`.
+    fn rename(&self, from: &OsStr, to: &OsStr, replace: bool) -> Result<()>;
+
+    /// The errno for what a directory of block files never has: directories, links, device nodes.
+    fn refuse(&self) -> Errno;
+
+    /// statfs(2).
+    fn space(&self) -> Space;
+}
