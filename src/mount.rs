@@ -9,6 +9,8 @@ pub mod mountinfo;
 mod fusermount;
 mod options;
 mod point;
+mod program;
+mod utab;
 
 use std::ffi::OsStr;
 use std::io;
@@ -99,7 +101,8 @@ pub fn mount(request: &Request<'_>) -> exit::Result<(OwnedFd, Mount)> {
     // As a user the descriptor comes from fusermount3, but its errors are clearer from here.
     let device = open_device()?;
     let descriptor = if geteuid().is_root() {
-        mount_as_root(request, &device)?;
+        utab::register(request.source, request.mountpoint);
+        mount_as_root(request, &device).inspect_err(|_| utab::forget(request.mountpoint))?;
         device
     } else {
         let options =
@@ -164,16 +167,20 @@ impl Mount {
             );
             return Ok(Outcome::Covered(what));
         }
-        match detach(&entry.point, MntFlags::empty()) {
-            Ok(()) => Ok(Outcome::Unmounted),
+        let outcome = match detach(&entry.point, MntFlags::empty()) {
+            Ok(()) => Outcome::Unmounted,
             Err(error) if is_errno(&error, Errno::EBUSY) => {
                 detach(&entry.point, MntFlags::MNT_DETACH)?;
-                Ok(Outcome::Detached)
+                Outcome::Detached
             }
             // Somebody was faster.
-            Err(_) if !self.is_mounted()? => Ok(Outcome::NotMounted),
-            Err(error) => Err(error),
+            Err(_) if !self.is_mounted()? => return Ok(Outcome::NotMounted),
+            Err(error) => return Err(error),
+        };
+        if geteuid().is_root() {
+            utab::forget(&entry.point);
         }
+        Ok(outcome)
     }
 
     fn known_device(&self) -> io::Result<DeviceId> {

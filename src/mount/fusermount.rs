@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -15,18 +15,12 @@ use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
 };
 
+use super::program::{run, said};
 use super::{above_stdio, reason};
 use crate::exit::{self, Failure, Status};
 use crate::sys;
 
 const PROGRAM: &str = "fusermount3";
-/// Where the program is looked for when PATH does not have it, as when mount(8) or cron has set PATH.
-const PLACES: [&str; 4] = [
-    "/usr/bin/fusermount3",
-    "/bin/fusermount3",
-    "/usr/local/bin/fusermount3",
-    "/run/wrappers/bin/fusermount3",
-];
 /// The variable that names the descriptor on which fusermount3 sends /dev/fuse.
 const SOCKET_VARIABLE: &str = "_FUSE_COMMFD";
 
@@ -45,7 +39,7 @@ pub(super) fn mount(mountpoint: &Path, options: &OsStr) -> exit::Result<OwnedFd>
         OsStr::new("--"),
         mountpoint.as_os_str(),
     ];
-    let output = run(&arguments, Some(&theirs)).map_err(|error| match error.kind() {
+    let output = call(&arguments, Some(&theirs)).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Failure::new(
             Status::System,
             format!(
@@ -58,7 +52,7 @@ pub(super) fn mount(mountpoint: &Path, options: &OsStr) -> exit::Result<OwnedFd>
             format!("running {PROGRAM}: {}", reason(&error)),
         ),
     })?;
-    let said = said(&output);
+    let said = said(PROGRAM, &output);
     if !output.status.success() {
         return Err(refusal(mountpoint, &said));
     }
@@ -77,7 +71,7 @@ pub(super) fn unmount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
         arguments.push(OsStr::new("-z"));
     }
     arguments.extend([OsStr::new("--"), mountpoint.as_os_str()]);
-    let output = run(&arguments, None).map_err(|error| {
+    let output = call(&arguments, None).map_err(|error| {
         io::Error::new(
             error.kind(),
             format!("running {PROGRAM}: {}", reason(&error)),
@@ -86,7 +80,7 @@ pub(super) fn unmount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    let said = said(&output);
+    let said = said(PROGRAM, &output);
     if said.ends_with(Errno::EBUSY.desc()) {
         return Err(Errno::EBUSY.into());
     }
@@ -106,40 +100,14 @@ fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((ours, theirs))
 }
 
-/// Runs fusermount3 to its end. The kind `NotFound`: it is not installed.
-fn run(arguments: &[&OsStr], socket: Option<&OwnedFd>) -> io::Result<Output> {
-    let mut outcome = Err(io::Error::from(io::ErrorKind::NotFound));
-    for program in [PROGRAM].into_iter().chain(PLACES) {
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .env("LC_ALL", "C")
-            .stdin(Stdio::null())
-            .env_remove(SOCKET_VARIABLE);
+/// Runs fusermount3 to its end, with `socket` to send a descriptor on. The kind `NotFound`: it is not installed.
+fn call(arguments: &[&OsStr], socket: Option<&OwnedFd>) -> io::Result<Output> {
+    run(PROGRAM, |command| {
+        command.args(arguments).env_remove(SOCKET_VARIABLE);
         if let Some(socket) = socket {
             command.env(SOCKET_VARIABLE, socket.as_raw_fd().to_string());
         }
-        outcome = command.output();
-        if !matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::NotFound) {
-            break;
-        }
-    }
-    outcome
-}
-
-/// What the program printed on stderr, on one line and without its name.
-fn said(output: &Output) -> String {
-    let text = String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<&str> = text
-        .lines()
-        .map(|line| line.strip_prefix("fusermount3: ").unwrap_or(line).trim())
-        .collect();
-    let text = lines.join("; ");
-    if text.is_empty() && !output.status.success() {
-        format!("{PROGRAM} failed with {}", output.status)
-    } else {
-        text
-    }
+    })
 }
 
 /// Turns what fusermount3 said into an error with the fitting status and, where one is known, the remedy.
@@ -194,29 +162,6 @@ fn receive(socket: &OwnedFd) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::process::ExitStatusExt;
-    use std::process::ExitStatus;
-
-    fn output(code: i32, stderr: &str) -> Output {
-        Output {
-            status: ExitStatus::from_raw(code << 8),
-            stdout: Vec::new(),
-            stderr: stderr.into(),
-        }
-    }
-
-    #[test]
-    fn what_it_says_becomes_one_line() {
-        assert_eq!(
-            said(&output(1, "fusermount3: a: b\nfusermount3: c\n")),
-            "a: b; c"
-        );
-        assert_eq!(said(&output(0, "")), "");
-        assert_eq!(
-            said(&output(3, "")),
-            "fusermount3 failed with exit status: 3"
-        );
-    }
 
     #[test]
     fn refusals_get_the_fitting_status() {

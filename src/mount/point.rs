@@ -47,6 +47,12 @@ pub(super) fn check(mountpoint: &Path, source: &Path) -> exit::Result<PathBuf> {
     if descriptor_number(mountpoint).is_some() {
         return Ok(mountpoint.to_owned());
     }
+    if mountpoint.as_os_str().is_empty() {
+        return Err(Failure::new(
+            Status::MountFailed,
+            "mount point: its name is empty",
+        ));
+    }
     let source = std::fs::canonicalize(source).unwrap_or_else(|_| source.to_owned());
     refuse_second_mount(mountpoint, &source)?;
 
