@@ -3,9 +3,12 @@
 //! Invariants: what a client reads is what the image holds now; a write reaches the image before it is
 //! acknowledged and never leaves its block; nothing but a client's request changes a byte.
 
+mod handles;
+mod open;
 mod owner;
 mod stamps;
-mod table;
+mod times;
+
 mod volume;
 
 #[cfg(test)]
@@ -19,14 +22,17 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::config::VolumeConfig;
 use crate::geometry::{BlockIndex, BlockSize, Geometry, GeometryError, Span};
-use crate::image::readahead::ReadAhead;
-use crate::image::{Image, read_span, write_span};
+use crate::image::{Image, Moment, read_span, write_span};
+use crate::index::{Index, Meanwhile, Report};
 use crate::inode::Inode;
+use crate::scan::Tally;
 use crate::volume::{Attr, Errno, Handle, Kind, Result};
 
+use handles::Handles;
+use open::Open;
 use owner::Owners;
 use stamps::Stamps;
-use table::Handles;
+use times::Times;
 
 /// The image's size is looked at again no more often than this (promise P2).
 const SIZE_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,14 +42,16 @@ const MOST_EXTENTS: usize = 8;
 /// An image as a directory of block files.
 #[derive(Debug)]
 pub struct Blocks {
-    image: Box<dyn Image>,
+    image: Arc<dyn Image>,
     config: VolumeConfig,
     geometry: RwLock<Geometry>,
     size_read: Mutex<Option<Instant>>,
     owners: Owners,
-    stamps: Stamps,
+    times: Times,
     handles: Handles<Open>,
     latched: AtomicBool,
+    /// At the mount, of a mount that is read-only.
+    moment: Moment,
     /// How many times making writes durable has failed.
     sync_failures: AtomicU64,
     /// Changes with every write: what was read ahead before it is stale.
@@ -51,25 +59,17 @@ pub struct Blocks {
     clock: Arc<dyn Clock>,
 }
 
-/// An open file or directory.
-#[derive(Debug)]
-struct Open {
-    /// `None`: the root.
-    block: Option<BlockIndex>,
-    writable: bool,
-    wrote: AtomicBool,
-    /// The sync failures that this handle has been told of, or that are older than it.
-    told: AtomicU64,
-    ahead: Option<Mutex<ReadAhead>>,
-}
-
 /// What there is to say at the end of a mount.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
     /// Block files.
     pub blocks: u64,
     /// Of a writable mount: blocks that were neither written nor given a time.
     pub untouched: Option<u64>,
+    /// Of a mount with an index: what the last scan found.
+    pub report: Option<Report>,
+    /// Whether somebody wrote the image while it was read.
+    pub meanwhile: Meanwhile,
 }
 
 /// One moment's view of what all block files have in common, so that a listing asks once.
@@ -94,18 +94,33 @@ pub enum BlocksError {
 
 impl Blocks {
     /// Cuts `image` into blocks as it is now.
+    /// With an index, stamps are its; it must be of the same image at the same size.
     pub fn new(
-        image: Box<dyn Image>,
+        image: Arc<dyn Image>,
         config: VolumeConfig,
         clock: Arc<dyn Clock>,
+        index: Option<Arc<Index>>,
     ) -> std::result::Result<Self, BlocksError> {
         let geometry = Geometry::new(image.size()?, config.block_size)?;
         image.settle()?;
+        let moment = if config.writable {
+            Moment::Unknown
+        } else {
+            image.moment()?
+        };
         Ok(Self {
+            moment,
             geometry: RwLock::new(geometry),
             size_read: Mutex::new(None),
             owners: Owners::new(image.ownership(), config.owner),
-            stamps: Stamps::new(image.as_ref(), config.writable, Arc::clone(&clock))?,
+            times: match index {
+                Some(index) => Times::Indexed(index),
+                None => Times::Plain(Stamps::new(
+                    image.as_ref(),
+                    config.writable,
+                    Arc::clone(&clock),
+                )?),
+            },
             handles: Handles::new(),
             latched: AtomicBool::new(false),
             sync_failures: AtomicU64::new(0),
@@ -158,9 +173,9 @@ impl Blocks {
                     .filter(|last| geometry.span(*last) != grown.span(*last));
                 *geometry = grown;
                 drop(geometry);
+                self.times.grown(grown);
                 if let Some(last) = last {
-                    self.stamps
-                        .wrote(last, self.stamps.base(self.image.as_ref()));
+                    self.times.wrote(last, self.times.base(self.image.as_ref()));
                 }
             }
             Err(e) => log::warn!("the image has grown, but what is new cannot be shown: {e}"),
@@ -173,12 +188,40 @@ impl Blocks {
         let untouched = self
             .config
             .writable
-            .then(|| blocks.saturating_sub(self.stamps.touched()));
+            .then(|| blocks.saturating_sub(self.times.touched()));
         if self.config.writable {
             self.image.sync(false)?;
-            self.stamps.let_pass();
+            self.times.let_pass();
         }
-        Ok(Summary { blocks, untouched })
+        let meanwhile = if let Some(index) = self.times.index() {
+            self.handles.for_each(Open::spoil);
+            index.close()?
+        } else if self.config.writable {
+            Meanwhile::Quiet
+        } else {
+            let now = self.image.moment().unwrap_or(Moment::Unknown);
+            match now.differs_from(&self.moment) {
+                Some(true) => Meanwhile::Written,
+                Some(false) => Meanwhile::Quiet,
+                None => Meanwhile::Unknown,
+            }
+        };
+        Ok(Summary {
+            blocks,
+            untouched,
+            meanwhile,
+            report: self.times.index().map(|index| index.report()),
+        })
+    }
+
+    /// Looks at the image as if it were mounted anew: its size, and with an index at all of its content.
+    pub fn look_again(&self, tally: &Tally) -> io::Result<()> {
+        self.reread_size();
+        let Some(index) = self.times.index() else {
+            return Ok(());
+        };
+        self.handles.for_each(Open::spoil);
+        index.rescan(tally)
     }
 
     /// At each listing of the root.
@@ -196,14 +239,14 @@ impl Blocks {
         if let Err(e) = self.image.settle() {
             log::warn!("flushing the image to learn its holes: {e}");
         }
-        self.stamps.refresh(self.image.as_ref());
+        self.times.refresh(self.image.as_ref());
     }
 
     fn view(&self) -> View {
         let geometry = self.geometry();
         View {
             geometry,
-            base: self.stamps.base(self.image.as_ref()),
+            base: self.times.base(self.image.as_ref()),
             size: self.image.size().unwrap_or(geometry.image_size()),
         }
     }
@@ -212,7 +255,7 @@ impl Blocks {
         let set = self.owners.of(inode);
         let (kind, links, size, sectors, stamp) = match inode {
             Inode::Root => {
-                let newest = self.stamps.newest(view.base);
+                let newest = self.times.newest(view.base, view.geometry.blocks());
                 let set = set.mtime.filter(|time| time.newest == newest);
                 (
                     Kind::Directory,
@@ -230,7 +273,7 @@ impl Blocks {
                     1,
                     span.len(),
                     sectors,
-                    self.stamps.show(block, view.base),
+                    self.times.show(block, view.base),
                 )
             }
             _ => return Err(Errno::ENOENT),
@@ -367,8 +410,8 @@ impl Blocks {
     /// Also after a write that failed: part of it may have arrived.
     fn changed(&self, block: BlockIndex) {
         self.version.fetch_add(1, SeqCst);
-        self.stamps
-            .wrote(block, self.stamps.base(self.image.as_ref()));
+        self.times
+            .wrote(block, self.times.base(self.image.as_ref()));
     }
 
     #[allow(clippy::unused_self)]

@@ -12,7 +12,7 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, ValueEnum};
 use clap_complete::Shell;
 
-use crate::config::{MountConfig, UmountConfig, Verbosity};
+use crate::config::{MountConfig, RunConfig, ScanConfig, UmountConfig, Verbosity};
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::options::{self, Unknown, Word};
 
@@ -25,6 +25,10 @@ pub enum Command {
     Print(String),
     /// Mount an image.
     Mount(Box<MountRequest>),
+    /// Mount it for one command.
+    Run(Box<RunConfig>),
+    /// Bring an index up to date.
+    Scan(Box<ScanConfig>),
     /// Unmount, for umount(8).
     Umount(UmountConfig),
 }
@@ -53,6 +57,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command> {
     match arguments.get(1).and_then(|first| first.to_str()) {
         Some("--mount-helper") => answer(hidden(definition::mount_helper())?, mount_helper),
         Some("--umount-helper") => answer(hidden(definition::umount_helper())?, umount_helper),
+        Some("run") => answer(hidden(definition::run())?, run),
+        Some("scan") => answer(hidden(definition::scan())?, scan),
         Some("--completions") => completions(arguments.get(2).map(OsString::as_os_str)),
         _ => answer(matches(definition::command(), arguments.iter())?, mount),
     }
@@ -117,6 +123,44 @@ fn mount(matches: &ArgMatches) -> Result<Command> {
         announcements: Vec::new(),
     };
     Ok(Command::Mount(Box::new(request)))
+}
+
+fn run(matches: &ArgMatches) -> Result<Command> {
+    let settings = options::resolve(&words(matches)?, Unknown::Refuse)?;
+    let only_run = settings.only_run.clone();
+    let command: Vec<OsString> = matches
+        .get_many("CMD")
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect();
+    Ok(Command::Run(Box::new(RunConfig {
+        mount: MountConfig {
+            source: absolute(given(matches, "SRC")?)?,
+            ..config_at(PathBuf::new(), settings)
+        },
+        shrunk: only_run.shrunk.is_some(),
+        strict: only_run.strict.is_some(),
+        command,
+    })))
+}
+
+fn scan(matches: &ArgMatches) -> Result<Command> {
+    let settings = options::resolve(&words(matches)?, Unknown::Refuse)?;
+    settings.only_run.refuse()?;
+    if settings.volume.writable {
+        return Err(Failure::usage("write: a scan never writes"));
+    }
+    Ok(Command::Scan(Box::new(ScanConfig {
+        source: absolute(given(matches, "SRC")?)?,
+        volume: settings.volume,
+        index: settings.index.unwrap_or_default(),
+        threads: settings.threads,
+        verbosity: settings.verbosity,
+        dry_run: matches.get_flag("dry-run"),
+        list: matches.get_flag("verbose"),
+        json: matches.get_flag("json"),
+    })))
 }
 
 fn mount_helper(matches: &ArgMatches) -> Result<Command> {
@@ -185,17 +229,26 @@ fn completions(shell: Option<&OsStr>) -> Result<Command> {
 }
 
 fn mount_config(matches: &ArgMatches, settings: options::Settings) -> Result<MountConfig> {
+    settings.only_run.refuse()?;
     let source = given(matches, "SRC")?;
     let mountpoint = given(matches, "MOUNTPOINT")?;
     Ok(MountConfig {
         source: absolute(source)?,
-        mountpoint: absolute(mountpoint)?,
+        ..config_at(absolute(mountpoint)?, settings)
+    })
+}
+
+fn config_at(mountpoint: PathBuf, settings: options::Settings) -> MountConfig {
+    MountConfig {
+        source: PathBuf::new(),
+        mountpoint,
         volume: settings.volume,
+        index: settings.index,
         kernel: settings.kernel,
         threads: settings.threads,
         foreground: settings.foreground,
         verbosity: settings.verbosity,
-    })
+    }
 }
 
 /// All options in the order in which they were typed, flags and the words of every `-o` alike.
@@ -225,7 +278,12 @@ pub fn words(matches: &ArgMatches) -> Result<Vec<Word>> {
         {
             words.push((
                 Some(at),
-                vec![Word::flag(&spelling, flag.word, Some(value))],
+                // Of a value that may be left out, nothing behind the equals sign is none.
+                vec![Word::flag(
+                    &spelling,
+                    flag.word,
+                    Some(value.as_os_str()).filter(|value| !(flag.optional && value.is_empty())),
+                )],
             ));
         }
     }

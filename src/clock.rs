@@ -1,5 +1,8 @@
 //! The time that stamps are made of, behind a trait so that tests can turn it.
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -18,6 +18,8 @@ pub struct MountConfig {
     pub mountpoint: PathBuf,
     /// How the source is opened and cut.
     pub volume: VolumeConfig,
+    /// `--index`: where block files' times are kept; `None`: they follow the source.
+    pub index: Option<IndexConfig>,
     /// What the kernel is told at the mount.
     pub kernel: KernelConfig,
     /// FUSE worker threads; `None`: chosen from the number of processors.
@@ -26,6 +28,51 @@ pub struct MountConfig {
     pub foreground: bool,
     /// How much is logged.
     pub verbosity: Verbosity,
+}
+
+/// Where stamps are kept between mounts (`--index[=FILE]`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IndexConfig {
+    /// The file; `None`: the source's own in the state directory.
+    pub file: Option<PathBuf>,
+    /// `-o id=NAME`: what the source is called there, in place of its path.
+    pub id: Option<String>,
+    /// `-o rescan`: read everything, whatever is known.
+    pub rescan: bool,
+}
+
+/// Everything that `bmapfs run SRC -- CMD` was asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunConfig {
+    /// What to mount; its mount point is found later.
+    pub mount: MountConfig,
+    /// `-o shrunk`: go on although the image is smaller than the index remembers.
+    pub shrunk: bool,
+    /// `-o strict`: status 9 if the image was written meanwhile.
+    pub strict: bool,
+    /// The command and its arguments; `{}` in them stands for the mount point.
+    pub command: Vec<OsString>,
+}
+
+/// Everything that `bmapfs scan SRC` was asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScanConfig {
+    /// SRC as typed.
+    pub source: PathBuf,
+    /// How it is cut; never writable.
+    pub volume: VolumeConfig,
+    /// Which index.
+    pub index: IndexConfig,
+    /// Threads that scan; `None`: one a processor.
+    pub threads: Option<NonZeroUsize>,
+    /// How much is logged.
+    pub verbosity: Verbosity,
+    /// `--dry-run`: leave the index as it is.
+    pub dry_run: bool,
+    /// `-v`: list the blocks that got new stamps.
+    pub list: bool,
+    /// `--json`: print one object.
+    pub json: bool,
 }
 
 /// How the source is opened, cut and shown: all that the block directory needs.

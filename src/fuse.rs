@@ -180,9 +180,14 @@ impl<V: Volume> Filesystem for Adapter<V> {
         let Ok(len) = usize::try_from(size) else {
             return reply.error(fuser::Errno::EINVAL);
         };
+        let mut reply = Some(reply);
         with_scratch(len, |out| {
-            let got = self.volume.read(handle(fh), offset, out, whole);
-            answer!(reply, got, len => reply.data(&out[..len]), "read {ino} {size} at {offset}");
+            self.volume
+                .read_and(handle(fh), offset, out, whole, &mut |served| {
+                    if let Some(reply) = reply.take() {
+                        answer!(reply, served, bytes => reply.data(bytes), "read {ino} {size} at {offset}");
+                    }
+                });
         });
     }
 

@@ -9,6 +9,8 @@ mod direct;
 mod extents;
 pub mod holders;
 pub mod lock;
+pub mod moment;
+mod once;
 mod open;
 pub mod readahead;
 mod source;
@@ -22,6 +24,7 @@ use std::io;
 
 use crate::geometry::Span;
 
+pub use moment::Moment;
 pub use open::{Opened, open};
 pub use source::Source;
 
@@ -84,6 +87,16 @@ pub trait Image: fmt::Debug + Send + Sync {
 
     /// Something that changes whenever the image is written.
     fn written(&self) -> io::Result<Written>;
+
+    /// Flushes the image and notes what can later prove that it was not written since.
+    fn moment(&self) -> io::Result<Moment> {
+        Ok(Moment::Unknown)
+    }
+
+    /// As `read_at`, for bytes that are wanted once: what was not in the page cache before is not there after.
+    fn read_once(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_at(out, offset)
+    }
 
     /// The smallest piece, in bytes, that can be read on its own: what a bad place costs.
     fn sector(&self) -> u64;

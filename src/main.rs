@@ -12,28 +12,40 @@ fn main() -> ExitCode {
     let status = run().unwrap_or_else(|failure| {
         // Without anybody at stderr the status has to do.
         let _ = writeln!(std::io::stderr(), "bmapfs: {failure}");
-        failure.status()
+        failure.status().into()
     });
-    status.into()
+    status
 }
 
-fn run() -> Result<Status> {
+fn run() -> Result<ExitCode> {
     match cli::parse(std::env::args_os())? {
-        Command::Print(text) => {
-            std::io::stdout()
-                .write_all(text.as_bytes())
-                .or_fail(Status::System, || "writing to stdout")?;
-            Ok(Status::Success)
+        Command::Print(text) => print(&text),
+        Command::Mount(request) => mount(*request).map(ExitCode::from),
+        Command::Run(config) => {
+            logging::init(config.mount.verbosity);
+            daemon::start(true)?;
+            session::run(&config).map(ExitCode::from)
         }
-        Command::Mount(request) => mount(*request),
+        Command::Scan(config) => {
+            logging::init(config.verbosity);
+            daemon::start(true)?;
+            print(&session::scan(&config)?.text(config.json)?)
+        }
         Command::Umount(config) => {
             logging::init(cli::umount_verbosity(&config));
             if let Some(namespace) = &config.namespace {
                 daemon::enter_namespace(namespace)?;
             }
-            unmount::helper(&config).map(|()| Status::Success)
+            unmount::helper(&config).map(|()| Status::Success.into())
         }
     }
+}
+
+fn print(text: &str) -> Result<ExitCode> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .or_fail(Status::System, || "writing to stdout")?;
+    Ok(Status::Success.into())
 }
 
 fn mount(request: MountRequest) -> Result<Status> {

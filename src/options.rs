@@ -8,11 +8,12 @@ mod word;
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 pub use split::{RawWord, SplitError, split};
 pub use word::Word;
 
-use crate::config::{Access, KernelConfig, OwnerConfig, Verbosity, VolumeConfig};
+use crate::config::{Access, IndexConfig, KernelConfig, OwnerConfig, Verbosity, VolumeConfig};
 use crate::exit::{Failure, Result};
 use crate::geometry::BlockSize;
 
@@ -33,6 +34,10 @@ pub enum Unknown {
 pub struct Settings {
     /// How the source is opened and cut.
     pub volume: VolumeConfig,
+    /// Where stamps are kept, if they are.
+    pub index: Option<IndexConfig>,
+    /// `shrunk` and `strict`, as typed: for `bmapfs run` alone.
+    pub only_run: OnlyRun,
     /// What the kernel is told at the mount.
     pub kernel: KernelConfig,
     /// FUSE worker threads, if a number was given.
@@ -45,6 +50,25 @@ pub struct Settings {
     pub read_only_asked: bool,
     /// Unknown options that were left out, as typed.
     pub ignored: Vec<String>,
+}
+
+/// Options that only `bmapfs run` has a use for, as typed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OnlyRun {
+    /// `shrunk`
+    pub shrunk: Option<String>,
+    /// `strict`
+    pub strict: Option<String>,
+}
+
+impl OnlyRun {
+    /// Refuses them where they would do nothing.
+    pub fn refuse(&self) -> Result<()> {
+        match self.shrunk.as_ref().or(self.strict.as_ref()) {
+            Some(typed) => Err(Failure::usage(format!("{typed}: only for bmapfs run"))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Resolves options, in the order in which they were typed: of two values for one thing the later counts.
@@ -85,6 +109,12 @@ enum Setting {
     NotReadOnly,
     Force,
     NoLatch,
+    /// The file, if one is named.
+    Index(Option<PathBuf>),
+    Id(String),
+    Rescan,
+    Shrunk,
+    Strict,
     Uid(u32),
     Gid(u32),
     Umask(u32),
@@ -158,6 +188,11 @@ fn own(word: &Word) -> Result<Option<Setting>> {
         "quiet" => word.alone(Setting::Quiet)?,
         "force" => word.alone(Setting::Force)?,
         "no-latch" => word.alone(Setting::NoLatch)?,
+        "index" => Setting::Index(word.optional_path()?),
+        "id" => Setting::Id(word.text()?),
+        "rescan" => word.alone(Setting::Rescan)?,
+        "shrunk" => word.alone(Setting::Shrunk)?,
+        "strict" => word.alone(Setting::Strict)?,
         "kernel-cache" => word.alone(Setting::KernelCache)?,
         "direct-io" => word.alone(Setting::DirectIo)?,
         _ => return Ok(None),
@@ -200,6 +235,10 @@ struct Draft {
     read_only: Option<String>,
     force: bool,
     no_latch: bool,
+    index: Option<Option<PathBuf>>,
+    id: Option<(String, String)>,
+    rescan: Option<String>,
+    only_run: OnlyRun,
     owner: OwnerConfig,
     threads: Option<NonZeroUsize>,
     foreground: bool,
@@ -222,6 +261,11 @@ impl Draft {
             Setting::NotReadOnly => self.read_only = None,
             Setting::Force => self.force = true,
             Setting::NoLatch => self.no_latch = true,
+            Setting::Index(file) => self.index = Some(file),
+            Setting::Id(id) => self.id = Some((id, word.to_string())),
+            Setting::Rescan => self.rescan = typed(),
+            Setting::Shrunk => self.only_run.shrunk = typed(),
+            Setting::Strict => self.only_run.strict = typed(),
             Setting::Uid(uid) => self.owner.uid = Some(uid),
             Setting::Gid(gid) => self.owner.gid = Some(gid),
             Setting::Umask(umask) => self.owner.umask = Some(umask),
@@ -255,6 +299,21 @@ impl Draft {
         )?;
         conflict(self.kernel_cache.as_ref(), self.direct_io.as_ref(), "")?;
         conflict(self.allow_other.as_ref(), self.allow_root.as_ref(), "")?;
+        let index = match self.index {
+            Some(file) => Some(IndexConfig {
+                file,
+                id: self.id.map(|(id, _)| id),
+                rescan: self.rescan.is_some(),
+            }),
+            None => match self.id.map(|(_, typed)| typed).or(self.rescan) {
+                Some(typed) => {
+                    return Err(Failure::usage(format!(
+                        "{typed} has no meaning without --index"
+                    )));
+                }
+                None => None,
+            },
+        };
         let access = match (&self.allow_other, &self.allow_root) {
             (Some(_), _) => Access::Everybody,
             (None, Some(_)) => Access::OwnerAndRoot,
@@ -268,6 +327,8 @@ impl Draft {
                 latch: !self.no_latch,
                 owner: self.owner,
             },
+            index,
+            only_run: self.only_run,
             kernel: KernelConfig {
                 access,
                 page_cache: self.kernel_cache.is_some(),

@@ -1,28 +1,37 @@
 //! One mount from beginning to end: opens, mounts, serves, and ends in an orderly way (promise P19).
 //!
-//! The only place where a source, a block directory, FUSE and a mount point meet.
+//! The only place where a source, an index, a block directory, FUSE and a mount point meet.
 
-use std::ffi::OsStr;
+mod prepare;
+mod run;
+mod scan;
+
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use fuser::{Config, Session, SessionACL};
-use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::geteuid;
+use nix::sys::signal::Signal;
 
-use crate::blocks::{Blocks, BlocksError};
-use crate::clock::SystemClock;
-use crate::config::{Access, MountConfig, OwnerConfig, VolumeConfig};
-use crate::daemon::{Ready, served_signals};
-use crate::exit::{Failure, OrFail, Result, Status};
+use crate::blocks::{Blocks, Summary};
+use crate::config::{Access, MountConfig};
+use crate::daemon::Ready;
+use crate::exit::{OrFail, Result, Status};
 use crate::fuse::Adapter;
-use crate::image::{self, Opened};
+use crate::index::Meanwhile;
 use crate::mount::{self, Mount, Outcome, Request};
+use crate::scan::Tally;
 use crate::sys;
+
+use prepare::{Prepared, Wish, forward_signals};
+
+pub use run::run;
+pub use scan::scan;
 
 /// Worker threads unless --threads says otherwise: one a processor, within these bounds. At least two, so that
 /// one slow read does not stop everything.
@@ -35,77 +44,88 @@ enum Event {
     Ended(io::Result<()>),
     /// A signal.
     Signal(Signal),
+    /// The command of `bmapfs run` has ended.
+    Command(io::Result<std::process::ExitStatus>),
 }
 
 /// Mounts and serves until it is unmounted. `ready` is told when the mount can be used. The signals of
-/// [`served_signals`] must be blocked in every thread.
+/// [`crate::daemon::served_signals`] must be blocked in every thread.
 pub fn serve(config: &MountConfig, ready: &mut Ready) -> Result<()> {
-    if config.volume.writable
-        && let Err(e) = sys::set_io_flusher()
-    {
-        log::debug!("PR_SET_IO_FLUSHER: {e}");
-    }
+    let (events, inbox) = channel();
+    let tally = forward_signals(events.clone())?;
     // First, because a second mount of the same source has a better answer than its locks.
     let mountpoint = mount::check_mountpoint(&config.mountpoint, &config.source)?;
-    let Opened { source, path } = image::open(&config.source, &config.volume)?;
-    let blocks = Blocks::new(
-        Box::new(source),
-        owned_by_user(&config.volume),
-        Arc::new(SystemClock),
-    )
-    .map_err(|e| match e {
-        BlocksError::Geometry(_) => Failure::usage(format!("{}: {e}", path.display())),
-        BlocksError::Io(_) => {
-            Failure::new(Status::System, format!("reading {}: {e}", path.display()))
-        }
-    })?;
-    let blocks = Arc::new(blocks);
-
-    let shown = config.kernel.fsname.as_deref().unwrap_or(path.as_os_str());
-    let (fd, mount) = mount::mount(&Request {
-        source: shown,
-        mountpoint: &mountpoint,
-        read_only: !config.volume.writable,
-        kernel: &config.kernel,
-    })?;
-    let served = Served {
-        blocks,
-        mount,
-        source: shown,
-    };
-    served.run(fd, config, ready).inspect_err(|_| {
-        if let Err(e) = served.mount.unmount() {
-            log::warn!("unmounting {}: {e}", served.mount.mountpoint().display());
-        }
-    })
-}
-
-/// In a user's own mount everything is that user's, unless --uid says otherwise (promise P15).
-fn owned_by_user(config: &VolumeConfig) -> VolumeConfig {
-    let user = geteuid();
-    let uid = config
-        .owner
-        .uid
-        .or((!user.is_root()).then(|| user.as_raw()));
-    VolumeConfig {
-        owner: OwnerConfig {
-            uid,
-            ..config.owner
-        },
-        ..config.clone()
+    let prepared = prepare::prepare(config, &Wish::MOUNT, &tally)?;
+    let served = Served::start(config, prepared, &mountpoint, events)?;
+    if let Err(e) = ready.ready() {
+        served.abandon();
+        return Err(e).or_fail(Status::System, || served.attempt());
     }
+    // Only now: a mount that works has nothing to say to whoever waits for it.
+    log::info!(
+        "mounted {} on {}: {} blocks of {}, {}",
+        served.shown(),
+        mountpoint.display(),
+        served.blocks.geometry().blocks(),
+        served.blocks.block_size(),
+        if config.volume.writable {
+            "writable"
+        } else {
+            "read-only"
+        }
+    );
+    served.wait(&inbox)
 }
 
-/// A mount that exists.
-struct Served<'a> {
+/// A mount that exists and is served.
+#[derive(Debug)]
+struct Served {
     blocks: Arc<Blocks>,
     mount: Mount,
-    source: &'a OsStr,
+    /// What mountinfo shows as the source.
+    source: OsString,
 }
 
-impl Served<'_> {
-    fn run(&self, fd: OwnedFd, config: &MountConfig, ready: &mut Ready) -> Result<()> {
-        let attempt = || format!("serving {}", self.mount.mountpoint().display());
+impl Served {
+    /// Mounts what was prepared, and serves it on threads of its own.
+    fn start(
+        config: &MountConfig,
+        prepared: Prepared,
+        mountpoint: &Path,
+        events: Sender<Event>,
+    ) -> Result<Self> {
+        let Prepared { blocks, path } = prepared;
+        let named = config.kernel.fsname.clone();
+        let source = named.unwrap_or_else(|| path.into_os_string());
+        let mounted = mount::mount(&Request {
+            source: &source,
+            mountpoint,
+            read_only: !config.volume.writable,
+            kernel: &config.kernel,
+        });
+        let (fd, mount) = match mounted {
+            Ok(mounted) => mounted,
+            Err(failure) => {
+                close_unused(&blocks);
+                return Err(failure);
+            }
+        };
+        let served = Self {
+            blocks,
+            mount,
+            source,
+        };
+        match served.answer(fd, config, events) {
+            Ok(()) => Ok(served),
+            Err(failure) => {
+                served.abandon();
+                Err(failure)
+            }
+        }
+    }
+
+    /// Begins to answer the kernel.
+    fn answer(&self, fd: OwnedFd, config: &MountConfig, events: Sender<Event>) -> Result<()> {
         let mut options = Config::default();
         options.acl = match config.kernel.access {
             Access::Owner => SessionACL::Owner,
@@ -113,18 +133,14 @@ impl Served<'_> {
             Access::Everybody => SessionACL::All,
         };
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        let threads = config
-            .threads
-            .map_or(processors.clamp(THREADS.0, THREADS.1), usize::from);
+        let usual = processors.clamp(THREADS.0, THREADS.1);
+        let threads = config.threads.map_or(usual, usize::from);
         options.n_threads = Some(threads);
-
         // Probed now: when fuser finds out, the mount is ready and would be lost.
         options.clone_fd = threads > 1 && sys::can_clone_fuse(fd.as_fd());
         let adapter = Adapter::new(Arc::clone(&self.blocks), config.kernel.page_cache);
         let session = Session::from_fd(adapter, fd, options.acl, options)
-            .or_fail(Status::MountFailed, attempt)?;
-        let (events, inbox) = channel();
-        let ended = events.clone();
+            .or_fail(Status::MountFailed, || self.attempt())?;
         let marker = self.marker();
         thread::Builder::new()
             .name("fuse session".to_owned())
@@ -132,53 +148,51 @@ impl Served<'_> {
                 let result = session.run();
                 drop(marker);
                 // Nobody listens any more only when the process is ending.
-                let _ = ended.send(Event::Ended(result));
+                let _ = events.send(Event::Ended(result));
             })
-            .or_fail(Status::System, attempt)?;
-        forward_signals(events).or_fail(Status::System, attempt)?;
+            .or_fail(Status::System, || self.attempt())?;
+        Ok(())
+    }
 
-        ready.ready().or_fail(Status::System, attempt)?;
-        // Only now: a mount that works has nothing to say to whoever waits for it.
-        log::info!(
-            "mounted {} on {}: {} blocks of {}, {}",
-            self.shown(),
-            self.mount.mountpoint().display(),
-            self.blocks.geometry().blocks(),
-            self.blocks.block_size(),
-            if config.volume.writable {
-                "writable"
-            } else {
-                "read-only"
-            }
-        );
-        self.wait(&inbox)
+    /// After a failure: takes the mount away and gives the index back as it is.
+    fn abandon(&self) {
+        if let Err(e) = self.mount.unmount() {
+            log::warn!("unmounting {}: {e}", self.mount.mountpoint().display());
+        }
+        close_unused(&self.blocks);
     }
 
     /// Until the connection ends or a signal ends it.
     fn wait(&self, inbox: &Receiver<Event>) -> Result<()> {
         let mut asked = false;
+        let mut rescan = Rescan::default();
         loop {
             let event = inbox
                 .recv()
                 .or_fail(Status::Internal, || "waiting for the session")?;
-            match event {
-                Event::Ended(result) => {
-                    let closed = self.close();
-                    result.or_fail(Status::System, || format!("serving {}", self.shown()))?;
-                    return closed;
+            let ended = match event {
+                Event::Ended(result) => result,
+                Event::Signal(Signal::SIGHUP) => {
+                    rescan.begin(&self.blocks);
+                    continue;
                 }
-                Event::Signal(Signal::SIGHUP) => self.blocks.reread_size(),
                 Event::Signal(signal) if asked => {
                     log::warn!("{signal} again: ending although the mount is still in use");
-                    return self.close();
+                    Ok(())
                 }
                 Event::Signal(signal) => {
                     asked = true;
-                    if !self.unmount(signal) {
-                        return self.close();
+                    if self.unmount(signal) {
+                        continue;
                     }
+                    Ok(())
                 }
-            }
+                Event::Command(_) => continue,
+            };
+            rescan.end();
+            let closed = self.close();
+            ended.or_fail(Status::System, || self.attempt())?;
+            return closed.map(|_| ());
         }
     }
 
@@ -206,24 +220,14 @@ impl Served<'_> {
         }
     }
 
-    fn shown(&self) -> std::path::Display<'_> {
-        Path::new(self.source).display()
-    }
-
-    /// What every end has in common: writes made durable, one log line.
-    fn close(&self) -> Result<()> {
+    /// What every end has in common: writes made durable, the index saved, one log line.
+    fn close(&self) -> Result<Summary> {
         let source = self.shown();
         let summary = self.blocks.close().or_fail(Status::System, || {
             format!("unmounting {source}: making writes durable; what was written last may be lost")
         })?;
-        match summary.untouched {
-            Some(untouched) => log::info!(
-                "unmounted {source}: {untouched} of {} blocks were neither written nor given a time",
-                summary.blocks
-            ),
-            None => log::info!("unmounted {source}: {} blocks", summary.blocks),
-        }
-        Ok(())
+        log::info!("unmounted {source}: {}", describe(&summary));
+        Ok(summary)
     }
 
     /// A thread whose name tells the umount helper which mount this process serves; it ends with the returned
@@ -243,18 +247,81 @@ impl Served<'_> {
             }
         }
     }
+
+    fn shown(&self) -> std::path::Display<'_> {
+        Path::new(&self.source).display()
+    }
+
+    fn attempt(&self) -> String {
+        format!("serving {}", self.mount.mountpoint().display())
+    }
 }
 
-fn forward_signals(events: Sender<Event>) -> io::Result<()> {
-    let signals: SigSet = served_signals();
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            while let Ok(signal) = signals.wait() {
-                if events.send(Event::Signal(signal)).is_err() {
-                    return;
-                }
-            }
-        })?;
-    Ok(())
+/// A mount that nobody has used ends: its index is as good as it was.
+fn close_unused(blocks: &Blocks) {
+    if let Err(e) = blocks.close() {
+        log::warn!("{e}");
+    }
+}
+
+/// The rest of the line that every mount ends with.
+fn describe(summary: &Summary) -> String {
+    let mut line = format!("{} blocks", summary.blocks);
+    if let Some(report) = &summary.report {
+        line += &format!(
+            ", {} changed, {} zero, {} bytes read, {:.1} seconds",
+            report.changed + report.new,
+            report.zero,
+            report.bytes_read,
+            report.seconds
+        );
+    }
+    if let Some(untouched) = summary.untouched {
+        line += &format!("; {untouched} of them were neither written nor given a time");
+    }
+    line += match summary.meanwhile {
+        Meanwhile::Quiet => "",
+        Meanwhile::Unknown => {
+            "; the image may have been written meanwhile, then the copy is of two moments"
+        }
+        Meanwhile::Written => {
+            "; the image was written meanwhile, so the copy may be of two moments"
+        }
+    };
+    line
+}
+
+/// A scan that SIGHUP has asked for, while the mount is served.
+#[derive(Debug, Default)]
+struct Rescan(Option<(JoinHandle<()>, Arc<Tally>)>);
+
+impl Rescan {
+    fn begin(&mut self, blocks: &Arc<Blocks>) {
+        if let Some((running, _)) = &self.0
+            && !running.is_finished()
+        {
+            log::info!("SIGHUP: a scan is under way already");
+            return;
+        }
+        let tally = Arc::new(Tally::default());
+        let (blocks, shared) = (Arc::clone(blocks), Arc::clone(&tally));
+        let started = thread::Builder::new()
+            .name("rescan".to_owned())
+            .spawn(move || match blocks.look_again(&shared) {
+                Ok(()) => log::info!("SIGHUP: the image was looked at again"),
+                Err(e) => log::warn!("SIGHUP: looking at the image again: {e}"),
+            });
+        match started {
+            Ok(thread) => self.0 = Some((thread, tally)),
+            Err(e) => log::warn!("SIGHUP: no thread: {e}"),
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some((thread, tally)) = self.0.take() {
+            tally.cancel.store(true, Relaxed);
+            // A panic in it has ended the process.
+            let _ = thread.join();
+        }
+    }
 }

@@ -165,3 +165,36 @@ pub fn can_clone_fuse(fd: BorrowedFd<'_>) -> bool {
     // open for the duration of the call.
     unsafe { fuse_dev_ioc_clone(fresh.as_raw_fd(), &raw mut number) }.is_ok()
 }
+
+/// How [`pread_as`] treats the page cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caching {
+    /// `RWF_DONTCACHE` (Linux 6.14): pages that this read brings in leave again, others stay.
+    Drop,
+    /// `RWF_NOWAIT`: only what is in the cache already. EAGAIN: nothing is.
+    CachedOnly,
+}
+
+/// preadv2(2). EOPNOTSUPP: the kernel or the file system cannot read in this way.
+pub fn pread_as(
+    fd: BorrowedFd<'_>,
+    out: &mut [u8],
+    offset: u64,
+    how: Caching,
+) -> io::Result<usize> {
+    /// From linux/fs.h; libc does not have it yet.
+    const RWF_DONTCACHE: libc::c_int = 0x80;
+    let flags = match how {
+        Caching::Drop => RWF_DONTCACHE,
+        Caching::CachedOnly => libc::RWF_NOWAIT,
+    };
+    let part = libc::iovec {
+        iov_base: out.as_mut_ptr().cast(),
+        iov_len: out.len(),
+    };
+    let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+    // SAFETY: `part` describes memory that is ours alone for the duration of the call, and the kernel writes no
+    // more than its length.
+    let got = unsafe { libc::preadv2(fd.as_raw_fd(), &raw const part, 1, offset, flags) };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}

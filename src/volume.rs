@@ -141,7 +141,23 @@ pub trait Volume: fmt::Debug + Send + Sync + 'static {
     /// Reads at `offset` into `out`, returns how many bytes. Fewer than asked for: the file's end, or a bad place
     /// in the source right behind. With `whole`, a bad place anywhere in the range is an error instead (a page
     /// cache would fill the rest with zeros).
-    fn read(&self, handle: Handle, offset: u64, out: &mut [u8], whole: bool) -> Result<usize>;
+    fn read(&self, handle: Handle, offset: u64, out: &mut [u8], whole: bool) -> Result<usize> {
+        let mut got = Err(Errno::EIO);
+        self.read_and(handle, offset, out, whole, &mut |served| {
+            got = served.map(<[u8]>::len)
+        });
+        got
+    }
+
+    /// As `read`, with the answer given to `reply`, once; what need not be waited for is done after it.
+    fn read_and(
+        &self,
+        handle: Handle,
+        offset: u64,
+        out: &mut [u8],
+        whole: bool,
+        reply: &mut dyn FnMut(Result<&[u8]>),
+    );
 
     /// Writes at `offset`, returns how many bytes went to the source.
     fn write(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<usize>;

@@ -4,14 +4,14 @@
 //! all blocks, which follows the source; writable ones a stamp that is fixed at the mount, and one of its own
 //! for every block that is written or given a time.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::table::PerBlock;
 use crate::clock::Clock;
 use crate::geometry::BlockIndex;
 use crate::image::{Image, Written};
+use crate::per_block::PerBlock;
 
 /// A new stamp is this many seconds past the block's last: rsync compares whole seconds, FAT keeps two.
 pub(crate) const STEP: i64 = 2;
@@ -77,7 +77,34 @@ const TOUCHED: u8 = 8;
 #[derive(Debug, Clone, Copy, Default)]
 struct Cell {
     stamp: i64,
+    /// How many seconds the latest stamp that the block ever had lies past this one: a client can set a time back,
+    /// and what is written then must not get a stamp that another content had. Saturates at 136 years.
+    lead: u32,
     flags: u8,
+}
+
+impl Cell {
+    fn latest(self, base: i64) -> i64 {
+        if self.flags & OWN == 0 {
+            base
+        } else {
+            self.stamp.saturating_add(i64::from(self.lead))
+        }
+    }
+}
+
+/// The newest stamp that a block has of its own.
+#[derive(Debug)]
+struct Newest {
+    stamp: i64,
+    /// The block that had it was given another: look at all of them when somebody asks.
+    stale: bool,
+}
+
+impl Newest {
+    fn raise(&mut self, stamp: i64) {
+        self.stamp = self.stamp.max(stamp);
+    }
 }
 
 /// The stamps of all blocks.
@@ -85,8 +112,7 @@ struct Cell {
 pub(crate) struct Stamps {
     base: Base,
     own: Option<PerBlock<Cell>>,
-    /// The newest stamp that a block has of its own.
-    newest: AtomicI64,
+    newest: Mutex<Newest>,
     touched: AtomicU64,
     clock: Arc<dyn Clock>,
 }
@@ -114,7 +140,10 @@ impl Stamps {
         Ok(Self {
             base,
             own: writable.then(PerBlock::new),
-            newest: AtomicI64::new(i64::MIN),
+            newest: Mutex::new(Newest {
+                stamp: i64::MIN,
+                stale: false,
+            }),
             touched: AtomicU64::new(0),
             clock,
         })
@@ -141,7 +170,7 @@ impl Stamps {
                     follow.stamp = self.clock.now().max(follow.stamp + 1);
                     follow.written = written;
                 }
-                self.clock.wait_past(follow.stamp, LONGEST_WAIT);
+                self.wait_if_near(follow.stamp);
             }
         }
     }
@@ -175,9 +204,29 @@ impl Stamps {
         })
     }
 
-    /// The newest stamp of all.
-    pub(crate) fn newest(&self, base: i64) -> i64 {
-        base.max(self.newest.load(SeqCst))
+    /// The newest stamp of all `blocks` blocks.
+    pub(crate) fn newest(&self, base: i64, blocks: u64) -> i64 {
+        if blocks == 0 || self.touched() < blocks {
+            base.max(self.newest_own())
+        } else {
+            self.newest_own()
+        }
+    }
+
+    fn newest_own(&self) -> i64 {
+        let mut newest = lock(&self.newest);
+        if newest.stale
+            && let Some(own) = &self.own
+        {
+            newest.stale = false;
+            newest.stamp = i64::MIN;
+            own.for_each(|cell| {
+                if cell.flags & OWN != 0 {
+                    newest.raise(cell.stamp);
+                }
+            });
+        }
+        newest.stamp
     }
 
     /// The block was read: its stamp may be told to others with this content.
@@ -193,39 +242,43 @@ impl Stamps {
         let Some(own) = &self.own else {
             return;
         };
-        own.with(block, |cell| {
+        let new = own.with(block, |cell| {
             self.touch(cell);
-            let present = if cell.flags & OWN == 0 {
-                base
-            } else {
-                cell.stamp
-            };
-            if cell.flags & OWN == 0 || cell.flags & (REPORTED | READ) != 0 {
-                cell.stamp = self.clock.now().max(present.saturating_add(STEP));
-                cell.flags = OWN | TOUCHED;
-                self.newest.fetch_max(cell.stamp, SeqCst);
+            if cell.flags & OWN != 0 && cell.flags & (REPORTED | READ) == 0 {
+                return None;
             }
+            let stamp = self.clock.now().max(cell.latest(base).saturating_add(STEP));
+            *cell = Cell {
+                stamp,
+                lead: 0,
+                flags: OWN | TOUCHED,
+            };
+            Some(stamp)
         });
+        if let Some(stamp) = new {
+            lock(&self.newest).raise(stamp);
+        }
     }
 
     /// A client sets the block's time.
-    pub(crate) fn set(&self, block: BlockIndex, stamp: i64) {
+    pub(crate) fn set(&self, block: BlockIndex, stamp: i64, base: i64) {
         let Some(own) = &self.own else {
             return;
         };
         let replaced = own.with(block, |cell| {
             self.touch(cell);
             let replaced = (cell.flags & OWN != 0).then_some(cell.stamp);
+            let lead = cell.latest(base).saturating_sub(stamp).max(0);
             *cell = Cell {
                 stamp,
+                lead: u32::try_from(lead).unwrap_or(u32::MAX),
                 flags: OWN | TOUCHED | REPORTED,
             };
             replaced
         });
-        if replaced == Some(self.newest.load(SeqCst)) {
-            self.find_newest(own);
-        }
-        self.newest.fetch_max(stamp, SeqCst);
+        let mut newest = lock(&self.newest);
+        newest.stale |= replaced.is_some_and(|replaced| replaced >= newest.stamp);
+        newest.raise(stamp);
     }
 
     /// How many blocks were written or given a time.
@@ -235,10 +288,7 @@ impl Stamps {
 
     /// Waits until no stamp made here lies in the future, so that a later mount cannot make it again.
     pub(crate) fn let_pass(&self) {
-        let newest = self.newest.load(SeqCst);
-        if newest >= self.clock.now() && newest <= self.clock.now() + STEP {
-            self.clock.wait_past(newest, LONGEST_WAIT);
-        }
+        self.wait_if_near(self.newest_own());
     }
 
     fn touch(&self, cell: &mut Cell) {
@@ -248,14 +298,12 @@ impl Stamps {
         }
     }
 
-    fn find_newest(&self, own: &PerBlock<Cell>) {
-        let mut newest = i64::MIN;
-        own.for_each(|cell| {
-            if cell.flags & OWN != 0 {
-                newest = newest.max(cell.stamp);
-            }
-        });
-        self.newest.store(newest, SeqCst);
+    /// Waits for `second` to end, unless a clock that was set back makes that a long time.
+    fn wait_if_near(&self, second: i64) {
+        let now = self.clock.now();
+        if now <= second && second <= now.saturating_add(STEP) {
+            self.clock.wait_past(second, LONGEST_WAIT);
+        }
     }
 }
 

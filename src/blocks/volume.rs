@@ -1,13 +1,12 @@
 //! The block directory's answers, one operation a function.
 
 use std::ffi::OsStr;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 
+use super::Blocks;
+use super::open::Open;
 use super::owner::RootTime;
-use super::{Blocks, Open};
 use crate::geometry::BlockIndex;
-use crate::image::readahead::ReadAhead;
 use crate::inode::{Inode, block_name, parse_block_name};
 use crate::volume::{
     Allocate, Attr, Change, Entry, Errno, Handle, Listed, Result, Seek, SetTime, Space, Volume,
@@ -53,29 +52,42 @@ impl Volume for Blocks {
         if write && !self.config.writable {
             return Err(Errno::EROFS);
         }
-        Ok(self.handles.insert(Open {
-            block: Some(block),
-            writable: write,
-            wrote: AtomicBool::new(false),
-            told: AtomicU64::new(self.sync_failures.load(SeqCst)),
-            ahead: self
-                .image
-                .is_direct()
-                .then(|| Mutex::new(ReadAhead::default())),
-        }))
+        Ok(self.handles.insert(self.open_block(block, write)))
     }
 
-    fn read(&self, handle: Handle, offset: u64, out: &mut [u8], whole: bool) -> Result<usize> {
-        let (open, block) = self.file(handle)?;
+    fn read_and(
+        &self,
+        handle: Handle,
+        offset: u64,
+        out: &mut [u8],
+        whole: bool,
+        reply: &mut dyn FnMut(Result<&[u8]>),
+    ) {
+        // Held until after the last piece is hashed: only then is it known what the handle was served.
+        let (open, block) = match self.file(handle) {
+            Ok(found) => found,
+            Err(e) => return reply(Err(e)),
+        };
         let geometry = self.geometry();
         let span = geometry.clip(block, offset, out.len() as u64);
-        let len = usize::try_from(span.len()).map_err(|_| Errno::EINVAL)?;
+        let Ok(len) = usize::try_from(span.len()) else {
+            return reply(Err(Errno::EINVAL));
+        };
         if len == 0 {
-            return Ok(0);
+            return reply(Ok(&[]));
         }
         let end = geometry.span(block).end;
-        self.stamps.read(block);
-        self.read_block(&open, &mut out[..len], span.start, end, whole)
+        self.times.read(block, whole);
+        match self.read_block(&open, &mut out[..len], span.start, end, whole) {
+            Ok(got) => {
+                let hash = open.hand(offset, got);
+                reply(Ok(&out[..got]));
+                if hash {
+                    open.hash(offset, &out[..got]);
+                }
+            }
+            Err(e) => reply(Err(e)),
+        }
     }
 
     fn write(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<usize> {
@@ -162,13 +174,7 @@ impl Volume for Blocks {
             return Err(Errno::ENOTDIR);
         }
         self.refresh();
-        Ok(self.handles.insert(Open {
-            block: None,
-            writable: false,
-            wrote: AtomicBool::new(false),
-            told: AtomicU64::new(0),
-            ahead: None,
-        }))
+        Ok(self.handles.insert(Open::directory()))
     }
 
     fn list(
@@ -259,6 +265,11 @@ impl Volume for Blocks {
 }
 
 impl Blocks {
+    fn newest(&self) -> i64 {
+        let view = self.view();
+        self.times.newest(view.base, view.geometry.blocks())
+    }
+
     fn entry(&self, inode: Inode) -> Result<Entry> {
         Ok(Entry {
             attr: self.attr_in(&self.view(), inode)?,
@@ -296,7 +307,8 @@ impl Blocks {
         };
         let before = self.attr(inode)?;
         if let (Inode::Block(block), Some(mtime)) = (inode, change.mtime) {
-            self.stamps.set(block, seconds(mtime));
+            self.times
+                .set(block, seconds(mtime), self.times.base(self.image.as_ref()));
         }
         let widest = self.owners.widest(inode);
         // An atime that is handed back as it was shown is no wish; else every restored block would cost memory.
@@ -309,7 +321,7 @@ impl Blocks {
             .filter(|_| inode == Inode::Root)
             .map(|time| RootTime {
                 set: seconds(time),
-                newest: self.stamps.newest(self.stamps.base(self.image.as_ref())),
+                newest: self.newest(),
             });
         let asked = [
             change.mode.is_some(),

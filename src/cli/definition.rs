@@ -16,11 +16,13 @@ pub(super) struct Flag {
     pub(super) short: Option<char>,
     /// What its value is called; `None`: it takes none.
     pub(super) value: Option<&'static str>,
+    /// The value may be left out; if it is there, an equals sign is before it.
+    pub(super) optional: bool,
     help: &'static str,
 }
 
 /// Every flag with a long name, in the order of the help.
-pub(super) const FLAGS: [Flag; 10] = [
+pub(super) const FLAGS: [Flag; 11] = [
     flag(
         "write",
         Some('w'),
@@ -33,6 +35,15 @@ pub(super) const FLAGS: [Flag; 10] = [
         Some("SIZE"),
         "Length of a block file: a power of two from 4K to 1G [default: 4M]",
     ),
+    Flag {
+        optional: true,
+        ..flag(
+            "index",
+            None,
+            Some("FILE"),
+            "Keep the blocks' times between mounts, in FILE [default: one for this SRC in the state directory]",
+        )
+    },
     flag(
         "foreground",
         Some('f'),
@@ -88,6 +99,7 @@ const fn flag(
         word,
         short,
         value,
+        optional: false,
         help,
     }
 }
@@ -105,6 +117,13 @@ impl Flag {
         let arg = Arg::new(self.word).long(self.word).help(self.help);
         let arg = if let Some(short) = self.short {
             arg.short(short)
+        } else {
+            arg
+        };
+        let arg = if self.optional {
+            arg.num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("")
         } else {
             arg
         };
@@ -130,6 +149,10 @@ Mount options (-o): every long option above is one (-o write,block-size=64K), an
   no-latch              go on writing after a write past a block's end was refused
   kernel_cache          let the kernel keep pages: for images that nobody else writes; not with write
   direct_io             keep no pages, which is the default; not with kernel_cache
+  id=NAME               what SRC is called in the state directory; with index
+  rescan                read all of SRC, whatever the index knows; with index
+  shrunk, strict        of bmapfs run: go on although SRC is smaller than the index remembers; end with status 9
+                        if SRC was written meanwhile
   allow_root            let root in, beside the user who mounts; not with allow_other
   fsname=NAME           what is shown as the mounted source, in place of SRC
   max_read=BYTES, context=..., [no]dev, [no]suid, [no]exec, [a]sync, dirsync, noatime
@@ -142,6 +165,7 @@ Examples:
   bmapfs -b 64K /dev/vg0/vm /mnt                                smaller blocks
   mount -t bmapfs disk.img /mnt -o write                        the same by mount(8), or in /etc/fstab
   umount /mnt                                                   ends it, with all data on the disk
+  bmapfs run --index disk.img -- rsync -a --inplace {}/ backup/ mount, sync what changed, unmount
 
 Exit status, as mount(8)'s: 0 success, 1 usage or permission, 2 system error, 4 bug in bmapfs, 8 interrupted,
 32 mount failure.";
@@ -151,16 +175,79 @@ Exit status, as mount(8)'s: 0 success, 1 usage or permission, 2 system error, 4 
 pub fn command() -> Command {
     named("bmapfs")
         .about(ABOUT)
+        .override_usage(
+            "bmapfs [OPTIONS] SRC MOUNTPOINT\n       bmapfs run [OPTIONS] SRC -- CMD [ARG...]\n       \
+             bmapfs scan [OPTIONS] SRC",
+        )
         .after_help(AFTER)
         .arg(source())
         .arg(mountpoint("Where to mount: a directory"))
-        .arg(switch(
-            "read",
-            'r',
-            "Read, which is always on (so that -rw is two short flags)",
-        ))
+        .arg(read())
         .args(FLAGS.map(Flag::arg))
         .arg(options())
+}
+
+/// `bmapfs run`.
+pub(super) fn run() -> Command {
+    named("bmapfs run")
+        .about(
+            "Mounts SRC privately, runs CMD with {} replaced by the mount point (also in BMAPFS_MOUNT), unmounts, \
+             and ends with CMD's status: 128 and the signal's number if one ended it, 126 if it cannot be run, 127 \
+             if it is not there.",
+        )
+        .arg(source())
+        .arg(
+            Arg::new("CMD")
+                .required(true)
+                .last(true)
+                .num_args(1..)
+                .value_parser(bytes())
+                .value_hint(ValueHint::CommandWithArguments)
+                .help("The command and its arguments"),
+        )
+        .arg(read())
+        .args(FLAGS.iter().filter(|flag| flag.word != "foreground").map(|flag| flag.arg()))
+        .arg(options())
+}
+
+/// `bmapfs scan`.
+pub(super) fn scan() -> Command {
+    let shared = ["block-size", "index", "quiet", "threads"];
+    named("bmapfs scan")
+        .about("Brings the index of SRC up to date without mounting, and says what changed.")
+        .arg(source())
+        .args(
+            FLAGS
+                .iter()
+                .filter(|flag| shared.contains(&flag.word))
+                .map(|flag| flag.arg()),
+        )
+        .arg(
+            Arg::new("dry-run")
+                .long("dry-run")
+                .action(ArgAction::SetTrue)
+                .help("Leave the index as it is"),
+        )
+        .arg(switch(
+            "verbose",
+            'v',
+            "List the blocks with new content, as FIRST-LAST",
+        ))
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .action(ArgAction::SetTrue)
+                .help("Print one JSON object"),
+        )
+        .arg(options())
+}
+
+fn read() -> Arg {
+    switch(
+        "read",
+        'r',
+        "Read, which is always on (so that -rw is two short flags)",
+    )
 }
 
 /// `mount.bmapfs`, which mount(8) calls.

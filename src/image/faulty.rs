@@ -1,12 +1,22 @@
-//! An image in memory that fails where a test says so.
+//! An image in memory that fails where a test says so, and that somebody else can write.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
+use super::activity::Counters;
 use super::{Image, Ownership, Written};
+use crate::clock::{Clock, testing::TestClock};
 use crate::geometry::Span;
+
+/// The unit that holes come in, in bytes.
+pub(crate) const UNIT: usize = 512;
+/// Owner and mode of every such image.
+pub(crate) const OWNERSHIP: Ownership = Ownership {
+    uid: 7,
+    gid: 8,
+    mode: 0o640,
+};
 
 /// What goes wrong.
 #[derive(Debug, Default)]
@@ -14,32 +24,161 @@ pub(crate) struct Faults {
     /// Reading a byte in one of these spans is EIO.
     pub(crate) bad: Vec<Span>,
     /// Writing a byte at or past this offset is this errno.
-    pub(crate) write_errno: BTreeMap<u64, i32>,
+    pub(crate) unwritable: Option<(u64, i32)>,
     /// No read returns more than this many bytes.
     pub(crate) longest_read: Option<usize>,
+    /// No write takes more than this many bytes.
+    pub(crate) longest_write: Option<usize>,
+    /// So many reads and writes, in all, are interrupted by a signal first.
+    pub(crate) interrupts: usize,
     /// The next syncs fail.
     pub(crate) failing_syncs: usize,
 }
 
-/// Bytes, holes by page, faults, and counters that tell whether a fault was met.
+/// How an image tells that it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum History {
+    /// By its mtime.
+    File,
+    /// By the device's statistics.
+    Device,
+    /// Not at all.
+    Mute,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bytes: Vec<u8>,
+    /// Of each unit, whether it is a hole.
+    holes: Vec<bool>,
+    faults: Faults,
+    changes: u32,
+    mtime: i64,
+}
+
+impl State {
+    /// Marks what `start..end` touches as data.
+    fn fill(&mut self, start: usize, end: usize) {
+        self.holes.resize(self.bytes.len().div_ceil(UNIT), false);
+        if start < end {
+            self.holes[start / UNIT..end.div_ceil(UNIT)].fill(false);
+        }
+    }
+
+    /// Makes zeros of `start..end`, and holes of the whole units in it.
+    fn punch(&mut self, start: usize, end: usize) {
+        self.bytes[start..end].fill(0);
+        let last = if end == self.bytes.len() {
+            end.div_ceil(UNIT)
+        } else {
+            end / UNIT
+        };
+        for unit in start.div_ceil(UNIT)..last {
+            self.holes[unit] = true;
+        }
+    }
+}
+
+/// Bytes, holes, faults, and a counter that tells whether a fault was met.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    pub(crate) bytes: Mutex<Vec<u8>>,
-    pub(crate) faults: Mutex<Faults>,
-    pub(crate) met: AtomicUsize,
-    pub(crate) version: AtomicU64,
-    pub(crate) holes: Mutex<Vec<Span>>,
+    state: Mutex<State>,
+    clock: Arc<TestClock>,
+    history: History,
+    direct: bool,
+    met: AtomicUsize,
 }
 
 impl Memory {
-    pub(crate) fn new(bytes: Vec<u8>) -> Self {
-        Self {
-            bytes: Mutex::new(bytes),
-            faults: Mutex::default(),
+    /// An image file with these bytes, all of them data.
+    pub(crate) fn new(bytes: Vec<u8>) -> Arc<Self> {
+        Self::with(bytes, History::File, false, Arc::new(TestClock::new(1000)))
+    }
+
+    /// `direct`: it pays to read ahead. `clock` makes its mtime.
+    pub(crate) fn with(
+        bytes: Vec<u8>,
+        history: History,
+        direct: bool,
+        clock: Arc<TestClock>,
+    ) -> Arc<Self> {
+        let holes = vec![false; bytes.len().div_ceil(UNIT)];
+        let mtime = clock.now();
+        Arc::new(Self {
+            state: Mutex::new(State {
+                bytes,
+                holes,
+                mtime,
+                ..State::default()
+            }),
+            clock,
+            history,
+            direct,
             met: AtomicUsize::new(0),
-            version: AtomicU64::new(0),
-            holes: Mutex::default(),
-        }
+        })
+    }
+
+    /// How many faults were met so far.
+    pub(crate) fn met(&self) -> usize {
+        self.met.load(SeqCst)
+    }
+
+    /// Changes what goes wrong.
+    pub(crate) fn faults(&self, change: impl FnOnce(&mut Faults)) {
+        change(&mut self.state.lock().unwrap().faults);
+    }
+
+    /// What it holds.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.state.lock().unwrap().bytes.clone()
+    }
+
+    /// Whether it holds exactly this.
+    pub(crate) fn holds(&self, bytes: &[u8]) -> bool {
+        self.state.lock().unwrap().bytes == bytes
+    }
+
+    /// Of each unit, whether it is a hole.
+    pub(crate) fn holes(&self) -> Vec<bool> {
+        self.state.lock().unwrap().holes.clone()
+    }
+
+    /// Writes as somebody else would.
+    pub(crate) fn poke(&self, offset: usize, data: &[u8]) {
+        self.change(|state| {
+            state.bytes[offset..offset + data.len()].copy_from_slice(data);
+            state.fill(offset, offset + data.len());
+        });
+    }
+
+    /// Punches a hole as somebody else would.
+    pub(crate) fn punch(&self, start: usize, end: usize) {
+        self.change(|state| state.punch(start, end));
+    }
+
+    /// Appends data as somebody else would.
+    pub(crate) fn grow(&self, data: &[u8]) {
+        self.change(|state| {
+            let start = state.bytes.len();
+            state.bytes.extend_from_slice(data);
+            let end = state.bytes.len();
+            state.fill(start, end);
+        });
+    }
+
+    /// Truncates as somebody else would.
+    pub(crate) fn cut(&self, size: usize) {
+        self.change(|state| {
+            state.bytes.truncate(size);
+            state.holes.truncate(size.div_ceil(UNIT));
+        });
+    }
+
+    fn change<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock().unwrap();
+        state.changes += 1;
+        state.mtime = self.clock.now();
+        work(&mut state)
     }
 
     fn fault(&self, errno: i32) -> io::Error {
@@ -47,73 +186,105 @@ impl Memory {
         io::Error::from_raw_os_error(errno)
     }
 
-    /// Writes as somebody else would.
-    pub(crate) fn poke(&self, offset: usize, data: &[u8]) {
-        self.bytes.lock().unwrap()[offset..offset + data.len()].copy_from_slice(data);
-        self.version.fetch_add(1, SeqCst);
+    fn interrupt(&self) -> io::Result<()> {
+        let interrupts = &mut self.state.lock().unwrap().faults.interrupts;
+        if *interrupts == 0 {
+            return Ok(());
+        }
+        *interrupts -= 1;
+        Err(self.fault(libc::EINTR))
     }
+
+    /// How far something can be written that is all inside the image.
+    fn writable_end(&self, span: Span) -> io::Result<usize> {
+        let state = self.state.lock().unwrap();
+        if span.end > state.bytes.len() as u64 {
+            return Err(self.fault(libc::EIO));
+        }
+        match state.faults.unwritable {
+            Some((from, errno)) if from <= span.start => Err(self.fault(errno)),
+            Some((from, _)) => Ok(at(span.end.min(from))),
+            None => Ok(at(span.end)),
+        }
+    }
+
+    /// An error unless all of `span` was done.
+    fn all_done(&self, span: Span, end: usize) -> io::Result<()> {
+        if end as u64 == span.end {
+            return Ok(());
+        }
+        self.writable_end(Span::new(end as u64, span.end)).map(drop)
+    }
+
+    fn next(&self, from: u64, hole: bool) -> Option<u64> {
+        let state = self.state.lock().unwrap();
+        let from = at(from);
+        (from / UNIT..state.holes.len())
+            .find(|unit| state.holes[*unit] == hole)
+            .map(|unit| from.max(unit * UNIT))
+            .filter(|found| *found < state.bytes.len())
+            .map(|found| found as u64)
+    }
+}
+
+/// So many bytes, none of them 0.
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
+    (1..=251).cycle().take(len).collect()
 }
 
 fn at(offset: u64) -> usize {
     usize::try_from(offset).unwrap()
 }
 
-impl Image for Memory {
+impl Image for Arc<Memory> {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.bytes.lock().unwrap().len() as u64)
+        Ok(self.state.lock().unwrap().bytes.len() as u64)
     }
 
     fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
-        let faults = self.faults.lock().unwrap();
-        let bytes = self.bytes.lock().unwrap();
-        let end = (offset + out.len() as u64).min(bytes.len() as u64);
+        self.interrupt()?;
+        let state = self.state.lock().unwrap();
+        let end = (offset + out.len() as u64).min(state.bytes.len() as u64);
         if offset >= end {
             self.met.fetch_add(1, SeqCst);
             return Ok(0);
         }
         // A whole request fails for one bad byte in it, as on a device.
-        if faults
-            .bad
-            .iter()
-            .any(|bad| bad.start < end && offset < bad.end)
-        {
+        let bad = &state.faults.bad;
+        if bad.iter().any(|bad| bad.start < end && offset < bad.end) {
             return Err(self.fault(libc::EIO));
         }
-        let len = at(end - offset).min(faults.longest_read.unwrap_or(usize::MAX));
-        out[..len].copy_from_slice(&bytes[at(offset)..at(offset) + len]);
+        let len = at(end - offset).min(state.faults.longest_read.unwrap_or(usize::MAX));
+        out[..len].copy_from_slice(&state.bytes[at(offset)..at(offset) + len]);
         Ok(len)
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
-        let faults = self.faults.lock().unwrap();
-        let mut bytes = self.bytes.lock().unwrap();
-        let mut end = offset + data.len() as u64;
-        if end > bytes.len() as u64 {
-            return Err(self.fault(libc::EIO));
-        }
-        if let Some((from, errno)) = faults.write_errno.iter().find(|(from, _)| **from < end) {
-            if *from <= offset {
-                return Err(self.fault(*errno));
-            }
-            end = *from;
-        }
-        let len = at(end - offset);
-        bytes[at(offset)..at(end)].copy_from_slice(&data[..len]);
-        self.version.fetch_add(1, SeqCst);
-        Ok(len)
+        self.interrupt()?;
+        let end = self.writable_end(Span::new(offset, offset + data.len() as u64))?;
+        self.change(|state| {
+            let most = state.faults.longest_write.unwrap_or(usize::MAX);
+            let len = (end - at(offset)).min(most);
+            state.bytes[at(offset)..at(offset) + len].copy_from_slice(&data[..len]);
+            state.fill(at(offset), at(offset) + len);
+            Ok(len)
+        })
     }
 
     fn zero(&self, span: Span) -> io::Result<()> {
-        let zeros = vec![0; at(span.len())];
-        self.write_at(&zeros, span.start).map(|_| ())
+        let end = self.writable_end(span)?;
+        self.change(|state| state.punch(at(span.start), end));
+        self.all_done(span, end)
     }
 
-    fn reserve(&self, _: Span) -> io::Result<()> {
-        Ok(())
+    fn reserve(&self, span: Span) -> io::Result<()> {
+        let end = self.writable_end(span)?;
+        self.change(|state| state.fill(at(span.start), end));
+        self.all_done(span, end)
     }
 
     fn sync(&self, _: bool) -> io::Result<()> {
-        let mut faults = self.faults.lock().unwrap();
+        let faults = &mut self.state.lock().unwrap().faults;
         if faults.failing_syncs > 0 {
             faults.failing_syncs -= 1;
             return Err(self.fault(libc::EIO));
@@ -122,25 +293,12 @@ impl Image for Memory {
     }
 
     fn next_data(&self, from: u64) -> io::Result<Option<u64>> {
-        let size = self.size()?;
-        let mut from = from;
-        for hole in self.holes.lock().unwrap().iter() {
-            if hole.start <= from && from < hole.end {
-                from = hole.end;
-            }
-        }
-        Ok((from < size).then_some(from))
+        Ok(self.next(from, false))
     }
 
     fn next_hole(&self, from: u64) -> io::Result<u64> {
         let size = self.size()?;
-        let holes = self.holes.lock().unwrap();
-        Ok(holes
-            .iter()
-            .filter(|hole| hole.end > from)
-            .map(|hole| hole.start.max(from))
-            .min()
-            .unwrap_or(size))
+        Ok(self.next(from, true).unwrap_or(size))
     }
 
     fn settle(&self) -> io::Result<()> {
@@ -148,66 +306,94 @@ impl Image for Memory {
     }
 
     fn written(&self) -> io::Result<Written> {
-        let seconds = i64::try_from(self.version.load(SeqCst)).unwrap();
-        Ok(Written::Mtime { seconds, nanos: 0 })
+        let state = self.state.lock().unwrap();
+        Ok(match self.history {
+            History::File => Written::Mtime {
+                seconds: state.mtime,
+                nanos: i64::from(state.changes),
+            },
+            History::Device => Written::Device(Some(Counters {
+                sectors_written: u64::from(state.changes),
+                sectors_discarded: 0,
+                start: 0,
+                size: state.bytes.len() as u64 / 512,
+                sequence: Some(1),
+            })),
+            History::Mute => Written::Device(None),
+        })
     }
 
     fn sector(&self) -> u64 {
-        512
+        UNIT as u64
     }
 
     fn is_direct(&self) -> bool {
-        false
+        self.direct
     }
 
     fn ownership(&self) -> Ownership {
-        Ownership {
-            uid: 0,
-            gid: 0,
-            mode: 0o640,
-        }
+        OWNERSHIP
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::read_span;
+    use super::super::{read_span, write_span};
     use super::*;
 
     #[test]
     fn p5_bytes_before_a_bad_place_are_still_read() {
-        let image = Memory::new((0..100_000_u32).map(|i| (i % 253) as u8).collect());
+        let image = Memory::new(pattern(100_000));
         for bad in [0, 1, 511, 512, 4096, 5000, 70_000, 99_999] {
-            image.faults.lock().unwrap().bad = vec![Span::new(bad, bad + 1)];
-            image.met.store(0, SeqCst);
+            image.faults(|faults| faults.bad = vec![Span::new(bad, bad + 1)]);
+            let met = image.met();
             let mut out = vec![0xAA; 100_000];
             let outcome = read_span(&image, &mut out, 0);
-            assert!(image.met.load(SeqCst) > 0, "the fault never happened");
-            assert_eq!(
-                outcome.len as u64,
-                bad - bad % 512,
-                "all whole sectors before byte {bad}"
-            );
+            assert!(image.met() > met, "the fault never happened");
+            let good = bad - bad % 512;
+            assert_eq!(outcome.len as u64, good, "the sectors before byte {bad}");
             assert_eq!(outcome.error.unwrap().raw_os_error(), Some(libc::EIO));
-            assert!(out[..outcome.len] == image.bytes.lock().unwrap()[..outcome.len]);
+            assert!(out[..outcome.len] == image.bytes()[..outcome.len]);
         }
     }
 
     #[test]
     fn p5_an_early_end_is_an_error() {
         let image = Memory::new(vec![7; 1000]);
-        let mut out = vec![0; 2000];
-        let outcome = read_span(&image, &mut out, 0);
-        assert_eq!(outcome.len, 1000);
-        assert!(outcome.error.is_some());
+        let outcome = read_span(&image, &mut [0; 2000], 0);
+        assert_eq!((outcome.len, outcome.error.is_some()), (1000, true));
     }
 
     #[test]
-    fn short_reads_are_continued() {
-        let image = Memory::new((0..10_000_u32).map(|i| (i % 253) as u8).collect());
-        image.faults.lock().unwrap().longest_read = Some(7);
+    fn short_and_interrupted_calls_are_continued() {
+        let image = Memory::new(pattern(10_000));
+        image.faults(|faults| {
+            faults.longest_read = Some(7);
+            faults.longest_write = Some(11);
+            faults.interrupts = 3;
+        });
         let mut out = vec![0; 9000];
         assert_eq!(read_span(&image, &mut out, 500).len, 9000);
-        assert!(out[..] == image.bytes.lock().unwrap()[500..9500]);
+        assert!(out[..] == image.bytes()[500..9500]);
+        assert_eq!(image.met(), 3, "the interrupts never happened");
+        image.faults(|faults| faults.interrupts = 3);
+        assert_eq!(write_span(&image, &[1; 3000], 77).unwrap(), 3000);
+        assert_eq!(image.met(), 6, "the interrupts never happened");
+        let mut model = pattern(10_000);
+        model[77..3077].fill(1);
+        assert!(image.holds(&model));
+    }
+
+    #[test]
+    fn p10_holes_are_whole_units_of_zeros() {
+        let image = Memory::new(vec![7; 3000]);
+        image.zero(Span::new(500, 1600)).unwrap();
+        assert_eq!(image.next_hole(0).unwrap(), 512);
+        assert_eq!(image.next_data(700).unwrap(), Some(1536));
+        assert_eq!(image.next_hole(1536).unwrap(), 3000);
+        image.write_at(&[0], 1100).unwrap();
+        assert_eq!(image.next_data(700).unwrap(), Some(1024));
+        image.zero(Span::new(2000, 3000)).unwrap();
+        assert_eq!(image.next_data(2048).unwrap(), None);
     }
 }

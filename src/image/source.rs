@@ -12,8 +12,9 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use super::activity::{self, DeviceNumber};
 use super::direct::Direct;
 use super::extents::{Extents, is_unsupported};
+use super::once::ReadOnce;
 use super::zero::Zeroing;
-use super::{Image, Ownership, Written};
+use super::{Image, Moment, Ownership, Written};
 use crate::geometry::Span;
 use crate::sys;
 
@@ -43,6 +44,8 @@ pub struct Source {
     kind: Kind,
     extents: Extents,
     zeroing: Zeroing,
+    /// Unless reads pass the page cache anyway.
+    once: Option<ReadOnce>,
     ownership: Ownership,
 }
 
@@ -58,6 +61,7 @@ impl Source {
             },
             extents: Extents::new(believed),
             zeroing: Zeroing::new(1),
+            once: Some(ReadOnce::default()),
             file,
         })
     }
@@ -70,13 +74,14 @@ impl Source {
         let direct = (!exclusive).then(|| Direct::new(sector));
         Ok(Self {
             ownership: ownership(&file)?,
+            extents: Extents::new(false),
+            zeroing: Zeroing::new(sector),
+            once: direct.is_none().then(ReadOnce::default),
             kind: Kind::Device {
                 number,
                 sector,
                 direct,
             },
-            extents: Extents::new(false),
-            zeroing: Zeroing::new(sector),
             file,
         })
     }
@@ -221,6 +226,21 @@ impl Image for Source {
                 self.file.sync_data()?;
                 Ok(Written::Device(activity::counters(number)))
             }
+        }
+    }
+
+    fn moment(&self) -> io::Result<Moment> {
+        self.file.sync_all()?;
+        match self.kind {
+            Kind::File { .. } => Moment::of_file(&self.file),
+            Kind::Device { number, .. } => Ok(Moment::of_device(number)),
+        }
+    }
+
+    fn read_once(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
+        match &self.once {
+            Some(once) => once.read_at(&self.file, out, offset),
+            None => self.read_at(out, offset),
         }
     }
 

@@ -7,6 +7,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::split::{RawWord, split};
@@ -60,6 +61,25 @@ impl Word {
             .as_deref()
             .filter(|value| !value.is_empty())
             .ok_or_else(|| self.refused("a value is missing"))
+    }
+
+    /// The value as an absolute path (a daemon's directory is `/`); `None`: there is no value.
+    pub(super) fn optional_path(&self) -> Result<Option<PathBuf>> {
+        match &self.value {
+            None => Ok(None),
+            Some(_) => match std::path::absolute(self.value()?) {
+                Ok(path) => Ok(Some(path)),
+                Err(e) => Err(self.refused(&e.to_string())),
+            },
+        }
+    }
+
+    /// The value as text.
+    pub(super) fn text(&self) -> Result<String> {
+        match self.value()?.to_str() {
+            Some(text) => Ok(text.to_owned()),
+            None => Err(self.refused("must be UTF-8")),
+        }
     }
 
     /// The value as whatever reads itself from text and can say why it does not.

@@ -1,0 +1,129 @@
+//! Open files and directories, and what each was served.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Blocks;
+use crate::geometry::BlockIndex;
+use crate::image::readahead::ReadAhead;
+use crate::index::{Index, Served};
+
+/// An open file or directory.
+#[derive(Debug)]
+pub(super) struct Open {
+    /// `None`: the root.
+    pub(super) block: Option<BlockIndex>,
+    pub(super) writable: bool,
+    pub(super) wrote: AtomicBool,
+    /// The sync failures that this handle has been told of, or that are older than it.
+    pub(super) told: AtomicU64,
+    pub(super) ahead: Option<Mutex<ReadAhead>>,
+    watched: Option<Watched>,
+    /// Told when the last writer of a block has gone.
+    writer_of: Option<Arc<Index>>,
+}
+
+/// What a handle was served, for the index.
+#[derive(Debug)]
+struct Watched {
+    index: Arc<Index>,
+    served: Mutex<Served>,
+    /// Length of the block in bytes when it was opened.
+    len: u64,
+}
+
+impl Blocks {
+    pub(super) fn open_block(&self, block: BlockIndex, write: bool) -> Open {
+        let index = self.times.index();
+        let writer_of = index.filter(|_| write).cloned();
+        if let Some(index) = &writer_of {
+            index.writer_came(block);
+        }
+        Open {
+            block: Some(block),
+            writable: write,
+            wrote: AtomicBool::new(false),
+            told: AtomicU64::new(self.sync_failures.load(SeqCst)),
+            ahead: self
+                .image
+                .is_direct()
+                .then(|| Mutex::new(ReadAhead::default())),
+            watched: index.filter(|index| index.watches()).map(|index| Watched {
+                index: Arc::clone(index),
+                served: Mutex::default(),
+                len: self.geometry().span(block).len(),
+            }),
+            writer_of,
+        }
+    }
+}
+
+impl Open {
+    pub(super) fn directory() -> Self {
+        Self {
+            block: None,
+            writable: false,
+            wrote: AtomicBool::new(false),
+            told: AtomicU64::new(0),
+            ahead: None,
+            watched: None,
+            writer_of: None,
+        }
+    }
+
+    /// Bytes are about to be served. Whether they have to be hashed after that.
+    pub(super) fn hand(&self, offset: u64, len: usize) -> bool {
+        let Some(watched) = &self.watched else {
+            return false;
+        };
+        watched
+            .served
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .hand(offset, len)
+    }
+
+    /// Hashes what was served.
+    pub(super) fn hash(&self, offset: u64, bytes: &[u8]) {
+        if let Some(watched) = &self.watched {
+            watched
+                .served
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .hash(offset, bytes);
+        }
+    }
+
+    /// The index is about to judge what was served so far: of this handle nothing is certain yet.
+    pub(super) fn spoil(&self) {
+        if let (Some(watched), Some(block)) = (&self.watched, self.block) {
+            let served = watched
+                .served
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if served.any() {
+                watched.index.served(block, None);
+            }
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let Some(block) = self.block else {
+            return;
+        };
+        if let Some(watched) = &mut self.watched {
+            let served = watched
+                .served
+                .get_mut()
+                .unwrap_or_else(PoisonError::into_inner);
+            if served.any() {
+                watched.index.served(block, served.digest(watched.len));
+            }
+        }
+        if let Some(index) = &self.writer_of {
+            index.writer_left(block);
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! Beginning to use an index: load, judge what it is worth, scan, save as open.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use super::format::{self, Header};
+use super::record::{HASHED, READ, REPORTED, Record, SETTLED, STAMPED};
+use super::store::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
+use super::{Index, Report, lock};
+use crate::clock::Clock;
+use crate::geometry::{BlockIndex, Geometry};
+use crate::image::{Image, Moment};
+use crate::per_block::PerBlock;
+use crate::scan::{Tally, ZeroDigests};
+
+/// The longest wait for the second of the first stamps to end.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// What an index is wanted for.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The image, locked as the mount needs it.
+    pub image: Arc<dyn Image>,
+    /// How it is cut.
+    pub geometry: Geometry,
+    /// The index's file.
+    pub path: &'a Path,
+    /// The image's name, for people who look into the file.
+    pub source: String,
+    /// The image is mounted with -w.
+    pub writable: bool,
+    /// Others may write the image although it is mounted with -w.
+    pub force: bool,
+    /// Read everything, whatever the index says.
+    pub rescan: bool,
+    /// An image that is smaller than the index remembers is refused.
+    pub refuse_shrunk: bool,
+    /// Listings of the root after the image was written show new stamps.
+    pub restamp_listings: bool,
+    /// Keep a list of the blocks that get new stamps.
+    pub list_restamped: bool,
+    /// Leave the file as it is.
+    pub dry_run: bool,
+    /// Threads that scan.
+    pub threads: usize,
+    /// Progress, and the way to end the scan early.
+    pub tally: &'a Tally,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Why a mount with an index cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("it is in use by {0}; wait for that, or mount without --index")]
+    Held(String),
+    /// Less image than last time.
+    #[error(
+        "the image has {now} bytes, and had {then} when it was last scanned: syncing it with --delete would \
+         remove the rest from the backup; if that is meant, use -o shrunk"
+    )]
+    Shrunk {
+        /// Bytes that it has.
+        now: u64,
+        /// Bytes that it had.
+        then: u64,
+    },
+    /// Ended early; the index is as it was.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// What a file that was found is worth.
+#[derive(Debug)]
+enum Worth {
+    /// Nothing: the reason, for the log; `None` if there simply is no file yet.
+    Nothing(Option<String>),
+    /// Everything.
+    Good(Header),
+    /// Digests and stamps, but none of them is settled: the reason.
+    Unsettled(Header, &'static str),
+}
+
+impl Index {
+    /// Brings the index of an image up to date. `None`: it cannot be used, which is logged, and must not be.
+    pub fn open(request: &Request<'_>) -> Result<Option<Self>, OpenError> {
+        match FileStore::open(request.path) {
+            Ok(store) => Self::open_store(request, Box::new(store)),
+            Err(StoreError::Held(holder)) => Err(OpenError::Held(holder)),
+            Err(StoreError::Io(e)) => {
+                unusable(request.path, &e);
+                Ok(None)
+            }
+        }
+    }
+
+    pub(super) fn open_store(
+        request: &Request<'_>,
+        store: Box<dyn Store>,
+    ) -> Result<Option<Self>, OpenError> {
+        let started = request.clock.now();
+        let now = request.image.moment().unwrap_or(Moment::Unknown);
+        let records = PerBlock::new();
+        let worth = load(store.as_ref(), request, &now, &records);
+        let noted = store.noted_ceiling().unwrap_or(i64::MIN);
+        let mut count = request.geometry.blocks();
+        let mut floor = i64::MIN;
+        let mut skip = false;
+        let valid = matches!(worth, Worth::Good(_));
+        let mut moment = now.clone();
+        let first = match worth {
+            Worth::Good(header) => {
+                check_size(request, &header)?;
+                let unwritten = matches!(now, Moment::File(_))
+                    && now.proves_unwritten_since(&header.moment, false)
+                    && header.image_size == request.geometry.image_size();
+                skip = unwritten && !request.rescan;
+                if skip {
+                    moment = header.moment.clone();
+                }
+                count = count.max(header.records);
+                floor = header.floor;
+                if header.open {
+                    floor = floor.max(header.ceiling.saturating_add(1));
+                }
+                started
+            }
+            Worth::Unsettled(header, why) => {
+                check_size(request, &header)?;
+                log::warn!(
+                    "index {}: {why}; every block gets a new time",
+                    request.path.display()
+                );
+                records.for_each(|record: &mut Record| record.clear(SETTLED));
+                count = count.max(header.records);
+                floor = header
+                    .floor
+                    .max(header.ceiling.max(noted).saturating_add(1));
+                started.saturating_add(1)
+            }
+            Worth::Nothing(why) => {
+                if let Some(why) = why {
+                    log::warn!(
+                        "index {}: {why}; every block gets a new time",
+                        request.path.display()
+                    );
+                }
+                floor = floor.max(noted.saturating_add(1));
+                started.saturating_add(1)
+            }
+        };
+        let index = Self {
+            image: Arc::clone(&request.image),
+            clock: Arc::clone(&request.clock),
+            store,
+            source: request.source.clone(),
+            records,
+            zeros: ZeroDigests::new(request.geometry.block_size().bytes()),
+            geometry: RwLock::new(request.geometry),
+            count: AtomicU64::new(count),
+            floor: AtomicI64::new(floor),
+            ceiling: AtomicI64::new(i64::MIN),
+            newest: AtomicI64::new(i64::MIN),
+            newest_is_stale: AtomicBool::new(false),
+            moment: Mutex::new(moment),
+            watch: !request.writable || request.force,
+            writable: request.writable,
+            overlay: Mutex::new(None),
+            restamp_listings: request.restamp_listings,
+            touched: AtomicU64::new(0),
+            meanwhile: Mutex::default(),
+            report: Mutex::default(),
+            restamped: request.list_restamped.then(Mutex::default),
+            writers: Mutex::default(),
+            saving: Mutex::new(()),
+            threads: request.threads,
+        };
+        index.begin(request, first, skip, valid)
+    }
+
+    fn begin(
+        self,
+        request: &Request<'_>,
+        first: i64,
+        skip: bool,
+        valid: bool,
+    ) -> Result<Option<Self>, OpenError> {
+        if skip {
+            log::info!(
+                "{} was not written since it was scanned last: not read again",
+                self.source
+            );
+            self.take_over(first);
+        } else {
+            self.scan(request.tally, first, &|_| true)
+                .map_err(|_| OpenError::Interrupted)?;
+        }
+        if request.dry_run {
+            return Ok(Some(self));
+        }
+        if let Err(e) = self.save(true) {
+            unusable(request.path, &e);
+            return Ok(None);
+        }
+        // Stamps of a first scan must have ended, so that another first scan makes others.
+        if !valid {
+            self.clock.wait_past(first, LONGEST_WAIT);
+        }
+        Ok(Some(self))
+    }
+
+    /// Without reading: what is not settled gets a new stamp all the same.
+    fn take_over(&self, now: i64) {
+        let now = now.max(self.floor.load(SeqCst));
+        let geometry = self.geometry();
+        let mut report = Report {
+            blocks: geometry.blocks(),
+            ..Report::default()
+        };
+        let mut last = None;
+        let (zero_full, zero_last) = (
+            self.zeros.of(geometry.block_size().bytes()),
+            geometry
+                .last()
+                .map(|last| self.zeros.of(geometry.span(last).len())),
+        );
+        for number in 0..geometry.blocks() {
+            let Some(block) = BlockIndex::new(number) else {
+                break;
+            };
+            let is_last = geometry.last() == Some(block);
+            self.records.with(block, |record| {
+                let zero = if is_last { zero_last } else { Some(zero_full) };
+                report.zero += u64::from(record.has(HASHED) && Some(record.digest) == zero);
+                if record.has(HASHED | SETTLED | STAMPED) {
+                    report.unchanged += 1;
+                    return;
+                }
+                record.restamp(record.next_stamp(now));
+                if record.has(HASHED) {
+                    record.set(SETTLED);
+                    report.unsettled += 1;
+                } else {
+                    report.unreadable += 1;
+                }
+                last = Some(block);
+            });
+            if let (Some(list), true) = (&self.restamped, last == Some(block)) {
+                lock(list).push(number);
+            }
+        }
+        if let Some(last) = last {
+            self.records.with(last, |record| {
+                record.restamp(record.stamp.saturating_add(super::STEP));
+            });
+        }
+        *lock(&self.report) = report;
+        self.find_newest();
+    }
+
+    /// The blocks that got new stamps in the last scan, as runs of block numbers, ends included. Empty unless the
+    /// request asked for a list.
+    #[must_use]
+    pub fn restamped(&self) -> Vec<(u64, u64)> {
+        let mut blocks = self
+            .restamped
+            .as_ref()
+            .map(|list| lock(list).clone())
+            .unwrap_or_default();
+        blocks.sort_unstable();
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for block in blocks {
+            match runs.last_mut() {
+                Some((_, end)) if *end + 1 == block => *end = block,
+                _ => runs.push((block, block)),
+            }
+        }
+        runs
+    }
+}
+
+fn unusable(path: &Path, error: &io::Error) {
+    log::warn!(
+        "index {} cannot be used: {error}; mounting without it",
+        path.display()
+    );
+}
+
+fn check_size(request: &Request<'_>, header: &Header) -> Result<(), OpenError> {
+    let (now, then) = (request.geometry.image_size(), header.image_size);
+    if request.refuse_shrunk && now < then {
+        return Err(OpenError::Shrunk { now, then });
+    }
+    Ok(())
+}
+
+/// Loads what there is into `records`, and judges it.
+fn load(
+    store: &dyn Store,
+    request: &Request<'_>,
+    now: &Moment,
+    records: &PerBlock<Record>,
+) -> Worth {
+    let loaded = match store.load() {
+        Ok(Some(loaded)) => loaded,
+        Ok(None) => return Worth::Nothing(None),
+        Err(e) => return Worth::Nothing(Some(format!("it cannot be read: {e}"))),
+    };
+    let Loaded { mut input, place } = loaded;
+    let mut fill = |number: usize, record: Record| {
+        if let Some(block) = BlockIndex::new(number as u64) {
+            records.with(block, |slot| *slot = record);
+        }
+    };
+    let header = match format::read(input.as_mut(), &mut fill) {
+        Ok(Ok(header)) => header,
+        Ok(Err(e)) => return Worth::Nothing(Some(e.to_string())),
+        Err(e) => return Worth::Nothing(Some(format!("it cannot be read: {e}"))),
+    };
+    if header.block_size != request.geometry.block_size().bytes() {
+        records.for_each(|record| *record = Record::default());
+        let had = header.block_size;
+        return Worth::Nothing(Some(format!("it is for blocks of {had} bytes")));
+    }
+    records.for_each(|record| record.clear(REPORTED | READ));
+    let held = header.place;
+    let copied = held.inode != place.inode
+        || held.born != place.born
+        || (place.finished - held.finished).abs() > RENAME_TAKES;
+    if copied {
+        return Worth::Unsettled(
+            header,
+            "it is a copy, and may be older than what was synced last",
+        );
+    }
+    if header.open && !now.proves_unwritten_since(&header.moment, false) {
+        return Worth::Unsettled(header, "the last bmapfs that used it was killed");
+    }
+    Worth::Good(header)
+}

@@ -1,0 +1,165 @@
+//! What the index knows of one block, and the rule by which its stamp changes (promise P20).
+//!
+//! Invariants: a stamp made here is later than every stamp made here for the same block before; while
+//! [`SETTLED`] is set, whoever copied the block with its stamp has the content that the digest names.
+
+use crate::scan::Digest;
+
+/// The digest is that of the block's content when it was last looked at.
+pub(super) const HASHED: u8 = 1;
+/// Whoever copied the block with its stamp has the content that the digest names.
+pub(super) const SETTLED: u8 = 2;
+/// There is a stamp.
+pub(super) const STAMPED: u8 = 4;
+/// What is kept between mounts.
+pub(super) const LASTING: u8 = HASHED | SETTLED | STAMPED;
+/// The stamp was shown to somebody.
+pub(super) const REPORTED: u8 = 8;
+/// The block was read since the stamp was made.
+pub(super) const READ: u8 = 16;
+/// The block was written or given a time in this mount.
+pub(super) const TOUCHED: u8 = 32;
+/// A handle was served something that is not known to be the content of the digest.
+pub(super) const TORN: u8 = 64;
+/// The block was written since it was hashed.
+pub(super) const DIRTY: u8 = 128;
+
+/// A new stamp is at least this many seconds past the block's last: rsync compares whole seconds, FAT keeps two.
+pub(super) const STEP: i64 = 2;
+
+/// One block. 48 bytes, which is what a block may cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) digest: Digest,
+    pub(super) stamp: i64,
+    /// How many seconds the latest stamp that the block ever had lies past this one: a client can set a time back,
+    /// and other content must not get a stamp from between. Saturates at 136 years.
+    pub(super) lead: u32,
+    pub(super) flags: u8,
+}
+
+const _: () = assert!(size_of::<Record>() <= 48);
+
+impl Record {
+    pub(super) fn has(&self, flags: u8) -> bool {
+        self.flags & flags == flags
+    }
+
+    pub(super) fn has_any(&self, flags: u8) -> bool {
+        self.flags & flags != 0
+    }
+
+    pub(super) fn set(&mut self, flags: u8) {
+        self.flags |= flags;
+    }
+
+    pub(super) fn clear(&mut self, flags: u8) {
+        self.flags &= !flags;
+    }
+
+    /// The latest stamp that this block ever had.
+    pub(super) fn latest(&self) -> i64 {
+        self.stamp.saturating_add(i64::from(self.lead))
+    }
+
+    /// The earliest stamp that this block may get now.
+    pub(super) fn next_stamp(&self, now: i64) -> i64 {
+        if self.has(STAMPED) {
+            now.max(self.latest().saturating_add(STEP))
+        } else {
+            now
+        }
+    }
+
+    /// Gives the block a new stamp, nobody knows it yet.
+    pub(super) fn restamp(&mut self, stamp: i64) {
+        self.stamp = stamp;
+        self.lead = 0;
+        self.set(STAMPED);
+        self.clear(REPORTED | READ | TORN);
+    }
+
+    /// Gives the block the stamp that a client wants.
+    pub(super) fn set_stamp(&mut self, stamp: i64) {
+        let lead = if self.has(STAMPED) {
+            self.latest().saturating_sub(stamp).max(0)
+        } else {
+            0
+        };
+        self.lead = u32::try_from(lead).unwrap_or(u32::MAX);
+        self.stamp = stamp;
+        self.set(STAMPED | REPORTED);
+    }
+
+    /// What a scan found, in second `now`. Whether the block got a new stamp. A block that was written meanwhile
+    /// has its new stamp already, and what the scan read of it may be half of each.
+    pub(super) fn found(&mut self, digest: Option<Digest>, now: i64) -> bool {
+        if self.has(DIRTY) {
+            return false;
+        }
+        let known = self.has(HASHED | SETTLED | STAMPED) && digest == Some(self.digest);
+        if known {
+            return false;
+        }
+        self.restamp(self.next_stamp(now));
+        match digest {
+            Some(digest) => {
+                self.digest = digest;
+                self.set(HASHED | SETTLED);
+            }
+            None => self.clear(HASHED | SETTLED),
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Digest = [1; 32];
+    const B: Digest = [2; 32];
+
+    #[test]
+    fn p20_a_stamp_stays_while_the_content_does() {
+        let mut record = Record::default();
+        assert!(record.found(Some(A), 100));
+        assert_eq!(record.stamp, 100);
+        assert!(!record.found(Some(A), 200));
+        assert_eq!(record.stamp, 100);
+        assert!(record.found(Some(B), 101));
+        assert_eq!(record.stamp, 102, "two seconds past the last, for FAT");
+        assert!(
+            record.found(Some(A), 50),
+            "content that comes back is new content"
+        );
+        assert_eq!(record.stamp, 104, "also when the clock went back");
+    }
+
+    #[test]
+    fn p20_unsettled_and_unreadable_blocks_get_new_stamps() {
+        let mut record = Record::default();
+        record.found(Some(A), 100);
+        record.clear(SETTLED);
+        assert!(record.found(Some(A), 200));
+        assert_eq!(record.stamp, 200);
+        assert!(record.has(SETTLED));
+        for now in [300, 400] {
+            assert!(record.found(None, now));
+            assert_eq!(record.stamp, now);
+        }
+        assert!(
+            record.found(Some(A), 500),
+            "a block that can be read again is new"
+        );
+    }
+
+    #[test]
+    fn p20_a_stamp_is_not_made_twice_after_a_client_set_an_earlier_one() {
+        let mut record = Record::default();
+        record.found(Some(A), 100);
+        record.set_stamp(7);
+        assert!(record.found(Some(B), 100));
+        assert_eq!(record.stamp, 102);
+    }
+}

@@ -1,0 +1,71 @@
+//! A value for every block of an image, which costs nothing until it is used.
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::geometry::{BlockIndex, MAX_BLOCKS};
+
+/// Blocks that share one lock and one allocation.
+const PAGE: usize = 4096;
+/// Pages for as many blocks as an image can ever have.
+const PAGES: usize = 100_000_000_usize.div_ceil(PAGE);
+const _: () = assert!(PAGES as u64 * PAGE as u64 >= MAX_BLOCKS);
+
+type Page<T> = Mutex<Box<[T]>>;
+
+/// A `T` for every block, starting as `T::default()`; memory comes with the first use of a page of blocks.
+#[derive(Debug)]
+pub struct PerBlock<T> {
+    pages: Box<[OnceLock<Page<T>>]>,
+}
+
+impl<T: Default + Clone> PerBlock<T> {
+    /// No memory but a list of pages.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            pages: (0..PAGES).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    /// Works on the value of one block, alone.
+    pub fn with<R>(&self, block: BlockIndex, work: impl FnOnce(&mut T) -> R) -> R {
+        let index = block.as_usize();
+        let page = self.pages[index / PAGE]
+            .get_or_init(|| Mutex::new(vec![T::default(); PAGE].into_boxed_slice()));
+        work(&mut lock(page)[index % PAGE])
+    }
+
+    /// All values that were ever used, and some that were not, a page at a time.
+    pub fn for_each(&self, mut work: impl FnMut(&mut T)) {
+        for page in self.pages.iter().filter_map(OnceLock::get) {
+            lock(page).iter_mut().for_each(&mut work);
+        }
+    }
+
+    /// The values of the first `count` blocks in order, in runs; a page that was never used comes as
+    /// `None` with its length.
+    pub fn runs<E>(
+        &self,
+        count: usize,
+        mut work: impl FnMut(Option<&[T]>, usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for start in (0..count).step_by(PAGE) {
+            let len = PAGE.min(count - start);
+            match self.pages[start / PAGE].get() {
+                Some(page) => work(Some(&lock(page)[..len]), len)?,
+                None => work(None, len)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<T: Default + Clone> Default for PerBlock<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn lock<T>(page: &Page<T>) -> MutexGuard<'_, Box<[T]>> {
+    page.lock().unwrap_or_else(PoisonError::into_inner)
+}

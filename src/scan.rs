@@ -1,0 +1,216 @@
+//! Hashing an image: every block's digest, read once, in parallel, holes without reading (promise P22).
+//!
+//! Knows digests and no stamps: what a digest means is the index's business.
+
+use std::io;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use crate::geometry::{BlockIndex, Geometry, Span};
+use crate::image::Image;
+use crate::image::buffer::with_scratch;
+
+/// BLAKE3 of a block's content.
+pub type Digest = [u8; 32];
+
+/// How much is read and hashed at a time, in bytes: what fits the second-level cache.
+const PIECE: u64 = 256 << 10;
+/// A worker takes blocks of at least this many bytes at a time.
+const BATCH: u64 = 1 << 20;
+static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
+
+/// What a scan found of one block.
+#[derive(Debug)]
+pub enum Found {
+    /// Its digest.
+    Digest(Digest),
+    /// It cannot be read.
+    Unreadable(io::Error),
+}
+
+/// How a scan goes along: read by whoever shows progress, written by the workers.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Bytes of the image that are done, holes included.
+    pub done: AtomicU64,
+    /// Bytes that were read.
+    pub read: AtomicU64,
+    /// Set it to end the scan early.
+    pub cancel: AtomicBool,
+}
+
+/// The scan was ended early: what was found until then is not all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted")]
+pub struct Cancelled;
+
+/// Hashes blocks of one image.
+#[derive(Debug)]
+pub struct Hasher<'a> {
+    image: &'a dyn Image,
+    geometry: Geometry,
+    zeros: &'a ZeroDigests,
+}
+
+/// The digests of blocks of zeros.
+#[derive(Debug)]
+pub struct ZeroDigests {
+    block: u64,
+    full: OnceLock<Digest>,
+}
+
+impl ZeroDigests {
+    /// For blocks of `block` bytes.
+    #[must_use]
+    pub fn new(block: u64) -> Self {
+        Self {
+            block,
+            full: OnceLock::new(),
+        }
+    }
+
+    /// The digest of `len` zeros. That of a full block is computed once.
+    #[must_use]
+    pub fn of(&self, len: u64) -> Digest {
+        if len == self.block {
+            return *self.full.get_or_init(|| hash_zeros(len));
+        }
+        hash_zeros(len)
+    }
+}
+
+fn hash_zeros(len: u64) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    update_zeros(&mut hasher, len);
+    *hasher.finalize().as_bytes()
+}
+
+fn update_zeros(hasher: &mut blake3::Hasher, len: u64) {
+    let mut left = len;
+    while left > 0 {
+        let piece = usize::try_from(left).unwrap_or(usize::MAX).min(ZEROS.len());
+        hasher.update(&ZEROS[..piece]);
+        left -= piece as u64;
+    }
+}
+
+impl<'a> Hasher<'a> {
+    /// For `image`, cut as `geometry` says.
+    #[must_use]
+    pub fn new(image: &'a dyn Image, geometry: Geometry, zeros: &'a ZeroDigests) -> Self {
+        Self {
+            image,
+            geometry,
+            zeros,
+        }
+    }
+
+    /// The digest of a block as it is now. Adds to `read` what had to be read. An image that ends early is an
+    /// error, never zeros.
+    pub fn hash(&self, block: BlockIndex, read: &AtomicU64) -> io::Result<Digest> {
+        let span = self.geometry.span(block);
+        let mut hasher = None;
+        let mut from = span.start;
+        while from < span.end {
+            let data = self
+                .image
+                .next_data(from)?
+                .map_or(span.end, |data| data.min(span.end));
+            if data > from && self.image.size()? < span.end {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            if from == span.start && data == span.end {
+                return Ok(self.zeros.of(span.len()));
+            }
+            let hasher = hasher.get_or_insert_with(blake3::Hasher::new);
+            update_zeros(hasher, data - from);
+            if data == span.end {
+                break;
+            }
+            let end = self.image.next_hole(data)?.clamp(data + 1, span.end);
+            self.read_into(hasher, Span::new(data, end))?;
+            read.fetch_add(end - data, Relaxed);
+            from = end;
+        }
+        Ok(*hasher.unwrap_or_default().finalize().as_bytes())
+    }
+
+    fn read_into(&self, hasher: &mut blake3::Hasher, span: Span) -> io::Result<()> {
+        let mut offset = span.start;
+        while offset < span.end {
+            let len = usize::try_from(PIECE.min(span.end - offset)).map_err(io::Error::other)?;
+            let got = with_scratch(len, |piece| {
+                loop {
+                    match self.image.read_once(piece, offset) {
+                        Ok(0) => return Err(io::Error::from_raw_os_error(libc::EIO)),
+                        Ok(got) => {
+                            hasher.update(&piece[..got]);
+                            return Ok(got);
+                        }
+                        Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                        Err(e) => return Err(e),
+                    }
+                }
+            })?;
+            offset += got as u64;
+        }
+        Ok(())
+    }
+
+    /// Hashes every block for which `wanted` is true, on `threads` threads, and gives each to `sink`, in no order.
+    pub fn scan(
+        &self,
+        threads: usize,
+        tally: &Tally,
+        wanted: &(dyn Fn(BlockIndex) -> bool + Sync),
+        sink: &(dyn Fn(BlockIndex, Found) + Sync),
+    ) -> Result<(), Cancelled> {
+        let next = AtomicU64::new(0);
+        let batch = (BATCH / self.geometry.block_size().bytes()).max(1);
+        std::thread::scope(|scope| {
+            for _ in 1..threads.max(1) {
+                scope.spawn(|| self.work(&next, batch, tally, wanted, sink));
+            }
+            self.work(&next, batch, tally, wanted, sink);
+        });
+        if tally.cancel.load(Relaxed) {
+            Err(Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn work(
+        &self,
+        next: &AtomicU64,
+        batch: u64,
+        tally: &Tally,
+        wanted: &(dyn Fn(BlockIndex) -> bool + Sync),
+        sink: &(dyn Fn(BlockIndex, Found) + Sync),
+    ) {
+        loop {
+            let first = next.fetch_add(batch, Relaxed);
+            if first >= self.geometry.blocks() {
+                return;
+            }
+            for number in first..first + batch {
+                let Some(block) = self.geometry.block(number) else {
+                    return;
+                };
+                if tally.cancel.load(Relaxed) {
+                    return;
+                }
+                if wanted(block) {
+                    sink(
+                        block,
+                        self.hash(block, &tally.read)
+                            .map_or_else(Found::Unreadable, Found::Digest),
+                    );
+                }
+                tally
+                    .done
+                    .fetch_add(self.geometry.span(block).len(), Relaxed);
+            }
+        }
+    }
+}

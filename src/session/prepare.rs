@@ -1,0 +1,201 @@
+//! All that comes before a mount: the source opened and locked, its index brought up to date.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::Sender;
+use std::thread;
+
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+
+use super::Event;
+use crate::blocks::{Blocks, BlocksError};
+use crate::clock::SystemClock;
+use crate::config::{IndexConfig, MountConfig, OwnerConfig, Verbosity, VolumeConfig};
+use crate::daemon::served_signals;
+use crate::exit::{Failure, OrFail, Result, Status};
+use crate::geometry::Geometry;
+use crate::image::{self, Image, Opened};
+use crate::index::{self, Index, OpenError};
+use crate::progress::Progress;
+use crate::scan::Tally;
+use crate::sys;
+
+/// A source that is ready to be mounted.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) blocks: Arc<Blocks>,
+    /// The source's canonical path.
+    pub(super) path: PathBuf,
+}
+
+/// How an index is to be used.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish {
+    pub(super) refuse_shrunk: bool,
+    pub(super) restamp_listings: bool,
+    pub(super) list_restamped: bool,
+    pub(super) dry_run: bool,
+}
+
+impl Wish {
+    /// For a mount that may be there for long.
+    pub(super) const MOUNT: Self = Self {
+        refuse_shrunk: false,
+        restamp_listings: true,
+        list_restamped: false,
+        dry_run: false,
+    };
+}
+
+/// Opens the source, and scans it if there is to be an index.
+pub(super) fn prepare(config: &MountConfig, wish: &Wish, tally: &Arc<Tally>) -> Result<Prepared> {
+    if config.volume.writable
+        && let Err(e) = sys::set_io_flusher()
+    {
+        log::debug!("PR_SET_IO_FLUSHER: {e}");
+    }
+    let Opened { source, path } = image::open(&config.source, &config.volume)?;
+    let image: Arc<dyn Image> = Arc::new(source);
+    let index = match &config.index {
+        None => None,
+        Some(index) => {
+            let threads = config.threads.map(usize::from);
+            let request = Indexing {
+                image: &image,
+                path: &path,
+                volume: &config.volume,
+                threads,
+            };
+            request.open(index, wish, config.verbosity, tally)?
+        }
+    };
+    if tally.cancel.load(Relaxed) {
+        return Err(interrupted());
+    }
+    let volume = owned_by_user(&config.volume);
+    let blocks = Blocks::new(image, volume, Arc::new(SystemClock), index.map(Arc::new))
+        .map_err(|e| unshowable(&e, &path))?;
+    Ok(Prepared {
+        blocks: Arc::new(blocks),
+        path,
+    })
+}
+
+/// An image whose index is wanted.
+pub(super) struct Indexing<'a> {
+    pub(super) image: &'a Arc<dyn Image>,
+    pub(super) path: &'a PathBuf,
+    pub(super) volume: &'a VolumeConfig,
+    pub(super) threads: Option<usize>,
+}
+
+impl Indexing<'_> {
+    /// Brings the index up to date. `None`: it cannot be used, which is logged.
+    pub(super) fn open(
+        &self,
+        config: &IndexConfig,
+        wish: &Wish,
+        verbosity: Verbosity,
+        tally: &Arc<Tally>,
+    ) -> Result<Option<Index>> {
+        let attempt = || format!("reading {}", self.path.display());
+        let size = self.image.size().or_fail(Status::System, attempt)?;
+        let geometry = Geometry::new(size, self.volume.block_size)
+            .map_err(|e| unshowable(&BlocksError::Geometry(e), self.path))?;
+        self.image.settle().or_fail(Status::System, attempt)?;
+        let default =
+            || index::default_path(self.path, config.id.as_deref(), self.volume.block_size);
+        let file = match config.file.clone().map_or_else(default, Ok) {
+            Ok(file) => file,
+            Err(e) => {
+                log::warn!("the state directory cannot be made: {e}; going on without an index");
+                return Ok(None);
+            }
+        };
+        let name = self.path.file_name().unwrap_or(self.path.as_os_str());
+        let what = format!("scanning {}", name.to_string_lossy());
+        let progress = Progress::show(&what, tally, size, verbosity);
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let opened = Index::open(&index::Request {
+            image: Arc::clone(self.image),
+            geometry,
+            path: &file,
+            source: self.path.to_string_lossy().into_owned(),
+            writable: self.volume.writable,
+            force: self.volume.force,
+            rescan: config.rescan,
+            refuse_shrunk: wish.refuse_shrunk,
+            restamp_listings: wish.restamp_listings,
+            list_restamped: wish.list_restamped,
+            dry_run: wish.dry_run,
+            threads: self.threads.unwrap_or(processors),
+            tally,
+            clock: Arc::new(SystemClock),
+        });
+        drop(progress);
+        opened.map_err(|e| {
+            let object = match e {
+                OpenError::Held(_) => format!("index {}", file.display()),
+                OpenError::Shrunk { .. } => self.path.display().to_string(),
+                OpenError::Interrupted => return interrupted(),
+            };
+            Failure::new(Status::MountFailed, format!("{object}: {e}"))
+        })
+    }
+}
+
+fn interrupted() -> Failure {
+    Failure::new(
+        Status::Interrupted,
+        "interrupted before the mount was ready; the index is as it was",
+    )
+}
+
+fn unshowable(error: &BlocksError, path: &std::path::Path) -> Failure {
+    match error {
+        BlocksError::Geometry(_) => Failure::usage(format!("{}: {error}", path.display())),
+        BlocksError::Io(_) => Failure::new(
+            Status::System,
+            format!("reading {}: {error}", path.display()),
+        ),
+    }
+}
+
+/// In a user's own mount everything is that user's, unless --uid says otherwise (promise P15).
+fn owned_by_user(config: &VolumeConfig) -> VolumeConfig {
+    let user = geteuid();
+    let uid = config
+        .owner
+        .uid
+        .or((!user.is_root()).then(|| user.as_raw()));
+    VolumeConfig {
+        owner: OwnerConfig {
+            uid,
+            ..config.owner
+        },
+        ..config.clone()
+    }
+}
+
+/// Starts the thread that takes signals. A signal to end also ends the scan that the returned tally is for.
+pub(super) fn forward_signals(events: Sender<Event>) -> Result<Arc<Tally>> {
+    let tally = Arc::new(Tally::default());
+    let scanning = Arc::clone(&tally);
+    let signals = served_signals();
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            while let Ok(signal) = signals.wait() {
+                if matches!(signal, Signal::SIGTERM | Signal::SIGINT) {
+                    scanning.cancel.store(true, Relaxed);
+                }
+                if signal != Signal::SIGUSR1 && events.send(Event::Signal(signal)).is_err() {
+                    return;
+                }
+            }
+        })
+        .or_fail(Status::System, || "starting a thread")?;
+    Ok(tally)
+}

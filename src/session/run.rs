@@ -1,0 +1,256 @@
+//! `bmapfs run`: a mount for one command, and gone with it.
+//!
+//! The answer to two classic disasters: `rsync --delete` from a directory where nothing is mounted, and a cron job
+//! that leaves mounts behind.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+
+use super::prepare::{Wish, forward_signals, prepare};
+use super::{Event, Served, describe};
+use crate::config::{MountConfig, RunConfig};
+use crate::exit::{Failure, OrFail, Result, Status};
+use crate::index::{Meanwhile, mount_name};
+
+/// With `-o strict`: the image was, or may have been, written while it was read.
+const WRITTEN_MEANWHILE: u8 = 9;
+/// As env(1): the command was found, but cannot be run.
+const CANNOT_RUN: u8 = 126;
+/// As env(1): there is no such command.
+const NOT_FOUND: u8 = 127;
+/// As shells: a signal ended the command; its number is added.
+const BY_SIGNAL: i32 = 128;
+
+/// Mounts, runs the command, unmounts. The status to exit with: the command's, or 9 for `-o strict`. Must be
+/// called before the first thread, with the signals of [`crate::daemon::served_signals`] blocked.
+pub fn run(config: &RunConfig) -> Result<u8> {
+    let private = geteuid().is_root();
+    if private {
+        enter_private_namespace()?;
+    }
+    let (events, inbox) = channel();
+    let tally = forward_signals(events.clone())?;
+    let source = std::fs::canonicalize(&config.mount.source)
+        .or_fail(Status::MountFailed, || {
+            format!("opening {}", config.mount.source.display())
+        })?;
+    let id = config
+        .mount
+        .index
+        .as_ref()
+        .and_then(|index| index.id.as_deref());
+    let place = mount_directory(&mount_name(&source, id))?;
+    let place = crate::mount::check_mountpoint(&place, &source)?;
+    let wish = Wish {
+        refuse_shrunk: !config.shrunk,
+        restamp_listings: false,
+        ..Wish::MOUNT
+    };
+    let mount_config = MountConfig {
+        mountpoint: place.clone(),
+        ..config.mount.clone()
+    };
+    let ended = prepare(&mount_config, &wish, &tally)
+        .and_then(|prepared| Served::start(&mount_config, prepared, &place, events.clone()))
+        .and_then(|served| {
+            let status = serve_command(&served, config, &place, events, &inbox);
+            let meanwhile = finish(&served, &inbox);
+            Ok((status?, meanwhile?))
+        });
+    // It is made anew each time; if something is still in it, it stays.
+    let _ = std::fs::remove_dir(&place);
+    let (status, meanwhile) = ended?;
+    match (status, meanwhile) {
+        (0, Meanwhile::Written | Meanwhile::Unknown) if config.strict => Ok(WRITTEN_MEANWHILE),
+        (status, _) => Ok(status),
+    }
+}
+
+/// Mounts made from here on are seen by this process and its children alone, and go with them.
+fn enter_private_namespace() -> Result<()> {
+    let attempt = || "making a mount namespace for the command";
+    unshare(CloneFlags::CLONE_NEWNS).or_fail(Status::System, attempt)?;
+    // What others mount and unmount still arrives here.
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_SLAVE,
+        None::<&str>,
+    )
+    .or_fail(Status::System, attempt)
+}
+
+/// The directory that `name` is mounted on, the same each time: restic and borg know files by their whole path.
+fn mount_directory(name: &str) -> Result<PathBuf> {
+    let base = if geteuid().is_root() {
+        PathBuf::from("/run/bmapfs")
+    } else {
+        match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
+            Some(runtime) if runtime.is_absolute() => runtime.join("bmapfs"),
+            _ => std::env::temp_dir().join(format!("bmapfs-{}", geteuid())),
+        }
+    };
+    let place = base.join(name);
+    let attempt = || format!("making the mount point {}", place.display());
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&place)
+        .or_fail(Status::MountFailed, attempt)?;
+    let owner = std::fs::symlink_metadata(&base).or_fail(Status::MountFailed, attempt)?;
+    if !owner.is_dir() || owner.uid() != geteuid().as_raw() {
+        let base = base.display();
+        return Err(Failure::new(
+            Status::MountFailed,
+            format!("making the mount point in {base}: it is somebody else's; set XDG_RUNTIME_DIR"),
+        ));
+    }
+    Ok(place)
+}
+
+/// Runs the command to its end. Signals that come meanwhile are its.
+fn serve_command(
+    served: &Served,
+    config: &RunConfig,
+    place: &Path,
+    events: Sender<Event>,
+    inbox: &Receiver<Event>,
+) -> Result<u8> {
+    let mut words = config.command.iter().map(|word| replace(word, place));
+    let program = words.next().unwrap_or_default();
+    let started = Command::new(&program)
+        .args(words)
+        .env("BMAPFS_MOUNT", place)
+        .spawn();
+    let child = match started {
+        Ok(child) => child,
+        Err(e) => {
+            log::error!("running {}: {e}", Path::new(&program).display());
+            let missing = e.kind() == io::ErrorKind::NotFound;
+            return Ok(if missing { NOT_FOUND } else { CANNOT_RUN });
+        }
+    };
+    let pid = i32::try_from(child.id()).or_fail(Status::Internal, || "starting the command")?;
+    await_child(child, events)?;
+    loop {
+        let event = inbox
+            .recv()
+            .or_fail(Status::Internal, || "waiting for the command")?;
+        match event {
+            Event::Command(ended) => {
+                let status = ended.or_fail(Status::System, || "waiting for the command")?;
+                return Ok(code(status));
+            }
+            Event::Signal(Signal::SIGHUP) => {
+                pass_on(pid, Signal::SIGHUP);
+            }
+            Event::Signal(signal) => pass_on(pid, signal),
+            Event::Ended(_) => {
+                log::error!("{} was unmounted while the command ran", served.shown());
+            }
+        }
+    }
+}
+
+fn pass_on(pid: i32, signal: Signal) {
+    // It may just have ended; then the event that says so is on its way.
+    let _ = kill(Pid::from_raw(pid), signal);
+}
+
+fn await_child(mut child: Child, events: Sender<Event>) -> Result<()> {
+    thread::Builder::new()
+        .name("command".to_owned())
+        .spawn(move || {
+            // The receiver waits for this.
+            let _ = events.send(Event::Command(child.wait()));
+        })
+        .or_fail(Status::System, || "waiting for the command")?;
+    Ok(())
+}
+
+/// The word with every `{}` in it replaced by the mount point.
+fn replace(word: &OsStr, place: &Path) -> OsString {
+    let mut out = Vec::new();
+    let mut rest = word.as_bytes();
+    while let Some(at) = rest.windows(2).position(|two| two == b"{}") {
+        out.extend_from_slice(&rest[..at]);
+        out.extend_from_slice(place.as_os_str().as_bytes());
+        rest = &rest[at + 2..];
+    }
+    out.extend_from_slice(rest);
+    OsString::from_vec(out)
+}
+
+/// The status that a shell would give.
+fn code(status: ExitStatus) -> u8 {
+    let code = match (status.code(), status.signal()) {
+        (Some(code), _) => code,
+        (None, Some(signal)) => BY_SIGNAL + signal,
+        (None, None) => i32::from(CANNOT_RUN),
+    };
+    u8::try_from(code).unwrap_or(u8::MAX)
+}
+
+/// Unmounts, also if something that the command left behind still uses the mount, and saves.
+fn finish(served: &Served, inbox: &Receiver<Event>) -> Result<Meanwhile> {
+    use crate::mount::Outcome;
+    let place = served.mount.mountpoint().display();
+    match served.mount.unmount() {
+        Ok(Outcome::Unmounted) => {
+            while let Ok(event) = inbox.recv() {
+                if matches!(event, Event::Ended(_)) {
+                    break;
+                }
+            }
+        }
+        Ok(Outcome::NotMounted) => {}
+        Ok(Outcome::Detached) => {
+            log::warn!(
+                "{place} is still in use by something that the command left behind; ending all the same"
+            );
+        }
+        Ok(Outcome::Covered(what)) => log::warn!("{place} is covered by {what}"),
+        Err(e) => log::error!("unmounting {place}: {e}"),
+    }
+    let summary = served.blocks.close().or_fail(Status::System, || {
+        format!(
+            "unmounting {}: making writes durable; what was written last may be lost",
+            served.shown()
+        )
+    })?;
+    log::info!("{}: {}", served.shown(), describe(&summary));
+    Ok(summary.meanwhile)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pair_of_braces_is_replaced() {
+        let place = Path::new("/run/x");
+        for (word, expected) in [
+            ("{}", "/run/x"),
+            ("{}/", "/run/x/"),
+            ("a{}b{}", "a/run/xb/run/x"),
+            ("{", "{"),
+            ("{{}}", "{/run/x}"),
+            ("", ""),
+        ] {
+            assert_eq!(replace(OsStr::new(word), place), OsString::from(expected));
+        }
+    }
+}
