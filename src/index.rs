@@ -29,7 +29,7 @@ use record::{DIRTY, HASHED, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN
 use store::Store;
 
 pub use name::{default_path, mount_name};
-pub use open::{OpenError, Request};
+pub use open::{OpenError, Purpose, Request};
 pub(crate) use served::Served;
 
 /// What a scan found, in blocks.
@@ -385,7 +385,7 @@ impl Index {
             .and_then(BlockIndex::new)
         {
             self.records.with(last, |record| {
-                record.restamp(record.stamp.saturating_add(STEP))
+                record.restamp(record.stamp.saturating_add(STEP));
             });
         }
         let mut report = counts.report();

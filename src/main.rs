@@ -9,12 +9,11 @@ use bmapfs::exit::{OrFail, Result, Status};
 use bmapfs::{logging, session, unmount};
 
 fn main() -> ExitCode {
-    let status = run().unwrap_or_else(|failure| {
+    run().unwrap_or_else(|failure| {
         // Without anybody at stderr the status has to do.
         let _ = writeln!(std::io::stderr(), "bmapfs: {failure}");
         failure.status().into()
-    });
-    status
+    })
 }
 
 fn run() -> Result<ExitCode> {

@@ -235,7 +235,7 @@ struct Draft {
     read_only: Option<String>,
     force: bool,
     no_latch: bool,
-    index: Option<Option<PathBuf>>,
+    index: Option<IndexConfig>,
     id: Option<(String, String)>,
     rescan: Option<String>,
     only_run: OnlyRun,
@@ -261,7 +261,12 @@ impl Draft {
             Setting::NotReadOnly => self.read_only = None,
             Setting::Force => self.force = true,
             Setting::NoLatch => self.no_latch = true,
-            Setting::Index(file) => self.index = Some(file),
+            Setting::Index(file) => {
+                self.index = Some(IndexConfig {
+                    file,
+                    ..IndexConfig::default()
+                });
+            }
             Setting::Id(id) => self.id = Some((id, word.to_string())),
             Setting::Rescan => self.rescan = typed(),
             Setting::Shrunk => self.only_run.shrunk = typed(),
@@ -300,10 +305,10 @@ impl Draft {
         conflict(self.kernel_cache.as_ref(), self.direct_io.as_ref(), "")?;
         conflict(self.allow_other.as_ref(), self.allow_root.as_ref(), "")?;
         let index = match self.index {
-            Some(file) => Some(IndexConfig {
-                file,
+            Some(index) => Some(IndexConfig {
                 id: self.id.map(|(id, _)| id),
                 rescan: self.rescan.is_some(),
+                ..index
             }),
             None => match self.id.map(|(_, typed)| typed).or(self.rescan) {
                 Some(typed) => {

@@ -7,6 +7,7 @@ mod run;
 mod scan;
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -23,12 +24,12 @@ use crate::config::{Access, MountConfig};
 use crate::daemon::Ready;
 use crate::exit::{OrFail, Result, Status};
 use crate::fuse::Adapter;
-use crate::index::Meanwhile;
+use crate::index::{Meanwhile, Purpose};
 use crate::mount::{self, Mount, Outcome, Request};
 use crate::scan::Tally;
 use crate::sys;
 
-use prepare::{Prepared, Wish, forward_signals};
+use prepare::{Prepared, forward_signals};
 
 pub use run::run;
 pub use scan::scan;
@@ -55,7 +56,7 @@ pub fn serve(config: &MountConfig, ready: &mut Ready) -> Result<()> {
     let tally = forward_signals(events.clone())?;
     // First, because a second mount of the same source has a better answer than its locks.
     let mountpoint = mount::check_mountpoint(&config.mountpoint, &config.source)?;
-    let prepared = prepare::prepare(config, &Wish::MOUNT, &tally)?;
+    let prepared = prepare::prepare(config, Purpose::Mount, &tally)?;
     let served = Served::start(config, prepared, &mountpoint, events)?;
     if let Err(e) = ready.ready() {
         served.abandon();
@@ -266,9 +267,11 @@ fn close_unused(blocks: &Blocks) {
 
 /// The rest of the line that every mount ends with.
 fn describe(summary: &Summary) -> String {
+    // Writing to a string does not fail.
     let mut line = format!("{} blocks", summary.blocks);
     if let Some(report) = &summary.report {
-        line += &format!(
+        let _ = write!(
+            line,
             ", {} changed, {} zero, {} bytes read, {:.1} seconds",
             report.changed + report.new,
             report.zero,
@@ -277,7 +280,10 @@ fn describe(summary: &Summary) -> String {
         );
     }
     if let Some(untouched) = summary.untouched {
-        line += &format!("; {untouched} of them were neither written nor given a time");
+        let _ = write!(
+            line,
+            "; {untouched} of them were neither written nor given a time"
+        );
     }
     line += match summary.meanwhile {
         Meanwhile::Quiet => "",

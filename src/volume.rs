@@ -144,7 +144,7 @@ pub trait Volume: fmt::Debug + Send + Sync + 'static {
     fn read(&self, handle: Handle, offset: u64, out: &mut [u8], whole: bool) -> Result<usize> {
         let mut got = Err(Errno::EIO);
         self.read_and(handle, offset, out, whole, &mut |served| {
-            got = served.map(<[u8]>::len)
+            got = served.map(<[u8]>::len);
         });
         got
     }

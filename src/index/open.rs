@@ -19,7 +19,26 @@ use crate::scan::{Tally, ZeroDigests};
 /// The longest wait for the second of the first stamps to end.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// What an index is wanted for.
+/// What an index is brought up to date for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A mount that may live long: listings after the image was written show new stamps.
+    Mount,
+    /// A mount for one command, which shows what the scan found for all its life.
+    Run {
+        /// An image that is smaller than the index remembers is refused.
+        refuse_shrunk: bool,
+    },
+    /// No mount.
+    Scan {
+        /// Keep a list of the blocks that get new stamps.
+        list: bool,
+        /// Leave the file as it is.
+        dry_run: bool,
+    },
+}
+
+/// An index that is wanted, and of what.
 #[derive(Debug)]
 pub struct Request<'a> {
     /// The image, locked as the mount needs it.
@@ -36,14 +55,8 @@ pub struct Request<'a> {
     pub force: bool,
     /// Read everything, whatever the index says.
     pub rescan: bool,
-    /// An image that is smaller than the index remembers is refused.
-    pub refuse_shrunk: bool,
-    /// Listings of the root after the image was written show new stamps.
-    pub restamp_listings: bool,
-    /// Keep a list of the blocks that get new stamps.
-    pub list_restamped: bool,
-    /// Leave the file as it is.
-    pub dry_run: bool,
+    /// What for.
+    pub purpose: Purpose,
     /// Threads that scan.
     pub threads: usize,
     /// Progress, and the way to end the scan early.
@@ -170,11 +183,12 @@ impl Index {
             watch: !request.writable || request.force,
             writable: request.writable,
             overlay: Mutex::new(None),
-            restamp_listings: request.restamp_listings,
+            restamp_listings: request.purpose == Purpose::Mount,
             touched: AtomicU64::new(0),
             meanwhile: Mutex::default(),
             report: Mutex::default(),
-            restamped: request.list_restamped.then(Mutex::default),
+            restamped: matches!(request.purpose, Purpose::Scan { list: true, .. })
+                .then(Mutex::default),
             writers: Mutex::default(),
             saving: Mutex::new(()),
             threads: request.threads,
@@ -199,7 +213,7 @@ impl Index {
             self.scan(request.tally, first, &|_| true)
                 .map_err(|_| OpenError::Interrupted)?;
         }
-        if request.dry_run {
+        if matches!(request.purpose, Purpose::Scan { dry_run: true, .. }) {
             return Ok(Some(self));
         }
         if let Err(e) = self.save(true) {
@@ -292,7 +306,13 @@ fn unusable(path: &Path, error: &io::Error) {
 
 fn check_size(request: &Request<'_>, header: &Header) -> Result<(), OpenError> {
     let (now, then) = (request.geometry.image_size(), header.image_size);
-    if request.refuse_shrunk && now < then {
+    let refuse = matches!(
+        request.purpose,
+        Purpose::Run {
+            refuse_shrunk: true
+        }
+    );
+    if refuse && now < then {
         return Err(OpenError::Shrunk { now, then });
     }
     Ok(())

@@ -17,7 +17,7 @@ use crate::daemon::served_signals;
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::geometry::Geometry;
 use crate::image::{self, Image, Opened};
-use crate::index::{self, Index, OpenError};
+use crate::index::{self, Index, OpenError, Purpose};
 use crate::progress::Progress;
 use crate::scan::Tally;
 use crate::sys;
@@ -30,27 +30,12 @@ pub(super) struct Prepared {
     pub(super) path: PathBuf,
 }
 
-/// How an index is to be used.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Wish {
-    pub(super) refuse_shrunk: bool,
-    pub(super) restamp_listings: bool,
-    pub(super) list_restamped: bool,
-    pub(super) dry_run: bool,
-}
-
-impl Wish {
-    /// For a mount that may be there for long.
-    pub(super) const MOUNT: Self = Self {
-        refuse_shrunk: false,
-        restamp_listings: true,
-        list_restamped: false,
-        dry_run: false,
-    };
-}
-
 /// Opens the source, and scans it if there is to be an index.
-pub(super) fn prepare(config: &MountConfig, wish: &Wish, tally: &Arc<Tally>) -> Result<Prepared> {
+pub(super) fn prepare(
+    config: &MountConfig,
+    purpose: Purpose,
+    tally: &Arc<Tally>,
+) -> Result<Prepared> {
     if config.volume.writable
         && let Err(e) = sys::set_io_flusher()
     {
@@ -68,7 +53,7 @@ pub(super) fn prepare(config: &MountConfig, wish: &Wish, tally: &Arc<Tally>) -> 
                 volume: &config.volume,
                 threads,
             };
-            request.open(index, wish, config.verbosity, tally)?
+            request.open(index, purpose, config.verbosity, tally)?
         }
     };
     if tally.cancel.load(Relaxed) {
@@ -96,7 +81,7 @@ impl Indexing<'_> {
     pub(super) fn open(
         &self,
         config: &IndexConfig,
-        wish: &Wish,
+        purpose: Purpose,
         verbosity: Verbosity,
         tally: &Arc<Tally>,
     ) -> Result<Option<Index>> {
@@ -126,10 +111,7 @@ impl Indexing<'_> {
             writable: self.volume.writable,
             force: self.volume.force,
             rescan: config.rescan,
-            refuse_shrunk: wish.refuse_shrunk,
-            restamp_listings: wish.restamp_listings,
-            list_restamped: wish.list_restamped,
-            dry_run: wish.dry_run,
+            purpose,
             threads: self.threads.unwrap_or(processors),
             tally,
             clock: Arc::new(SystemClock),

@@ -18,11 +18,11 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
-use super::prepare::{Wish, forward_signals, prepare};
+use super::prepare::{forward_signals, prepare};
 use super::{Event, Served, describe};
 use crate::config::{MountConfig, RunConfig};
 use crate::exit::{Failure, OrFail, Result, Status};
-use crate::index::{Meanwhile, mount_name};
+use crate::index::{Meanwhile, Purpose, mount_name};
 
 /// With `-o strict`: the image was, or may have been, written while it was read.
 const WRITTEN_MEANWHILE: u8 = 9;
@@ -53,16 +53,14 @@ pub fn run(config: &RunConfig) -> Result<u8> {
         .and_then(|index| index.id.as_deref());
     let place = mount_directory(&mount_name(&source, id))?;
     let place = crate::mount::check_mountpoint(&place, &source)?;
-    let wish = Wish {
+    let purpose = Purpose::Run {
         refuse_shrunk: !config.shrunk,
-        restamp_listings: false,
-        ..Wish::MOUNT
     };
     let mount_config = MountConfig {
         mountpoint: place.clone(),
         ..config.mount.clone()
     };
-    let ended = prepare(&mount_config, &wish, &tally)
+    let ended = prepare(&mount_config, purpose, &tally)
         .and_then(|prepared| Served::start(&mount_config, prepared, &place, events.clone()))
         .and_then(|served| {
             let status = serve_command(&served, config, &place, events, &inbox);

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use super::prepare::{Indexing, Wish, forward_signals};
+use super::prepare::{Indexing, forward_signals};
 use crate::config::ScanConfig;
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::image::{self, Image, Opened};
-use crate::index::Report;
+use crate::index::{Purpose, Report};
 
 /// What `bmapfs scan` has to say.
 #[derive(Debug)]
@@ -24,10 +24,8 @@ pub fn scan(config: &ScanConfig) -> Result<Scanned> {
     let tally = forward_signals(events)?;
     let Opened { source, path } = image::open(&config.source, &config.volume)?;
     let image: Arc<dyn Image> = Arc::new(source);
-    let wish = Wish {
-        refuse_shrunk: false,
-        restamp_listings: false,
-        list_restamped: config.list,
+    let purpose = Purpose::Scan {
+        list: config.list,
         dry_run: config.dry_run,
     };
     let request = Indexing {
@@ -37,7 +35,7 @@ pub fn scan(config: &ScanConfig) -> Result<Scanned> {
         threads: config.threads.map(usize::from),
     };
     let index = request
-        .open(&config.index, &wish, config.verbosity, &tally)?
+        .open(&config.index, purpose, config.verbosity, &tally)?
         .ok_or_else(|| {
             Failure::new(
                 Status::System,
@@ -75,18 +73,18 @@ impl Scanned {
                 .or_fail(Status::Internal, || "printing the counts")?;
             return Ok(format!("{object}\n"));
         }
-        let mut text = String::new();
-        for (first, last) in &self.restamped {
+        let runs = self.restamped.iter().map(|(first, last)| {
             if first == last {
-                text += &format!("{first}\n");
+                format!("{first}\n")
             } else {
-                text += &format!("{first}-{last}\n");
+                format!("{first}-{last}\n")
             }
-        }
-        text += &format!(
-            "{blocks} blocks: {changed} changed, {new} new, {unchanged} unchanged, {unsettled} unsettled, \
-             {unreadable} unreadable; {zero} zero; {bytes_read} bytes read in {seconds:.1} seconds\n"
-        );
+        });
+        let text = runs.collect::<String>()
+            + &format!(
+                "{blocks} blocks: {changed} changed, {new} new, {unchanged} unchanged, {unsettled} unsettled, \
+                 {unreadable} unreadable; {zero} zero; {bytes_read} bytes read in {seconds:.1} seconds\n"
+            );
         Ok(text)
     }
 }

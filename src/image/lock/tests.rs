@@ -71,7 +71,14 @@ impl Image {
         all.extend(arguments);
         all.push(self.path.to_str().unwrap());
         let nbd = Running::start("qemu-nbd", &all);
-        wait_for("the socket of qemu-nbd", || socket.exists());
+        // The socket is there before the image is open, and its locks come and go until a client is answered.
+        let url = format!("nbd+unix:///?socket={}", socket.display());
+        wait_for("an answer of qemu-nbd", || {
+            let asked = std::process::Command::new("qemu-img")
+                .args(["info", &url])
+                .output();
+            asked.is_ok_and(|answer| answer.status.success())
+        });
         nbd
     }
 }
