@@ -14,6 +14,7 @@ mod volume;
 #[cfg(test)]
 mod model;
 
+use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -73,12 +74,14 @@ pub struct Summary {
 }
 
 /// One moment's view of what all block files have in common, so that a listing asks once.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct View {
     geometry: Geometry,
     base: i64,
     /// The image's present size; smaller than the geometry's if it was cut.
     size: u64,
+    /// A run that was hole at that moment.
+    hole: Cell<Span>,
 }
 
 /// Why an image cannot be shown.
@@ -248,6 +251,7 @@ impl Blocks {
             geometry,
             base: self.times.base(self.image.as_ref()),
             size: self.image.size().unwrap_or(geometry.image_size()),
+            hole: Cell::new(Span::new(0, 0)),
         }
     }
 
@@ -267,7 +271,7 @@ impl Blocks {
             }
             Inode::Block(block) if view.geometry.has(block) => {
                 let span = view.geometry.span(block);
-                let sectors = self.allocated(span, view.size).div_ceil(512);
+                let sectors = self.allocated(span, view).div_ceil(512);
                 (
                     Kind::File,
                     1,
@@ -292,20 +296,26 @@ impl Blocks {
         })
     }
 
-    /// Bytes of `span` that take space: 0 only if all of it is hole at this moment; all of it where that is not
-    /// told quickly (promise P6). `size` is the image's: what was cut off is no hole.
-    fn allocated(&self, span: Span, size: u64) -> u64 {
-        if size < span.end {
+    /// Bytes of `span` that take space: 0 only if all of it is hole at the view's moment; all of it where that is
+    /// not told quickly (promise P6). What was cut off is no hole.
+    fn allocated(&self, span: Span, view: &View) -> u64 {
+        if view.size < span.end {
             return span.len();
+        }
+        if view.hole.get().contains(span) {
+            return 0;
         }
         let mut from = span.start;
         let mut data = 0;
         for _ in 0..MOST_EXTENTS {
             let start = match self.image.next_data(from) {
-                Ok(Some(start)) if start < span.end => start,
-                Ok(_) => return data,
+                Ok(start) => start.unwrap_or(view.size),
                 Err(_) => return span.len(),
             };
+            if start >= span.end {
+                view.hole.set(Span::new(from, start));
+                return data;
+            }
             let Ok(end) = self.image.next_hole(start) else {
                 return span.len();
             };

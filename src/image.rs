@@ -74,11 +74,11 @@ pub trait Image: fmt::Debug + Send + Sync {
     /// Makes all writes so far durable.
     fn sync(&self, data_only: bool) -> io::Result<()>;
 
-    /// The first byte at or after `from` that is not in a hole; `None` if the rest is all hole. Where holes cannot
-    /// be believed, everything is data.
+    /// The first byte at or after `from` that is not in a hole; `None` if the rest is all hole, or past the end.
+    /// Where holes cannot be believed, everything is data, also what is past the end.
     fn next_data(&self, from: u64) -> io::Result<Option<u64>>;
 
-    /// The first byte at or after `from` that is in a hole, or the image's end.
+    /// The first byte at or after `from` that is in a hole; the image's end or any number past it if none is.
     fn next_hole(&self, from: u64) -> io::Result<u64>;
 
     /// Makes what `next_data` says trustworthy: flushes what other programs have written and the file system

@@ -125,8 +125,9 @@ impl Stamps {
         clock: Arc<dyn Clock>,
     ) -> std::io::Result<Self> {
         let base = match (image.written()?, writable) {
-            (Written::Mtime { seconds, .. }, true) => Base::Fixed(seconds),
-            (Written::Device(_), true) => Base::Fixed(clock.now()),
+            // Not the file's mtime: a backup whose times happened to be the same would not be restored, since
+            // rsync skips what is as old and as long. No listing that was backed up can have shown this second.
+            (_, true) => Base::Fixed(clock.now()),
             (Written::Mtime { seconds, nanos }, false) => {
                 let mut follow = FollowFile::default();
                 follow.show(seconds, nanos);

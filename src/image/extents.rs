@@ -48,11 +48,8 @@ impl Extents {
         *self.run.lock().unwrap_or_else(PoisonError::into_inner) = Span::new(0, 0);
     }
 
-    /// As [`super::Image::next_data`], for a file that is `size` bytes long.
-    pub(super) fn next_data(&self, file: &File, from: u64, size: u64) -> Option<u64> {
-        if from >= size {
-            return None;
-        }
+    /// As [`super::Image::next_data`].
+    pub(super) fn next_data(&self, file: &File, from: u64) -> Option<u64> {
         if !self.believed || self.in_run(from) {
             return Some(from);
         }
@@ -63,10 +60,10 @@ impl Extents {
         }
     }
 
-    /// As [`super::Image::next_hole`], for a file that is `size` bytes long.
-    pub(super) fn next_hole(&self, file: &File, from: u64, size: u64) -> u64 {
-        if from >= size || !self.believed {
-            return size.max(from);
+    /// As [`super::Image::next_hole`].
+    pub(super) fn next_hole(&self, file: &File, from: u64) -> u64 {
+        if !self.believed {
+            return u64::MAX;
         }
         let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
         let known = run.start <= from && from < run.end;
@@ -77,7 +74,7 @@ impl Extents {
             (from, from)
         };
         let Ok(hole) = seek(file, ask, Whence::SeekHole) else {
-            return size;
+            return u64::MAX;
         };
         *run = Span::new(start, hole);
         hole

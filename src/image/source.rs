@@ -184,11 +184,11 @@ impl Image for Source {
     }
 
     fn next_data(&self, from: u64) -> io::Result<Option<u64>> {
-        Ok(self.extents.next_data(&self.file, from, self.size()?))
+        Ok(self.extents.next_data(&self.file, from))
     }
 
     fn next_hole(&self, from: u64) -> io::Result<u64> {
-        Ok(self.extents.next_hole(&self.file, from, self.size()?))
+        Ok(self.extents.next_hole(&self.file, from))
     }
 
     fn settle(&self) -> io::Result<()> {

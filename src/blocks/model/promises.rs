@@ -87,6 +87,22 @@ fn p14_writes_that_nobody_looks_at_between_share_a_stamp() {
 }
 
 #[test]
+fn p14_a_writable_mount_shows_no_time_that_a_backup_can_have() {
+    // A backup of another image of the same second: rsync would restore nothing and exit 0.
+    let clock = Arc::new(TestClock::new(1000));
+    let memory = Memory::with(vec![7; BLOCK], History::File, false, Arc::clone(&clock));
+    clock.turn(5);
+    let blocks = directory(&memory, config(BLOCK, true, true), &clock);
+    assert_eq!(blocks.attr(inode(0)).unwrap().stamp, 1005);
+    clock.turn(100);
+    assert_eq!(
+        blocks.attr(inode(0)).unwrap().stamp,
+        1005,
+        "fixed at the mount"
+    );
+}
+
+#[test]
 fn p14_the_roots_time_is_the_newest_stamp_even_if_all_are_old() {
     let mount = mount(3 * BLOCK, History::File, true, true);
     assert_eq!(mount.stamp(Inode::Root), 1000);

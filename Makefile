@@ -1,0 +1,99 @@
+# bmapfs: build, try, test, measure, install. `make help` lists what there is.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+CARGO ?= cargo
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+
+bindir = $(DESTDIR)$(PREFIX)/bin
+mandir = $(DESTDIR)$(PREFIX)/share/man/man8
+bashdir = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+zshdir = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+fishdir = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+# mount(8) and umount(8) look for their helpers here and nowhere else, whatever PREFIX is.
+sbindir = $(DESTDIR)/sbin
+
+BMAPFS = $(CARGO_TARGET_DIR)/release/bmapfs
+HELPERS = mount.bmapfs umount.fuse.bmapfs
+MANUALS = doc/bmapfs.8 doc/mount.bmapfs.8
+
+# Debian packages. The demo's are among the test suite's, so that there is one list.
+DEMO_PACKAGES = gcc libc6-dev fuse3 rsync mount util-linux e2fsprogs
+BENCH_PACKAGES = gcc libc6-dev fuse3 mount util-linux fio
+TEST_PACKAGES = $(DEMO_PACKAGES) fio attr acl procps passwd kmod strace mandoc b3sum dmsetup qemu-utils xfsprogs \
+	btrfs-progs openssh-server openssh-client restic borgbackup rclone
+PACKAGES = $(TEST_PACKAGES)
+
+.PHONY: all build help demo test bench check install uninstall clean deps cargo-there
+
+all: build
+
+help:
+	@echo 'make            build the release binary'
+	@echo 'make demo       install what is missing, build, and show the main job on a real image (SRC=image: on yours)'
+	@echo 'make test       install what is missing and run all tests, as root'
+	@echo 'make bench      measure the mount against the raw image (BENCH_QUICK=1: a short run); see bench/README.md'
+	@echo 'make check      formatting, lints and documentation, all with warnings as errors'
+	@echo 'make install    install to PREFIX ($(PREFIX)) and /sbin, below DESTDIR; make uninstall removes it again'
+	@echo 'make deps       install the Debian packages that the tests need'
+
+cargo-there:
+	@command -v $(CARGO) >/dev/null || { echo 'make: cargo is missing: install Rust 1.85 or newer, from https://rustup.rs or (Debian 13 and later) with apt install cargo' >&2; exit 1; }
+
+build: cargo-there
+	@$(CARGO) build --release --locked --quiet
+
+# Installs the Debian packages of PACKAGES that are missing; asks nothing, does nothing if all are there.
+deps:
+	@command -v dpkg-query >/dev/null || { echo 'make: not a Debian system; these must be there: $(PACKAGES)' >&2; exit 0; }; \
+	missing=; for p in $(PACKAGES); do \
+		case $$(dpkg-query -W -f '$${Status}' $$p 2>/dev/null) in *' installed') ;; *) missing="$$missing $$p" ;; esac; \
+	done; \
+	[ -n "$$missing" ] || exit 0; \
+	sudo=; if [ "$$(id -u)" != 0 ]; then \
+		command -v sudo >/dev/null || { echo "make: missing, and not root to install them:$$missing" >&2; exit 1; }; \
+		sudo=sudo; \
+	fi; \
+	echo "installing$$missing"; \
+	$$sudo apt-get update -qq && \
+	$$sudo env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+
+demo: cargo-there
+	@$(MAKE) --no-print-directory deps PACKAGES='$(DEMO_PACKAGES)'
+	@$(CARGO) build --release --locked
+	@BMAPFS='$(BMAPFS)' SRC='$(SRC)' doc/demo.sh
+
+test: cargo-there
+	@$(MAKE) --no-print-directory deps
+	@$(CARGO) test --locked
+
+bench: cargo-there
+	@$(MAKE) --no-print-directory deps PACKAGES='$(BENCH_PACKAGES)'
+	@$(CARGO) build --release --locked
+	@BMAPFS='$(BMAPFS)' bench/run.sh
+
+check: cargo-there
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --locked --all-targets -- -D warnings
+	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+
+# Builds only what is not there, so that `make && sudo make install` needs no Rust for root.
+$(BMAPFS):
+	@$(MAKE) --no-print-directory build
+
+install: $(BMAPFS)
+	install -d '$(bindir)' '$(sbindir)' '$(mandir)' '$(bashdir)' '$(zshdir)' '$(fishdir)'
+	install -m 755 '$(BMAPFS)' '$(bindir)/bmapfs'
+	install -m 755 $(HELPERS) '$(sbindir)/'
+	install -m 644 $(MANUALS) '$(mandir)/'
+	'$(BMAPFS)' --completions bash > '$(bashdir)/bmapfs'
+	'$(BMAPFS)' --completions zsh > '$(zshdir)/_bmapfs'
+	'$(BMAPFS)' --completions fish > '$(fishdir)/bmapfs.fish'
+
+uninstall:
+	rm -f '$(bindir)/bmapfs' $(HELPERS:%='$(sbindir)/%') $(MANUALS:doc/%='$(mandir)/%')
+	rm -f '$(bashdir)/bmapfs' '$(zshdir)/_bmapfs' '$(fishdir)/bmapfs.fish'
+
+clean: cargo-there
+	$(CARGO) clean
