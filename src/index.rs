@@ -244,7 +244,8 @@ impl Index {
         let since = overlay
             .as_ref()
             .map_or_else(|| lock(&self.moment).clone(), |known| known.moment.clone());
-        if now.proves_unwritten_since(&since, true) {
+        // Evidence, not proof: a file whose times are too young to prove anything would else never show its own.
+        if now.differs_from(&since) == Some(false) {
             return;
         }
         let first = overlay.is_none();

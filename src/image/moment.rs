@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, fstatfs};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,9 @@ use super::activity::{self, Counters, DeviceNumber};
 
 /// A timestamp must be older than this many seconds to count: within its grain, a second write would not move it.
 const SETTLED_AFTER: i64 = 2;
+
+/// No kernel's clock for file times ticks more slowly.
+const TICK: Duration = Duration::from_millis(12);
 
 /// What is noted. Made after an fsync, so that nothing is on its way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +82,19 @@ impl Moment {
             (Self::Device(now), Self::Device(then)) => Some(now != then),
             _ => None,
         }
+    }
+
+    /// Waits until a write would give the file another time than it has: the kernel's clock for files ticks every
+    /// few milliseconds. Not for long, if it is written all the time.
+    pub(super) fn let_tick_pass(file: &File) -> io::Result<()> {
+        for _ in 0..4 {
+            let age = file.metadata()?.modified()?.elapsed();
+            if age.is_ok_and(|age| age >= TICK) {
+                break;
+            }
+            std::thread::sleep(TICK);
+        }
+        Ok(())
     }
 
     /// Of an open regular file that has just been flushed.

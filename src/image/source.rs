@@ -232,7 +232,10 @@ impl Image for Source {
     fn moment(&self) -> io::Result<Moment> {
         self.file.sync_all()?;
         match self.kind {
-            Kind::File { .. } => Moment::of_file(&self.file),
+            Kind::File { .. } => {
+                Moment::let_tick_pass(&self.file)?;
+                Moment::of_file(&self.file)
+            }
             Kind::Device { number, .. } => Ok(Moment::of_device(number)),
         }
     }
