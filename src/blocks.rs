@@ -6,6 +6,8 @@
 mod handles;
 mod open;
 mod owner;
+mod staged;
+mod staged_volume;
 mod stamps;
 mod times;
 
@@ -32,6 +34,8 @@ use crate::volume::{Attr, Errno, Handle, Kind, Result};
 use handles::Handles;
 use open::Open;
 use owner::Owners;
+use staged::Staging;
+use staged_volume::StagedOpen;
 use stamps::Stamps;
 use times::Times;
 
@@ -50,6 +54,8 @@ pub struct Blocks {
     owners: Owners,
     times: Times,
     handles: Handles<Open>,
+    staging: Staging,
+    staged_handles: Handles<StagedOpen>,
     latched: AtomicBool,
     /// At the mount, of a mount that is read-only.
     moment: Moment,
@@ -125,6 +131,8 @@ impl Blocks {
                 )?),
             },
             handles: Handles::new(),
+            staging: Staging::new(config.staging),
+            staged_handles: Handles::new(),
             latched: AtomicBool::new(false),
             sync_failures: AtomicU64::new(0),
             version: AtomicU64::new(0),
@@ -193,6 +201,7 @@ impl Blocks {
             .writable
             .then(|| blocks.saturating_sub(self.times.touched()));
         if self.config.writable {
+            self.drop_staged();
             self.image.sync(false)?;
             self.times.let_pass();
         }

@@ -86,6 +86,8 @@ pub struct VolumeConfig {
     pub force: bool,
     /// `-o no-latch` turns this off: after a refused truncate or a write past a block's end, refuse every write.
     pub latch: bool,
+    /// `-o staging=SIZE`: bytes of memory that files under temporary names may take together.
+    pub staging: u64,
     /// Owner and mode that block files show, where the user overrides the source's.
     pub owner: OwnerConfig,
 }

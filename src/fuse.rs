@@ -19,7 +19,7 @@ use fuser::{
 
 use crate::image::buffer::with_scratch;
 use crate::inode::Inode;
-use crate::volume::{Change, Errno, Handle, Result, Volume};
+use crate::volume::{Change, Create, Errno, Handle, Result, Volume};
 use convert::{attr, kind, set_time, whence};
 
 /// How long the kernel may keep attributes: stamps change only with what is written.
@@ -350,19 +350,30 @@ impl<V: Volume> Filesystem for Adapter<V> {
 
     fn create(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _: u32,
-        _: i32,
+        umask: u32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
-        let created = inode(parent).and_then(|parent| self.volume.create(parent, name, mode));
+        let write = OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY;
+        let create = Create {
+            mode: mode & !umask,
+            uid: request.uid(),
+            gid: request.gid(),
+            exclusive: flags & libc::O_EXCL != 0,
+            truncate: flags & libc::O_TRUNC != 0,
+            write,
+        };
+        let created = inode(parent).and_then(|parent| self.volume.create(parent, name, &create));
         answer!(reply, created, (entry, opened) => {
-            let flags = self.open_flags(true);
-            reply.created(&ATTR_TTL, &attr(&entry.attr), Generation(0), FileHandle(opened.0), flags);
-        }, "create {name:?}");
+            // One lifetime for name and attributes; staged names have none.
+            let ttl = if entry.lasting { ATTR_TTL } else { Duration::ZERO };
+            let flags = self.open_flags(write);
+            reply.created(&ttl, &attr(&entry.attr), Generation(0), FileHandle(opened.0), flags);
+        }, "create {name:?} {create:?}");
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {

@@ -20,6 +20,11 @@ use crate::geometry::BlockSize;
 /// The most FUSE worker threads that can be asked for.
 pub const MAX_THREADS: usize = 256;
 
+/// Unless -o staging says otherwise, temporary files may take the memory of this many blocks together...
+const STAGED_BLOCKS: u64 = 64;
+/// ... and no more than this many bytes.
+const MOST_STAGED: u64 = 1 << 30;
+
 /// What is done with an option that bmapfs does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unknown {
@@ -109,6 +114,8 @@ enum Setting {
     NotReadOnly,
     Force,
     NoLatch,
+    /// In bytes.
+    Staging(u64),
     /// The file, if one is named.
     Index(Option<PathBuf>),
     Id(String),
@@ -188,6 +195,7 @@ fn own(word: &Word) -> Result<Option<Setting>> {
         "quiet" => word.alone(Setting::Quiet)?,
         "force" => word.alone(Setting::Force)?,
         "no-latch" => word.alone(Setting::NoLatch)?,
+        "staging" => Setting::Staging(word.size()?),
         "index" => Setting::Index(word.optional_path()?),
         "id" => Setting::Id(word.text()?),
         "rescan" => word.alone(Setting::Rescan)?,
@@ -235,6 +243,7 @@ struct Draft {
     read_only: Option<String>,
     force: bool,
     no_latch: bool,
+    staging: Option<u64>,
     index: Option<IndexConfig>,
     id: Option<(String, String)>,
     rescan: Option<String>,
@@ -261,6 +270,7 @@ impl Draft {
             Setting::NotReadOnly => self.read_only = None,
             Setting::Force => self.force = true,
             Setting::NoLatch => self.no_latch = true,
+            Setting::Staging(bytes) => self.staging = Some(bytes),
             Setting::Index(file) => {
                 self.index = Some(IndexConfig {
                     file,
@@ -324,12 +334,16 @@ impl Draft {
             (None, Some(_)) => Access::OwnerAndRoot,
             (None, None) => Access::Owner,
         };
+        let block_size = self.block_size.unwrap_or(BlockSize::DEFAULT);
         Ok(Settings {
             volume: VolumeConfig {
-                block_size: self.block_size.unwrap_or(BlockSize::DEFAULT),
+                block_size,
                 writable: self.write.is_some(),
                 force: self.force,
                 latch: !self.no_latch,
+                staging: self
+                    .staging
+                    .unwrap_or((STAGED_BLOCKS * block_size.bytes()).min(MOST_STAGED)),
                 owner: self.owner,
             },
             index,

@@ -86,6 +86,23 @@ pub struct Change {
     pub mtime: Option<SetTime>,
 }
 
+/// How a file is created.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Create {
+    /// Permission bits, after the creator's umask.
+    pub mode: u32,
+    /// The creator.
+    pub uid: u32,
+    /// The creator's group.
+    pub gid: u32,
+    /// `O_EXCL`: it must not be there.
+    pub exclusive: bool,
+    /// `O_TRUNC`: if it is there, it becomes empty.
+    pub truncate: bool,
+    /// It is opened for writing.
+    pub write: bool,
+}
+
 /// Which way lseek(2) looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seek {
@@ -193,7 +210,7 @@ pub trait Volume: fmt::Debug + Send + Sync + 'static {
     fn release_directory(&self, handle: Handle);
 
     /// Creates and opens a file.
-    fn create(&self, parent: Inode, name: &OsStr, mode: u32) -> Result<(Entry, Handle)>;
+    fn create(&self, parent: Inode, name: &OsStr, create: &Create) -> Result<(Entry, Handle)>;
 
     /// Removes a file.
     fn remove(&self, parent: Inode, name: &OsStr) -> Result<()>;

@@ -6,29 +6,41 @@ use std::sync::atomic::Ordering::SeqCst;
 use super::Blocks;
 use super::open::Open;
 use super::owner::RootTime;
-use crate::geometry::BlockIndex;
+use super::staged_volume::{Meaning, is_staged};
+use crate::geometry::{BlockIndex, MAX_BLOCKS};
 use crate::inode::{Inode, block_name, parse_block_name};
 use crate::volume::{
-    Allocate, Attr, Change, Entry, Errno, Handle, Listed, Result, Seek, SetTime, Space, Volume,
+    Allocate, Attr, Change, Create, Entry, Errno, Handle, Listed, Result, Seek, SetTime, Space,
+    Volume,
 };
 
-/// Listing positions: 1 after ".", 2 after "..", N + 3 after block N.
+/// Listing positions: 1 after ".", 2 after "..", N + 3 after block N, then staged files by number.
 const FIRST_BLOCK: u64 = 2;
+/// Behind the last block that there can be: the staged file with number 0.
+const FIRST_STAGED: u64 = FIRST_BLOCK + MAX_BLOCKS;
 
 impl Volume for Blocks {
     fn lookup(&self, parent: Inode, name: &OsStr) -> Result<Entry> {
         if parent != Inode::Root {
             return Err(Errno::ENOTDIR);
         }
-        let block = parse_block_name(name).ok_or(Errno::ENOENT)?;
-        self.entry(Inode::Block(block))
+        if let Some(block) = parse_block_name(name) {
+            return self.entry(Inode::Block(block));
+        }
+        self.lookup_staged(name).ok_or(Errno::ENOENT)
     }
 
     fn attr(&self, inode: Inode) -> Result<Attr> {
+        if let Inode::Other(id) = inode {
+            return self.attr_number(id);
+        }
         self.attr_in(&self.view(), inode)
     }
 
     fn change(&self, inode: Inode, change: &Change) -> Result<Attr> {
+        if let Inode::Other(id) = inode {
+            return self.change_number(id, change);
+        }
         self.attr(inode)?;
         if !self.config.writable {
             return Err(Errno::EROFS);
@@ -46,8 +58,9 @@ impl Volume for Blocks {
     fn open(&self, inode: Inode, write: bool) -> Result<Handle> {
         let block = match inode {
             Inode::Root => return Err(Errno::EISDIR),
+            Inode::Other(id) => return self.open_number(id, write),
             Inode::Block(block) if self.geometry().has(block) => block,
-            _ => return Err(Errno::ENOENT),
+            Inode::Block(_) => return Err(Errno::ENOENT),
         };
         if write && !self.config.writable {
             return Err(Errno::EROFS);
@@ -63,6 +76,15 @@ impl Volume for Blocks {
         whole: bool,
         reply: &mut dyn FnMut(Result<&[u8]>),
     ) {
+        let handle = match self.meaning(handle) {
+            None => handle,
+            Some(Ok(Meaning::Block(inner))) => inner,
+            Some(Ok(Meaning::Staged(staged))) => {
+                let len = staged.read(offset, out);
+                return reply(Ok(&out[..len]));
+            }
+            Some(Err(e)) => return reply(Err(e)),
+        };
         // Held until after the last piece is hashed: only then is it known what the handle was served.
         let (open, block) = match self.file(handle) {
             Ok(found) => found,
@@ -91,6 +113,11 @@ impl Volume for Blocks {
     }
 
     fn write(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<usize> {
+        let handle = match self.meaning(handle).transpose()? {
+            None => handle,
+            Some(Meaning::Block(inner)) => inner,
+            Some(Meaning::Staged(staged)) => return self.write_staged(&staged, offset, data),
+        };
         let (_, block) = self.writer(handle)?;
         let span = self.geometry().clip(block, offset, data.len() as u64);
         let len = usize::try_from(span.len()).map_err(|_| Errno::EINVAL)?;
@@ -105,10 +132,23 @@ impl Volume for Blocks {
     }
 
     fn flush(&self, handle: Handle) -> Result<()> {
+        let handle = match self.meaning(handle).transpose()? {
+            None => handle,
+            Some(Meaning::Block(inner)) => inner,
+            Some(Meaning::Staged(_)) => return Ok(()),
+        };
         self.untold_failure(self.handle(handle)?.as_ref(), false)
     }
 
     fn sync(&self, handle: Handle, data_only: bool) -> Result<()> {
+        let handle = match self.meaning(handle).transpose()? {
+            None => handle,
+            Some(Meaning::Block(inner)) => inner,
+            Some(Meaning::Staged(staged)) => {
+                staged.sync_later();
+                return Ok(());
+            }
+        };
         let open = self.handle(handle)?;
         if !self.config.writable {
             return Ok(());
@@ -123,10 +163,21 @@ impl Volume for Blocks {
     }
 
     fn release(&self, handle: Handle) {
-        self.handles.remove(handle);
+        if is_staged(handle) {
+            self.release_staged(handle);
+        } else {
+            self.handles.remove(handle);
+        }
     }
 
     fn allocate(&self, handle: Handle, what: Allocate, offset: u64, len: u64) -> Result<()> {
+        let handle = match self.meaning(handle).transpose()? {
+            None => handle,
+            Some(Meaning::Block(inner)) => inner,
+            Some(Meaning::Staged(staged)) => {
+                return self.allocate_staged(&staged, what, offset, len);
+            }
+        };
         let (_, block) = self.writer(handle)?;
         let span = self.geometry().clip(block, offset, len);
         if span.len() < len {
@@ -142,6 +193,11 @@ impl Volume for Blocks {
     }
 
     fn seek(&self, handle: Handle, offset: u64, towards: Seek) -> Result<u64> {
+        let handle = match self.meaning(handle).transpose()? {
+            None => handle,
+            Some(Meaning::Block(inner)) => inner,
+            Some(Meaning::Staged(staged)) => return Self::seek_staged(&staged, offset, towards),
+        };
         let (_, block) = self.file(handle)?;
         let span = self.geometry().span(block);
         let from = span.start.saturating_add(offset);
@@ -219,9 +275,10 @@ impl Volume for Blocks {
                 entry,
                 next: number + FIRST_BLOCK + 1,
             }) {
-                break;
+                return Ok(());
             }
         }
+        self.list_staged(position.saturating_sub(FIRST_STAGED), FIRST_STAGED, sink);
         Ok(())
     }
 
@@ -229,22 +286,36 @@ impl Volume for Blocks {
         self.handles.remove(handle);
     }
 
-    fn create(&self, parent: Inode, name: &OsStr, _mode: u32) -> Result<(Entry, Handle)> {
-        let found = self.lookup(parent, name).map_err(|e| match e {
-            Errno::ENOENT => self.refuse(),
-            other => other,
-        })?;
-        Ok((found, self.open(found.attr.inode, true)?))
+    fn create(&self, parent: Inode, name: &OsStr, create: &Create) -> Result<(Entry, Handle)> {
+        let found = match self.lookup(parent, name) {
+            Ok(_) if create.exclusive => return Err(Errno::EEXIST),
+            Ok(found) => found,
+            Err(Errno::ENOENT) => return self.create_staged(name, create),
+            Err(e) => return Err(e),
+        };
+        let inode = found.attr.inode;
+        if create.truncate {
+            let empty = Change {
+                size: Some(0),
+                ..Change::default()
+            };
+            self.change(inode, &empty)?;
+        }
+        Ok((found, self.open(inode, create.write)?))
     }
 
     fn remove(&self, parent: Inode, name: &OsStr) -> Result<()> {
-        self.lookup(parent, name)?;
-        Err(self.refuse())
+        match self.lookup(parent, name)?.attr.inode {
+            Inode::Other(_) => self.remove_staged(name),
+            _ => Err(self.refuse()),
+        }
     }
 
-    fn rename(&self, from: &OsStr, _to: &OsStr, _replace: bool) -> Result<()> {
-        self.lookup(Inode::Root, from)?;
-        Err(self.refuse())
+    fn rename(&self, from: &OsStr, to: &OsStr, replace: bool) -> Result<()> {
+        match self.lookup(Inode::Root, from)?.attr.inode {
+            Inode::Other(_) => self.rename_staged(from, to, replace),
+            _ => Err(self.refuse()),
+        }
     }
 
     fn refuse(&self) -> Errno {
@@ -300,7 +371,7 @@ impl Blocks {
         }
     }
 
-    fn set_owner_and_times(&self, inode: Inode, change: &Change) -> Result<()> {
+    pub(super) fn set_owner_and_times(&self, inode: Inode, change: &Change) -> Result<()> {
         let seconds = |time: SetTime| match time {
             SetTime::Now => self.clock.now(),
             SetTime::At(seconds) => seconds,

@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 use super::split::{RawWord, split};
 use crate::exit::{Failure, Result};
+use crate::geometry::parse_size;
 
 /// One option: a flag, or a word of `-o`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +102,13 @@ impl Word {
                     range.end()
                 ))
             })
+    }
+
+    /// The value as bytes, with an optional K, M or G.
+    pub(super) fn size(&self) -> Result<u64> {
+        let text = self.value()?.to_string_lossy();
+        parse_size(&text)
+            .ok_or_else(|| self.refused("must be a size: digits and an optional K, M or G"))
     }
 
     /// The value as a count of threads from 1 to `most`.

@@ -42,6 +42,7 @@ pub(super) fn config(block: usize, writable: bool, latch: bool) -> VolumeConfig 
         writable,
         force: false,
         latch,
+        staging: 64 * block as u64,
         owner: OwnerConfig::default(),
     }
 }

@@ -163,9 +163,17 @@ impl World {
         assert_eq!(self.blocks.remove(Inode::Root, &name), Err(expected));
         let other = OsStr::new("00000000");
         assert_eq!(self.blocks.rename(&name, other, true), Err(expected));
-        let created = self.blocks.create(Inode::Root, &name, 0o600);
+        let create = crate::volume::Create {
+            mode: 0o600,
+            write: true,
+            ..Default::default()
+        };
+        let created = self.blocks.create(Inode::Root, &name, &create);
         if !there || !self.model.setup.writable {
-            return assert_eq!(created.unwrap_err(), refused);
+            // A block past the end is refused as such, any other name as a mistyped block.
+            let past_the_end = is_block && !there && self.model.setup.writable;
+            let expected = if past_the_end { Errno::EFBIG } else { refused };
+            return assert_eq!(created.unwrap_err(), expected);
         }
         let (entry, handle) = created.unwrap();
         self.check(Ok(entry.attr), inode);

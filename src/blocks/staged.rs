@@ -1,0 +1,317 @@
+//! Staged files: what tools write under a temporary name, held in memory until it is renamed over its block
+//! (promise P12).
+//!
+//! Invariant: nothing here touches the image; what a staged file holds reaches it in one go, at the rename. The
+//! memory of all together is bounded.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::geometry::BlockIndex;
+use crate::inode::{NAME_DIGITS, parse_block_name};
+use crate::volume::{Create, Errno, Result};
+
+/// The most names at once: each costs a little even if it is empty.
+const MOST_FILES: usize = 4096;
+
+/// All staged files of a mount.
+#[derive(Debug)]
+pub(super) struct Staging {
+    /// Bytes that all contents may have together.
+    limit: u64,
+    used: AtomicU64,
+    /// How often there was no room.
+    refused: AtomicU64,
+    next: AtomicU64,
+    files: RwLock<Files>,
+}
+
+#[derive(Debug, Default)]
+struct Files {
+    by_name: HashMap<OsString, Arc<Staged>>,
+    /// Also those that have lost their name but are still open.
+    by_id: BTreeMap<u64, Arc<Staged>>,
+}
+
+/// One staged file.
+#[derive(Debug)]
+pub(super) struct Staged {
+    /// Its number; no other staged file of this mount ever has it.
+    pub(super) id: u64,
+    state: Mutex<State>,
+}
+
+/// What a staged file is at the moment.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) place: Place,
+    pub(super) content: Vec<u8>,
+    /// No longer than a block.
+    most: u64,
+    pub(super) mode: u16,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) atime: Option<i64>,
+    pub(super) mtime: i64,
+    /// A client has set the mtime, so it goes with the content.
+    pub(super) mtime_set: bool,
+    /// The content was to be made durable.
+    pub(super) sync: bool,
+    handles: u32,
+}
+
+/// Where a staged file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It has this name.
+    Named(OsString),
+    /// It was removed, and is still open.
+    Removed,
+    /// It was renamed over this block: whoever has it open goes on there.
+    Block(BlockIndex),
+}
+
+impl Staging {
+    /// `limit`: bytes that all staged files may have together.
+    pub(super) fn new(limit: u64) -> Self {
+        Self {
+            limit,
+            used: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            next: AtomicU64::new(0),
+            files: RwLock::default(),
+        }
+    }
+
+    /// The block that a temporary name is for: the one whose eight digits stand in it, neither shorter nor longer.
+    pub(super) fn block_in(name: &OsStr) -> Option<BlockIndex> {
+        name.as_bytes()
+            .split(|byte| !byte.is_ascii_digit())
+            .filter(|digits| digits.len() == NAME_DIGITS && digits.len() < name.len())
+            .find_map(|digits| parse_block_name(OsStr::from_bytes(digits)))
+    }
+
+    pub(super) fn named(&self, name: &OsStr) -> Option<Arc<Staged>> {
+        self.read(|files| files.by_name.get(name).cloned())
+    }
+
+    pub(super) fn numbered(&self, id: u64) -> Option<Arc<Staged>> {
+        self.read(|files| files.by_id.get(&id).cloned())
+    }
+
+    /// The named one with the lowest number from `id` on.
+    pub(super) fn from(&self, id: u64) -> Option<(OsString, Arc<Staged>)> {
+        self.read(|files| {
+            files
+                .by_id
+                .range(id..)
+                .find_map(|(_, staged)| match &staged.lock().place {
+                    Place::Named(name) => Some((name.clone(), Arc::clone(staged))),
+                    _ => None,
+                })
+        })
+    }
+
+    /// A new, empty file. EEXIST: the name is taken; ENOSPC: there are too many.
+    pub(super) fn create(
+        &self,
+        name: &OsStr,
+        most: u64,
+        now: i64,
+        create: &Create,
+    ) -> Result<Arc<Staged>> {
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        if files.by_name.contains_key(name) {
+            return Err(Errno::EEXIST);
+        }
+        if files.by_id.len() >= MOST_FILES {
+            return Err(self.full());
+        }
+        let staged = Arc::new(Staged {
+            id: self.next.fetch_add(1, SeqCst),
+            state: Mutex::new(State {
+                place: Place::Named(name.to_owned()),
+                content: Vec::new(),
+                most,
+                mode: u16::try_from(create.mode & 0o7777).unwrap_or(0o600),
+                uid: create.uid,
+                gid: create.gid,
+                atime: None,
+                mtime: now,
+                mtime_set: false,
+                sync: false,
+                handles: 0,
+            }),
+        });
+        files.by_name.insert(name.to_owned(), Arc::clone(&staged));
+        files.by_id.insert(staged.id, Arc::clone(&staged));
+        Ok(staged)
+    }
+
+    /// Gives a staged file another temporary name; what had it is removed.
+    pub(super) fn rename(&self, staged: &Arc<Staged>, to: &OsStr) {
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        let replaced = files.by_name.insert(to.to_owned(), Arc::clone(staged));
+        let old = std::mem::replace(&mut staged.lock().place, Place::Named(to.to_owned()));
+        if let Place::Named(old) = old
+            && old != to
+        {
+            files.by_name.remove(&old);
+        }
+        if let Some(replaced) = replaced.filter(|replaced| replaced.id != staged.id) {
+            self.lose_name(&mut files, &replaced, Place::Removed);
+        }
+    }
+
+    /// Takes a file's name away, because it was removed or is a block now. What it held is freed when nobody has
+    /// it open, or at once if it is a block.
+    pub(super) fn take(&self, name: &OsStr, place: Place) {
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(staged) = files.by_name.remove(name) {
+            self.lose_name(&mut files, &staged, place);
+        }
+    }
+
+    fn lose_name(&self, files: &mut Files, staged: &Staged, place: Place) {
+        let mut state = staged.lock();
+        if matches!(place, Place::Block(_)) || state.handles == 0 {
+            self.free(&mut state);
+        }
+        state.place = place;
+        if state.handles == 0 {
+            files.by_id.remove(&staged.id);
+        }
+    }
+
+    pub(super) fn closed(&self, staged: &Staged) {
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = staged.lock();
+        state.handles = state.handles.saturating_sub(1);
+        if state.handles == 0 && !matches!(state.place, Place::Named(_)) {
+            self.free(&mut state);
+            files.by_id.remove(&staged.id);
+        }
+    }
+
+    fn free(&self, state: &mut State) {
+        self.used.fetch_sub(state.content.len() as u64, SeqCst);
+        state.content = Vec::new();
+    }
+
+    /// Makes a content `len` bytes long, with zeros where it grows. EFBIG: longer than a block; ENOSPC: more than
+    /// all may have together.
+    pub(super) fn resize(&self, state: &mut State, len: u64) -> Result<()> {
+        if len > state.most {
+            return Err(Errno::EFBIG);
+        }
+        let target = usize::try_from(len).map_err(|_| Errno::EFBIG)?;
+        let present = state.content.len() as u64;
+        if len > present {
+            let more = len - present;
+            let taken = self.used.fetch_update(SeqCst, SeqCst, |used| {
+                used.checked_add(more).filter(|sum| *sum <= self.limit)
+            });
+            taken.map_err(|_| self.full())?;
+        } else {
+            self.used.fetch_sub(present - len, SeqCst);
+        }
+        state.content.resize(target, 0);
+        Ok(())
+    }
+
+    fn full(&self) -> Errno {
+        if self.refused.fetch_add(1, SeqCst) == 0 {
+            log::warn!(
+                "staged files take all the memory they may ({} bytes); see -o staging",
+                self.limit
+            );
+        }
+        Errno::ENOSPC
+    }
+
+    /// The names that are left at the end of the mount, and how often there was no room.
+    pub(super) fn leftovers(&self) -> (Vec<OsString>, u64) {
+        let mut names: Vec<_> = self.read(|files| files.by_name.keys().cloned().collect());
+        names.sort();
+        (names, self.refused.load(SeqCst))
+    }
+
+    fn read<R>(&self, work: impl FnOnce(&Files) -> R) -> R {
+        work(&self.files.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Staged {
+    /// One handle more.
+    pub(super) fn opened(&self) {
+        self.lock().handles += 1;
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Reads at `offset` into `out`; fewer bytes at the end.
+    pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> usize {
+        let from = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(self.content.len());
+        let len = out.len().min(self.content.len() - from);
+        out[..len].copy_from_slice(&self.content[from..from + len]);
+        len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p12_a_temporary_name_holds_the_eight_digits_of_its_block() {
+        for (name, block) in [
+            (".00000005.Ab12Cd", Some(5)),
+            ("00000005.abc.partial", Some(5)),
+            (".00000005.123456", Some(5)),
+            ("x00000007", Some(7)),
+            ("00000005", None),
+            (".000000055.x", None),
+            (".0000005.x", None),
+            ("tmp.1234", None),
+            ("", None),
+        ] {
+            let found = Staging::block_in(OsStr::new(name)).map(BlockIndex::get);
+            assert_eq!(found, block, "{name}");
+        }
+    }
+
+    #[test]
+    fn p12_memory_is_bounded_and_comes_back() {
+        let staging = Staging::new(100);
+        let create = Create::default();
+        let one = staging
+            .create(OsStr::new("a.00000001"), 80, 0, &create)
+            .unwrap();
+        let two = staging
+            .create(OsStr::new("a.00000002"), 80, 0, &create)
+            .unwrap();
+        assert_eq!(staging.resize(&mut one.lock(), 81), Err(Errno::EFBIG));
+        assert_eq!(staging.resize(&mut one.lock(), 80), Ok(()));
+        assert_eq!(staging.resize(&mut two.lock(), 21), Err(Errno::ENOSPC));
+        assert_eq!(staging.resize(&mut two.lock(), 20), Ok(()));
+        one.opened();
+        staging.take(OsStr::new("a.00000001"), Place::Removed);
+        assert_eq!(
+            staging.resize(&mut two.lock(), 21),
+            Err(Errno::ENOSPC),
+            "it is still open"
+        );
+        staging.closed(&one);
+        assert_eq!(staging.resize(&mut two.lock(), 80), Ok(()));
+        assert_eq!(staging.leftovers(), (vec![OsString::from("a.00000002")], 2));
+    }
+}

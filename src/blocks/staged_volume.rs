@@ -1,0 +1,386 @@
+//! The answers for staged files. Once one has been renamed over a block, whoever has it open goes on at the block,
+//! through a handle that is made for it then.
+
+use std::ffi::OsStr;
+use std::sync::{Arc, OnceLock};
+
+use super::Blocks;
+use super::staged::{Place, Staged, Staging};
+use crate::geometry::BlockIndex;
+use crate::inode::{Inode, parse_block_name};
+use crate::volume::{
+    Allocate, Attr, Change, Create, Entry, Errno, Handle, Kind, Listed, Result, Seek, SetTime,
+    Volume,
+};
+
+/// Set in the handle numbers of staged files.
+const STAGED: u64 = 1 << 63;
+
+/// Whether a handle was given out for a staged file.
+pub(super) fn is_staged(handle: Handle) -> bool {
+    handle.0 & STAGED != 0
+}
+
+/// An open staged file.
+#[derive(Debug)]
+pub(super) struct StagedOpen {
+    staged: Arc<Staged>,
+    write: bool,
+    /// Of the block that it was renamed over.
+    inner: OnceLock<Handle>,
+}
+
+impl StagedOpen {
+    pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> usize {
+        self.staged.lock().read(offset, out)
+    }
+
+    /// The content is only in memory: it is made durable when it reaches the image.
+    pub(super) fn sync_later(&self) {
+        self.staged.lock().sync = true;
+    }
+}
+
+/// What a handle of a staged file means now.
+pub(super) enum Meaning {
+    /// Still a staged file.
+    Staged(Arc<StagedOpen>),
+    /// A block: this handle of it.
+    Block(Handle),
+}
+
+impl Blocks {
+    /// What `handle` means if it is one of a staged file; `None`: it is one of a block.
+    pub(super) fn meaning(&self, handle: Handle) -> Option<Result<Meaning>> {
+        let number = handle.0.checked_sub(STAGED)?;
+        let Some(open) = self.staged_handles.get(Handle(number)) else {
+            return Some(Err(Errno::EBADF));
+        };
+        let Place::Block(block) = open.staged.lock().place else {
+            return Some(Ok(Meaning::Staged(open)));
+        };
+        if let Some(inner) = open.inner.get() {
+            return Some(Ok(Meaning::Block(*inner)));
+        }
+        let made = self.open(Inode::Block(block), open.write);
+        Some(made.map(|made| {
+            let inner = *open.inner.get_or_init(|| made);
+            if inner != made {
+                self.release(made);
+            }
+            Meaning::Block(inner)
+        }))
+    }
+
+    fn open_staged(&self, staged: &Arc<Staged>, write: bool) -> Handle {
+        staged.opened();
+        let open = StagedOpen {
+            staged: Arc::clone(staged),
+            write,
+            inner: OnceLock::new(),
+        };
+        Handle(self.staged_handles.insert(open).0 | STAGED)
+    }
+
+    pub(super) fn open_number(&self, id: u64, write: bool) -> Result<Handle> {
+        let staged = self.staging.numbered(id).ok_or(Errno::ENOENT)?;
+        let place = staged.lock().place.clone();
+        match place {
+            Place::Block(block) => self.open(Inode::Block(block), write),
+            _ => Ok(self.open_staged(&staged, write)),
+        }
+    }
+
+    pub(super) fn release_staged(&self, handle: Handle) {
+        if let Some(open) = self.staged_handles.remove(Handle(handle.0 & !STAGED)) {
+            if let Some(inner) = open.inner.get() {
+                self.release(*inner);
+            }
+            self.staging.closed(&open.staged);
+        }
+    }
+
+    pub(super) fn lookup_staged(&self, name: &OsStr) -> Option<Entry> {
+        let staged = self.staging.named(name)?;
+        Some(Entry {
+            attr: self.staged_attr(&staged),
+            lasting: false,
+        })
+    }
+
+    /// The attributes of inode `Other(id)`, which may be a block by now.
+    pub(super) fn attr_number(&self, id: u64) -> Result<Attr> {
+        let staged = self.staging.numbered(id).ok_or(Errno::ENOENT)?;
+        let place = staged.lock().place.clone();
+        match place {
+            Place::Block(block) => {
+                let attr = self.attr(Inode::Block(block))?;
+                Ok(Attr {
+                    inode: Inode::Other(id),
+                    ..attr
+                })
+            }
+            _ => Ok(self.staged_attr(&staged)),
+        }
+    }
+
+    fn staged_attr(&self, staged: &Staged) -> Attr {
+        let state = staged.lock();
+        let size = state.content.len() as u64;
+        Attr {
+            inode: Inode::Other(staged.id),
+            kind: Kind::File,
+            size,
+            sectors: size.div_ceil(512),
+            stamp: state.mtime,
+            atime: state.atime.unwrap_or(state.mtime),
+            mode: state.mode & self.owners.widest(Inode::Other(staged.id)),
+            links: 1,
+            uid: state.uid,
+            gid: state.gid,
+        }
+    }
+
+    pub(super) fn change_number(&self, id: u64, change: &Change) -> Result<Attr> {
+        let staged = self.staging.numbered(id).ok_or(Errno::ENOENT)?;
+        let place = staged.lock().place.clone();
+        if let Place::Block(block) = place {
+            let attr = self.change(Inode::Block(block), change)?;
+            return Ok(Attr {
+                inode: Inode::Other(id),
+                ..attr
+            });
+        }
+        let now = self.clock.now();
+        let seconds = |time: SetTime| match time {
+            SetTime::Now => now,
+            SetTime::At(seconds) => seconds,
+        };
+        {
+            let mut state = staged.lock();
+            if let Some(size) = change.size {
+                self.staging.resize(&mut state, size)?;
+                state.mtime = now;
+            }
+            if let Some(mode) = change.mode {
+                state.mode = u16::try_from(mode & 0o7777).unwrap_or(0o600);
+            }
+            state.uid = change.uid.unwrap_or(state.uid);
+            state.gid = change.gid.unwrap_or(state.gid);
+            state.atime = change.atime.map(seconds).or(state.atime);
+            if let Some(mtime) = change.mtime {
+                state.mtime = seconds(mtime);
+                state.mtime_set = true;
+            }
+        }
+        Ok(self.staged_attr(&staged))
+    }
+
+    pub(super) fn write_staged(
+        &self,
+        open: &StagedOpen,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<usize> {
+        if !open.write {
+            return Err(Errno::EBADF);
+        }
+        let mut state = open.staged.lock();
+        let end = offset.checked_add(data.len() as u64).ok_or(Errno::EFBIG)?;
+        if end > state.content.len() as u64 {
+            self.staging.resize(&mut state, end)?;
+        }
+        let start = usize::try_from(offset).map_err(|_| Errno::EFBIG)?;
+        state.content[start..start + data.len()].copy_from_slice(data);
+        state.mtime = self.clock.now();
+        state.mtime_set = false;
+        Ok(data.len())
+    }
+
+    pub(super) fn allocate_staged(
+        &self,
+        open: &StagedOpen,
+        what: Allocate,
+        offset: u64,
+        len: u64,
+    ) -> Result<()> {
+        let mut state = open.staged.lock();
+        let end = offset.checked_add(len).ok_or(Errno::EFBIG)?;
+        match what {
+            // As posix_fallocate(3) has it, the file is as long afterwards.
+            Allocate::Reserve if end > state.content.len() as u64 => {
+                self.staging.resize(&mut state, end)
+            }
+            Allocate::Reserve => Ok(()),
+            Allocate::Zero => {
+                let most = state.content.len();
+                let start = usize::try_from(offset).unwrap_or(most).min(most);
+                let end = usize::try_from(end).unwrap_or(most).min(most);
+                state.content[start..end].fill(0);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn seek_staged(open: &StagedOpen, offset: u64, towards: Seek) -> Result<u64> {
+        let len = open.staged.lock().content.len() as u64;
+        match towards {
+            _ if offset >= len => Err(Errno::ENXIO),
+            Seek::Data => Ok(offset),
+            Seek::Hole => Ok(len),
+        }
+    }
+
+    /// A name that is not there: a temporary one of a block is staged, anything else would be a mistyped block
+    /// that vanishes silently.
+    pub(super) fn create_staged(&self, name: &OsStr, create: &Create) -> Result<(Entry, Handle)> {
+        if !self.config.writable {
+            return Err(Errno::EROFS);
+        }
+        if let Some(block) = parse_block_name(name) {
+            return Err(self.past_the_end(block));
+        }
+        let geometry = self.geometry();
+        let block = Staging::block_in(name)
+            .filter(|block| geometry.has(*block))
+            .ok_or(Errno::EPERM)?;
+        let most = geometry.span(block).len();
+        let staged = self
+            .staging
+            .create(name, most.max(1), self.clock.now(), create)?;
+        let handle = self.open_staged(&staged, create.write);
+        Ok((
+            Entry {
+                attr: self.staged_attr(&staged),
+                lasting: false,
+            },
+            handle,
+        ))
+    }
+
+    fn past_the_end(&self, block: BlockIndex) -> Errno {
+        let blocks = self.geometry().blocks();
+        log::error!(
+            "block {block} is past the image's end, which has {blocks} blocks: the backup is of a larger image"
+        );
+        Errno::EFBIG
+    }
+
+    /// Removes a staged file; a block stays.
+    pub(super) fn remove_staged(&self, name: &OsStr) -> Result<()> {
+        if self.staging.named(name).is_none() {
+            return Err(Errno::ENOENT);
+        }
+        self.staging.take(name, Place::Removed);
+        Ok(())
+    }
+
+    /// Renames a staged file: over a block, which gets its content, or to another temporary name.
+    pub(super) fn rename_staged(&self, from: &OsStr, to: &OsStr, replace: bool) -> Result<()> {
+        let staged = self.staging.named(from).ok_or(Errno::ENOENT)?;
+        let geometry = self.geometry();
+        if let Some(block) = parse_block_name(to) {
+            if !geometry.has(block) {
+                return Err(self.past_the_end(block));
+            }
+            return if replace {
+                self.put(&staged, from, block)
+            } else {
+                Err(Errno::EEXIST)
+            };
+        }
+        if Staging::block_in(to).is_none_or(|block| !geometry.has(block)) {
+            return Err(Errno::EPERM);
+        }
+        if !replace && self.staging.named(to).is_some() {
+            return Err(Errno::EEXIST);
+        }
+        self.staging.rename(&staged, to);
+        Ok(())
+    }
+
+    /// Replaces a block's content by a staged file's. Times, owner and mode go with it.
+    fn put(&self, staged: &Staged, name: &OsStr, block: BlockIndex) -> Result<()> {
+        self.check_latch()?;
+        let span = self.geometry().span(block);
+        let inode = Inode::Block(block);
+        // A handle, so that the index hashes the block when it is closed.
+        let handle = self.open(inode, true)?;
+        let put = || -> Result<Change> {
+            // Held all along: a write to the staged file comes before or after, and then goes to the block.
+            let mut state = staged.lock();
+            if state.content.len() as u64 != span.len() {
+                log::warn!(
+                    "{}: it has {} bytes, and block {block} has {}: not renamed; was the backup made with another \
+                     block size?",
+                    name.to_string_lossy(),
+                    state.content.len(),
+                    span.len()
+                );
+                return Err(Errno::EPERM);
+            }
+            let mut done = 0;
+            while done < state.content.len() {
+                done += self.write(handle, done as u64, &state.content[done..])?;
+            }
+            if state.sync {
+                self.sync(handle, true)?;
+            }
+            state.place = Place::Block(block);
+            Ok(Change {
+                mode: Some(u32::from(state.mode)),
+                uid: Some(state.uid),
+                gid: Some(state.gid),
+                size: None,
+                atime: state.atime.map(SetTime::At),
+                mtime: state.mtime_set.then_some(SetTime::At(state.mtime)),
+            })
+        };
+        let result = put();
+        self.release(handle);
+        let change = result?;
+        self.staging.take(name, Place::Block(block));
+        self.set_owner_and_times(inode, &change)
+    }
+
+    /// The staged files of a listing, from the one with number `id` on. `base`: the listing position of number 0.
+    pub(super) fn list_staged(
+        &self,
+        id: u64,
+        base: u64,
+        sink: &mut dyn FnMut(&Listed<'_>) -> bool,
+    ) {
+        let mut id = id;
+        while let Some((name, staged)) = self.staging.from(id) {
+            id = staged.id + 1;
+            let entry = Entry {
+                attr: self.staged_attr(&staged),
+                lasting: false,
+            };
+            if !sink(&Listed {
+                name: &name,
+                entry,
+                next: base + id,
+            }) {
+                return;
+            }
+        }
+    }
+
+    /// At the end of the mount: what was not renamed is dropped, and said.
+    pub(super) fn drop_staged(&self) {
+        let (names, refused) = self.staging.leftovers();
+        if let Some(first) = names.first() {
+            log::warn!(
+                "{} temporary files were never renamed over their block and are dropped, the first is {}",
+                names.len(),
+                first.to_string_lossy()
+            );
+        }
+        if refused > 0 {
+            log::warn!(
+                "{refused} writes to temporary files found no room; more can be had with -o staging"
+            );
+        }
+    }
+}
