@@ -3,15 +3,19 @@
 //! Invariants: what a client reads is what the image holds now; a write reaches the image before it is
 //! acknowledged and never leaves its block; nothing but a client's request changes a byte.
 
-mod handles;
+pub(crate) mod handles;
 mod open;
-mod owner;
+pub(crate) mod owner;
+mod presence;
+mod resize;
+mod sparse;
 mod staged;
 mod staged_volume;
 mod stamps;
 mod times;
 
 mod volume;
+mod zeros;
 
 #[cfg(test)]
 mod model;
@@ -39,6 +43,8 @@ use staged_volume::StagedOpen;
 use stamps::Stamps;
 use times::Times;
 
+pub use presence::Presence;
+
 /// The image's size is looked at again no more often than this (promise P2).
 const SIZE_INTERVAL: Duration = Duration::from_secs(1);
 /// Extents of a block that are added up for its allocated size; with more it counts as full.
@@ -55,6 +61,11 @@ pub struct Blocks {
     times: Times,
     handles: Handles<Open>,
     staging: Staging,
+    /// With --sparse: which blocks have a file.
+    present: Option<Presence>,
+    /// With --resize: the number of an empty block just behind the image.
+    pending: AtomicU64,
+    resizing: Mutex<()>,
     staged_handles: Handles<StagedOpen>,
     latched: AtomicBool,
     /// At the mount, of a mount that is read-only.
@@ -109,6 +120,7 @@ impl Blocks {
         config: VolumeConfig,
         clock: Arc<dyn Clock>,
         index: Option<Arc<Index>>,
+        present: Option<Presence>,
     ) -> std::result::Result<Self, BlocksError> {
         let geometry = Geometry::new(image.size()?, config.block_size)?;
         image.settle()?;
@@ -132,6 +144,9 @@ impl Blocks {
             },
             handles: Handles::new(),
             staging: Staging::new(config.staging),
+            present,
+            pending: AtomicU64::new(resize::NONE),
+            resizing: Mutex::new(()),
             staged_handles: Handles::new(),
             latched: AtomicBool::new(false),
             sync_failures: AtomicU64::new(0),
@@ -167,6 +182,7 @@ impl Blocks {
             .geometry
             .write()
             .unwrap_or_else(PoisonError::into_inner);
+        let known_geometry = *geometry;
         let known = geometry.image_size();
         if present < known {
             log::warn!(
@@ -184,7 +200,8 @@ impl Blocks {
                     .filter(|last| geometry.span(*last) != grown.span(*last));
                 *geometry = grown;
                 drop(geometry);
-                self.times.grown(grown);
+                self.times.resized(grown);
+                self.appear_since(known_geometry, grown);
                 if let Some(last) = last {
                     self.times.wrote(last, self.times.base(self.image.as_ref()));
                 }
@@ -229,11 +246,11 @@ impl Blocks {
     /// Looks at the image as if it were mounted anew: its size, and with an index at all of its content.
     pub fn look_again(&self, tally: &Tally) -> io::Result<()> {
         self.reread_size();
-        let Some(index) = self.times.index() else {
-            return Ok(());
-        };
-        self.handles.for_each(Open::spoil);
-        index.rescan(tally)
+        if let Some(index) = self.times.index() {
+            self.handles.for_each(Open::spoil);
+            index.rescan(tally)?;
+        }
+        self.list_again()
     }
 
     /// At each listing of the root.
@@ -278,7 +295,7 @@ impl Blocks {
                     set.map_or(newest, |time| time.set),
                 )
             }
-            Inode::Block(block) if view.geometry.has(block) => {
+            Inode::Block(block) if self.has(view.geometry, block) => {
                 let span = view.geometry.span(block);
                 let sectors = self.allocated(span, view).div_ceil(512);
                 (
@@ -308,7 +325,7 @@ impl Blocks {
     /// Bytes of `span` that take space: 0 only if all of it is hole at the view's moment; all of it where that is
     /// not told quickly (promise P6). What was cut off is no hole.
     fn allocated(&self, span: Span, view: &View) -> u64 {
-        if view.size < span.end {
+        if span.is_empty() || view.size < span.end {
             return span.len();
         }
         if view.hole.get().contains(span) {
@@ -382,6 +399,34 @@ impl Blocks {
         }
     }
 
+    /// Writes all of `data`, or as much as can be; long runs of zeros as holes, if that is wanted.
+    fn write_parts(&self, data: &[u8], offset: u64) -> io::Result<usize> {
+        if !self.config.detect_zeros {
+            return write_span(self.image.as_ref(), data, offset);
+        }
+        let mut done = 0;
+        for part in zeros::parts(data, offset) {
+            let at = offset + part.start as u64;
+            let written = if part.zeros {
+                let end = offset + part.end as u64;
+                self.image
+                    .zero(Span::new(at, end))
+                    .map(|()| part.end - part.start)
+            } else {
+                write_span(self.image.as_ref(), &data[part.start..part.end], at)
+            };
+            match written {
+                Ok(len) => done += len,
+                Err(e) if done == 0 => return Err(e),
+                Err(_) => break,
+            }
+            if done < part.end {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
     /// Reads `out` from the part of a block that it is cut for.
     fn read_block(
         &self,
@@ -415,8 +460,9 @@ impl Blocks {
     }
 
     fn write_block(&self, block: BlockIndex, data: &[u8], offset: u64) -> Result<usize> {
-        let written = write_span(self.image.as_ref(), data, offset);
+        let written = self.write_parts(data, offset);
         self.changed(block);
+        self.appear(block);
         written.map_err(|e| self.write_failed(&e, offset))
     }
 

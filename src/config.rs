@@ -77,6 +77,8 @@ pub struct ScanConfig {
 
 /// How the source is opened, cut and shown: all that the block directory needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
+// Each is an option of its own, and any of them goes with any other.
+#[allow(clippy::struct_excessive_bools)]
 pub struct VolumeConfig {
     /// Length of every block but the last.
     pub block_size: BlockSize,
@@ -86,6 +88,12 @@ pub struct VolumeConfig {
     pub force: bool,
     /// `-o no-latch` turns this off: after a refused truncate or a write past a block's end, refuse every write.
     pub latch: bool,
+    /// `--sparse`: blocks without data have no file.
+    pub sparse: bool,
+    /// `--resize`: a regular image may grow and shrink.
+    pub resize: bool,
+    /// `-o zero=detect`: long runs of zeros that are written become holes.
+    pub detect_zeros: bool,
     /// `-o staging=SIZE`: bytes of memory that files under temporary names may take together.
     pub staging: u64,
     /// Owner and mode that block files show, where the user overrides the source's.

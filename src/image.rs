@@ -24,6 +24,7 @@ use std::io;
 
 use crate::geometry::Span;
 
+pub(crate) use extents::believes as believes_holes;
 pub use moment::Moment;
 pub use open::{Opened, open};
 pub use source::Source;
@@ -70,6 +71,17 @@ pub trait Image: fmt::Debug + Send + Sync {
 
     /// Provides space for these bytes where the image can; changes none of them.
     fn reserve(&self, span: Span) -> io::Result<()>;
+
+    /// Makes the image `size` bytes long; what is new is a hole. EOPNOTSUPP: its size is not ours to change.
+    fn set_len(&self, size: u64) -> io::Result<()> {
+        let _ = size;
+        Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+    }
+
+    /// Whether `next_data` tells of holes at all.
+    fn has_holes(&self) -> bool {
+        true
+    }
 
     /// Makes all writes so far durable.
     fn sync(&self, data_only: bool) -> io::Result<()>;

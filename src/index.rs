@@ -277,8 +277,16 @@ impl Index {
         self.touched.load(SeqCst)
     }
 
-    /// The image has grown.
-    pub(crate) fn grown(&self, geometry: Geometry) {
+    /// Whether the block is known to be all zeros.
+    #[must_use]
+    pub fn is_zero(&self, block: BlockIndex) -> bool {
+        let zeros = self.zeros.of(self.geometry().span(block).len());
+        self.records
+            .with(block, |record| record.has(HASHED) && record.digest == zeros)
+    }
+
+    /// The image has another size.
+    pub(crate) fn resized(&self, geometry: Geometry) {
         *self
             .geometry
             .write()

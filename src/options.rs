@@ -116,6 +116,10 @@ enum Setting {
     NoLatch,
     /// In bytes.
     Staging(u64),
+    Sparse,
+    Resize,
+    /// Whether zeros are looked for.
+    Zero(bool),
     /// The file, if one is named.
     Index(Option<PathBuf>),
     Id(String),
@@ -196,6 +200,13 @@ fn own(word: &Word) -> Result<Option<Setting>> {
         "force" => word.alone(Setting::Force)?,
         "no-latch" => word.alone(Setting::NoLatch)?,
         "staging" => Setting::Staging(word.size()?),
+        "sparse" => word.alone(Setting::Sparse)?,
+        "resize" => word.alone(Setting::Resize)?,
+        "zero" => Setting::Zero(match word.text()?.as_str() {
+            "detect" => true,
+            "keep" => false,
+            _ => return Err(word.refused("must be detect or keep")),
+        }),
         "index" => Setting::Index(word.optional_path()?),
         "id" => Setting::Id(word.text()?),
         "rescan" => word.alone(Setting::Rescan)?,
@@ -237,6 +248,8 @@ fn is_noise(name: &str) -> bool {
 
 /// Settings in the making. Where options exclude each other, the one that was given is kept as typed.
 #[derive(Default)]
+// As VolumeConfig, which it becomes.
+#[allow(clippy::struct_excessive_bools)]
 struct Draft {
     block_size: Option<BlockSize>,
     write: Option<String>,
@@ -244,6 +257,9 @@ struct Draft {
     force: bool,
     no_latch: bool,
     staging: Option<u64>,
+    sparse: bool,
+    resize: Option<String>,
+    zero: Option<bool>,
     index: Option<IndexConfig>,
     id: Option<(String, String)>,
     rescan: Option<String>,
@@ -271,6 +287,9 @@ impl Draft {
             Setting::Force => self.force = true,
             Setting::NoLatch => self.no_latch = true,
             Setting::Staging(bytes) => self.staging = Some(bytes),
+            Setting::Sparse => self.sparse = true,
+            Setting::Resize => self.resize = typed(),
+            Setting::Zero(detect) => self.zero = Some(detect),
             Setting::Index(file) => {
                 self.index = Some(IndexConfig {
                     file,
@@ -312,6 +331,11 @@ impl Draft {
             self.write.as_ref(),
             "; the page cache is for images that nobody writes",
         )?;
+        if let (Some(resize), None) = (&self.resize, &self.write) {
+            return Err(Failure::usage(format!(
+                "{resize} has no meaning without -w: only what is written can grow and shrink"
+            )));
+        }
         conflict(self.kernel_cache.as_ref(), self.direct_io.as_ref(), "")?;
         conflict(self.allow_other.as_ref(), self.allow_root.as_ref(), "")?;
         let index = match self.index {
@@ -341,6 +365,9 @@ impl Draft {
                 writable: self.write.is_some(),
                 force: self.force,
                 latch: !self.no_latch,
+                sparse: self.sparse,
+                resize: self.resize.is_some(),
+                detect_zeros: self.zero.unwrap_or(self.sparse),
                 staging: self
                     .staging
                     .unwrap_or((STAGED_BLOCKS * block_size.bytes()).min(MOST_STAGED)),

@@ -4,11 +4,15 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::geometry::{BlockIndex, MAX_BLOCKS};
 
-/// Blocks that share one lock and one allocation.
-const PAGE: usize = 4096;
+/// Blocks that share one lock and one allocation. Unit tests make thousands of small images.
+const PAGE: usize = if cfg!(test) { 32 } else { 4096 };
 /// Pages for as many blocks as an image can ever have.
-const PAGES: usize = 100_000_000_usize.div_ceil(PAGE);
-const _: () = assert!(PAGES as u64 * PAGE as u64 >= MAX_BLOCKS);
+const PAGES: usize = if cfg!(test) {
+    512
+} else {
+    100_000_000_usize.div_ceil(PAGE)
+};
+const _: () = assert!(cfg!(test) || PAGES as u64 * PAGE as u64 >= MAX_BLOCKS);
 
 type Page<T> = Mutex<Box<[T]>>;
 

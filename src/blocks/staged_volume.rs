@@ -238,13 +238,9 @@ impl Blocks {
             return Err(Errno::EROFS);
         }
         if let Some(block) = parse_block_name(name) {
-            return Err(self.past_the_end(block));
+            return self.create_block(block, create);
         }
-        let geometry = self.geometry();
-        let block = Staging::block_in(name)
-            .filter(|block| geometry.has(*block))
-            .ok_or(Errno::EPERM)?;
-        let most = geometry.span(block).len();
+        let (_, most) = self.stageable(name).ok_or(Errno::EPERM)?;
         let staged = self
             .staging
             .create(name, most.max(1), self.clock.now(), create)?;
@@ -258,12 +254,49 @@ impl Blocks {
         ))
     }
 
-    fn past_the_end(&self, block: BlockIndex) -> Errno {
+    /// The block that a temporary name is for, and how long the file may become.
+    fn stageable(&self, name: &OsStr) -> Option<(BlockIndex, u64)> {
+        let block = Staging::block_in(name)?;
+        if self.config.resize {
+            return Some((block, self.config.block_size.bytes()));
+        }
+        let geometry = self.geometry();
+        geometry
+            .has(block)
+            .then(|| (block, geometry.span(block).len()))
+    }
+
+    /// A block without a file gets one: in a sparse directory, or past the image's end.
+    fn create_block(&self, block: BlockIndex, create: &Create) -> Result<(Entry, Handle)> {
+        if self.has(self.geometry(), block) {
+            self.check_latch()?;
+            self.changed(block);
+            self.appear(block);
+        } else {
+            self.make_room(block)?;
+        }
+        let inode = Inode::Block(block);
+        let attr = self.attr(inode)?;
+        Ok((
+            Entry {
+                attr,
+                lasting: true,
+            },
+            self.open(inode, create.write)?,
+        ))
+    }
+
+    /// Lets the image end before `block`, which comes next; with --resize only.
+    fn make_room(&self, block: BlockIndex) -> Result<()> {
+        if self.config.resize {
+            return self.create_past_end(block);
+        }
         let blocks = self.geometry().blocks();
         log::error!(
-            "block {block} is past the image's end, which has {blocks} blocks: the backup is of a larger image"
+            "block {block} is past the image's end, which has {blocks} blocks: the backup is of a larger image; to \
+             let this one grow, mount it with --resize"
         );
-        Errno::EFBIG
+        Err(Errno::EFBIG)
     }
 
     /// Removes a staged file; a block stays.
@@ -280,16 +313,15 @@ impl Blocks {
         let staged = self.staging.named(from).ok_or(Errno::ENOENT)?;
         let geometry = self.geometry();
         if let Some(block) = parse_block_name(to) {
-            if !geometry.has(block) {
-                return Err(self.past_the_end(block));
+            if !replace && self.listed(geometry, block) {
+                return Err(Errno::EEXIST);
             }
-            return if replace {
-                self.put(&staged, from, block)
-            } else {
-                Err(Errno::EEXIST)
-            };
+            if !self.has(geometry, block) {
+                self.make_room(block)?;
+            }
+            return self.put(&staged, from, block);
         }
-        if Staging::block_in(to).is_none_or(|block| !geometry.has(block)) {
+        if self.stageable(to).is_none() {
             return Err(Errno::EPERM);
         }
         if !replace && self.staging.named(to).is_some() {
@@ -309,7 +341,12 @@ impl Blocks {
         let put = || -> Result<Change> {
             // Held all along: a write to the staged file comes before or after, and then goes to the block.
             let mut state = staged.lock();
-            if state.content.len() as u64 != span.len() {
+            let len = state.content.len() as u64;
+            if len != span.len()
+                && let Some(done) = self.truncate_last(block, len)
+            {
+                done?;
+            } else if len != span.len() {
                 log::warn!(
                     "{}: it has {} bytes, and block {block} has {}: not renamed; was the backup made with another \
                      block size?",

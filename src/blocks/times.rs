@@ -85,10 +85,10 @@ impl Times {
         }
     }
 
-    /// The image has grown.
-    pub(super) fn grown(&self, geometry: Geometry) {
+    /// The image has another size.
+    pub(super) fn resized(&self, geometry: Geometry) {
         if let Self::Indexed(index) = self {
-            index.grown(geometry);
+            index.resized(geometry);
         }
     }
 

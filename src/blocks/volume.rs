@@ -25,6 +25,9 @@ impl Volume for Blocks {
             return Err(Errno::ENOTDIR);
         }
         if let Some(block) = parse_block_name(name) {
+            if !self.listed(self.geometry(), block) {
+                return Err(Errno::ENOENT);
+            }
             return self.entry(Inode::Block(block));
         }
         self.lookup_staged(name).ok_or(Errno::ENOENT)
@@ -59,7 +62,7 @@ impl Volume for Blocks {
         let block = match inode {
             Inode::Root => return Err(Errno::EISDIR),
             Inode::Other(id) => return self.open_number(id, write),
-            Inode::Block(block) if self.geometry().has(block) => block,
+            Inode::Block(block) if self.has(self.geometry(), block) => block,
             Inode::Block(_) => return Err(Errno::ENOENT),
         };
         if write && !self.config.writable {
@@ -119,6 +122,7 @@ impl Volume for Blocks {
             Some(Meaning::Staged(staged)) => return self.write_staged(&staged, offset, data),
         };
         let (_, block) = self.writer(handle)?;
+        self.grow_for(block, offset.saturating_add(data.len() as u64))?;
         let span = self.geometry().clip(block, offset, data.len() as u64);
         let len = usize::try_from(span.len()).map_err(|_| Errno::EINVAL)?;
         if data.is_empty() {
@@ -260,10 +264,9 @@ impl Volume for Blocks {
                 return Ok(());
             }
         }
-        for number in position.saturating_sub(FIRST_BLOCK)..view.geometry.blocks() {
-            let Some(block) = BlockIndex::new(number) else {
-                break;
-            };
+        let mut from = position.saturating_sub(FIRST_BLOCK);
+        while let Some(block) = self.next_listed(view.geometry, from) {
+            from = block.get() + 1;
             let attr = self.attr_in(&view, Inode::Block(block))?;
             let name = block_name(block);
             let entry = Entry {
@@ -273,7 +276,7 @@ impl Volume for Blocks {
             if !sink(&Listed {
                 name: &name,
                 entry,
-                next: number + FIRST_BLOCK + 1,
+                next: from + FIRST_BLOCK,
             }) {
                 return Ok(());
             }
@@ -307,6 +310,7 @@ impl Volume for Blocks {
     fn remove(&self, parent: Inode, name: &OsStr) -> Result<()> {
         match self.lookup(parent, name)?.attr.inode {
             Inode::Other(_) => self.remove_staged(name),
+            Inode::Block(block) if self.config.writable => self.remove_block(block),
             _ => Err(self.refuse()),
         }
     }
@@ -351,24 +355,25 @@ impl Blocks {
     /// Promise P8: its own length is fine, 0 makes zeros, all else is refused.
     fn truncate(&self, block: BlockIndex, size: u64) -> Result<()> {
         let span = self.geometry().span(block);
-        match size {
-            _ if size == span.len() => Ok(()),
-            0 => {
-                self.check_latch()?;
-                self.zero_block(block, span)
-            }
-            _ => {
-                self.latch(
-                    block,
-                    &format!("truncation to {size} bytes, where it has {}", span.len()),
-                );
-                Err(if size > span.len() {
-                    Errno::EFBIG
-                } else {
-                    Errno::EPERM
-                })
-            }
+        if size == span.len() {
+            return Ok(());
         }
+        if let Some(done) = self.truncate_last(block, size) {
+            return done;
+        }
+        if size == 0 {
+            self.check_latch()?;
+            return self.zero_block(block, span);
+        }
+        self.latch(
+            block,
+            &format!("truncation to {size} bytes, where it has {}", span.len()),
+        );
+        Err(if size > span.len() {
+            Errno::EFBIG
+        } else {
+            Errno::EPERM
+        })
     }
 
     pub(super) fn set_owner_and_times(&self, inode: Inode, change: &Change) -> Result<()> {

@@ -22,7 +22,7 @@ pub(super) struct Flag {
 }
 
 /// Every flag with a long name, in the order of the help.
-pub(super) const FLAGS: [Flag; 11] = [
+pub(super) const FLAGS: [Flag; 13] = [
     flag(
         "write",
         Some('w'),
@@ -45,6 +45,18 @@ pub(super) const FLAGS: [Flag; 11] = [
         )
     },
     flag(
+        "sparse",
+        None,
+        None,
+        "Blocks without data have no file: the directory is the map of the image",
+    ),
+    flag(
+        "resize",
+        None,
+        None,
+        "A regular image may grow and shrink by its last block file; with -w",
+    ),
+    flag(
         "foreground",
         Some('f'),
         None,
@@ -54,7 +66,7 @@ pub(super) const FLAGS: [Flag; 11] = [
         "debug",
         Some('d'),
         None,
-        "Stay in the foreground, log one line an operation",
+        "Log one line an operation, in the foreground",
     ),
     flag("quiet", Some('q'), None, "Log warnings and errors only"),
     flag(
@@ -143,32 +155,41 @@ const ABOUT: &str = "Mounts a disk image or block device as a directory of block
 
 const AFTER: &str = "\
 Mount options (-o): every long option above is one (-o write,block-size=64K), and
-  ro                    read-only, which is the default; not with write
-  bs=SIZE               short for block-size
-  force                 go on although someone else uses SRC
-  no-latch              go on writing after a write past a block's end was refused
-  kernel_cache          let the kernel keep pages: for images that nobody else writes; not with write
-  direct_io             keep no pages, which is the default; not with kernel_cache
-  id=NAME               what SRC is called in the state directory; with index
-  rescan                read all of SRC, whatever the index knows; with index
-  shrunk, strict        of bmapfs run: go on although SRC is smaller than the index remembers; end with status 9
-                        if SRC was written meanwhile
-  allow_root            let root in, beside the user who mounts; not with allow_other
-  fsname=NAME           what is shown as the mounted source, in place of SRC
-  max_read=BYTES, context=..., [no]dev, [no]suid, [no]exec, [a]sync, dirsync, noatime
-                        as in mount(8)
+  ro              read-only, which is the default; not with write
+  bs=SIZE         short for block-size
+  force           go on although someone else uses SRC
+  no-latch        go on writing after a write past a block's end was refused
+  staging=SIZE    memory for files under temporary names [default: 64 blocks, at most 1G]
+  zero=detect     make long runs of zeros that are written holes: the default with sparse
+  zero=keep       write zeros as they come, which is the default without
+  kernel_cache    let the kernel keep pages: if nobody else writes SRC; not with write
+  direct_io       keep no pages, which is the default; not with kernel_cache
+  id=NAME         what SRC is called in the state directory; with index
+  rescan          read all of SRC, whatever the index knows; with index
+  shrunk          of bmapfs run: go on although SRC is smaller than the index remembers
+  strict          of bmapfs run: end with status 9 if SRC was written meanwhile
+  allow_root      let root in, beside the user who mounts; not with allow_other
+  fsname=NAME     what is shown as the mounted source, in place of SRC
+  max_read=BYTES, context=..., fscontext=..., defcontext=..., rootcontext=...,
+  [no]dev, [no]suid, [no]exec, [a]sync, dirsync, noatime    as in mount(8)
 'rw' does not allow writing, because mount(8) passes it unasked: only write does.
 
 Examples:
-  bmapfs disk.img /mnt && rsync -a --inplace /mnt/ backup/      back up
-  bmapfs -rw disk.img /mnt && rsync -a --inplace backup/ /mnt/  restore
-  bmapfs -b 64K /dev/vg0/vm /mnt                                smaller blocks
-  mount -t bmapfs disk.img /mnt -o write                        the same by mount(8), or in /etc/fstab
-  umount /mnt                                                   ends it, with all data on the disk
-  bmapfs run --index disk.img -- rsync -a --inplace {}/ backup/ mount, sync what changed, unmount
+  bmapfs run --index disk.img -- rsync -a --inplace {}/ backup/   back up what changed
+  bmapfs run -w disk.img -- rsync -a --inplace backup/ {}/        restore
+  bmapfs -b 64K /dev/vg0/vm /mnt                                  just mount, smaller blocks
+  mount -t bmapfs disk.img /mnt -o write                          by mount(8), or in fstab
+  umount /mnt                                                     with all data on the disk
 
-Exit status, as mount(8)'s: 0 success, 1 usage or permission, 2 system error, 4 bug in bmapfs, 8 interrupted,
-32 mount failure.";
+Exit status, as mount(8)'s: 0 success, 1 usage or permission, 2 system error, 4 bug in bmapfs,
+8 interrupted, 32 mount failure.";
+
+const AFTER_RUN: &str = "\
+bmapfs --help lists the mount options. The command may write SRC if -w is given.
+Exit status: the command's; 128 + N if signal N ended it, 127 if there is no such command, 126 if
+it cannot be run; with -o strict 9 if SRC was written meanwhile; else bmapfs's own.";
+
+const AFTER_SCAN: &str = "bmapfs --help lists the mount options.";
 
 /// The command line that users type; also what completions are made from.
 #[must_use]
@@ -192,9 +213,10 @@ pub(super) fn run() -> Command {
     named("bmapfs run")
         .about(
             "Mounts SRC privately, runs CMD with {} replaced by the mount point (also in BMAPFS_MOUNT), unmounts, \
-             and ends with CMD's status: 128 and the signal's number if one ended it, 126 if it cannot be run, 127 \
-             if it is not there.",
+             and ends with CMD's status.",
         )
+        .override_usage("bmapfs run [OPTIONS] SRC -- CMD [ARG...]")
+        .after_help(AFTER_RUN)
         .arg(source())
         .arg(
             Arg::new("CMD")
@@ -215,6 +237,8 @@ pub(super) fn scan() -> Command {
     let shared = ["block-size", "index", "quiet", "threads"];
     named("bmapfs scan")
         .about("Brings the index of SRC up to date without mounting, and says what changed.")
+        .override_usage("bmapfs scan [OPTIONS] SRC")
+        .after_help(AFTER_SCAN)
         .arg(source())
         .args(
             FLAGS
@@ -231,7 +255,7 @@ pub(super) fn scan() -> Command {
         .arg(switch(
             "verbose",
             'v',
-            "List the blocks with new content, as FIRST-LAST",
+            "List the blocks that get new times, as NUMBER or FIRST-LAST",
         ))
         .arg(
             Arg::new("json")
@@ -336,7 +360,7 @@ fn options() -> Arg {
         .value_name("OPT[=VAL][,...]")
         .value_parser(bytes())
         .action(ArgAction::Append)
-        .help("Mount options (below); may be repeated")
+        .help("Mount options; may be repeated")
 }
 
 fn helper_arguments() -> [Arg; 2] {

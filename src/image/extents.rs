@@ -16,7 +16,7 @@ use nix::unistd::{Whence, lseek};
 use crate::geometry::Span;
 
 /// Whether this file system's word on holes is believed (promise P6): ext4, XFS, Btrfs and tmpfs.
-pub(super) fn believes(file: &File) -> bool {
+pub(crate) fn believes(file: &File) -> bool {
     const TRUSTED: [FsType; 4] = [
         EXT4_SUPER_MAGIC,
         XFS_SUPER_MAGIC,
@@ -41,6 +41,11 @@ impl Extents {
             believed,
             run: Mutex::new(Span::new(0, 0)),
         }
+    }
+
+    /// Whether holes are reported at all.
+    pub(super) fn believed(&self) -> bool {
+        self.believed
     }
 
     /// Forgets what is remembered, because something was punched or may have been.

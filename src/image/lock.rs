@@ -116,6 +116,22 @@ fn acquire_within(
     ))
 }
 
+/// As `acquire`, for a directory, which has no bytes to lock: its flock alone. `None`: the file system has none
+/// that would tell anybody else.
+pub fn acquire_directory(directory: &File, intent: Intent) -> io::Result<Option<Vec<Conflict>>> {
+    if locks_bytes(directory)? {
+        return Ok(None);
+    }
+    Ok(match take_flock(PATIENCE, directory, intent)? {
+        Taken::Yes => Some(Vec::new()),
+        Taken::Unsupported => None,
+        Taken::No => Some(name_holders(
+            &[Obstacle::Flock(intent)],
+            &owners::of(directory, Path::new("/proc")),
+        )),
+    })
+}
+
 /// What came of an attempt to take a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Taken {
@@ -203,10 +219,9 @@ fn name_holders(obstacles: &[Obstacle], locks: &[HeldLock]) -> Vec<Conflict> {
 }
 
 fn take_flock(patience: Duration, file: &File, intent: Intent) -> io::Result<Taken> {
-    // There an flock is a lock of all bytes, so it would keep virtual machines from starting; and locks on bytes,
-    // which QEMU's are, work between bmapfs and bmapfs as well.
-    let file_system = fstatfs(file)?.filesystem_type();
-    if [NFS_SUPER_MAGIC, CIFS_SUPER_MAGIC, SMB2_SUPER_MAGIC].contains(&file_system) {
+    // It would keep virtual machines from starting; and locks on bytes, which QEMU's are, work between bmapfs and
+    // bmapfs as well.
+    if locks_bytes(file)? {
         return Ok(Taken::Yes);
     }
     let kind = match intent {
@@ -230,6 +245,12 @@ fn take_flock(patience: Duration, file: &File, intent: Intent) -> io::Result<Tak
             }
         }
     }
+}
+
+/// Whether an flock is a lock of all bytes on this file system.
+fn locks_bytes(file: &File) -> io::Result<bool> {
+    let file_system = fstatfs(file)?.filesystem_type();
+    Ok([NFS_SUPER_MAGIC, CIFS_SUPER_MAGIC, SMB2_SUPER_MAGIC].contains(&file_system))
 }
 
 /// Takes QEMU's locks and returns who is in the way; `None`: not supported.

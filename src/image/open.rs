@@ -34,8 +34,17 @@ enum Kind {
 /// names it, unless `force`; without, somebody who may write the source is worth a warning.
 pub fn open(path: &Path, config: &VolumeConfig) -> Result<Opened> {
     let shown = path.display();
+    if config.resize {
+        create_missing(path)?;
+    }
     let path = std::fs::canonicalize(path).map_err(|e| refused(path, &e))?;
     let kind = kind_of(&path)?;
+    if config.resize && kind == Kind::Device {
+        return Err(Failure::usage(format!(
+            "opening {}: --resize is for image files; a device has the size it has",
+            path.display()
+        )));
+    }
     let look = open_as(&path, OFlag::empty(), false).map_err(|e| refused(&path, &e))?;
     let mut conflicts = Conflicts::new(config, &path);
     for holder in holders::find(&look) {
@@ -64,7 +73,7 @@ pub fn open(path: &Path, config: &VolumeConfig) -> Result<Opened> {
     } else {
         Intent::Read
     };
-    let found = lock::acquire(&file, intent, false)
+    let found = lock::acquire(&file, intent, config.resize)
         .or_fail(Status::System, || format!("locking {}", path.display()))?;
     for conflict in found {
         conflicts.add(&conflict.to_string());
@@ -94,6 +103,19 @@ pub fn open(path: &Path, config: &VolumeConfig) -> Result<Opened> {
         source: source.or_fail(Status::System, attempt)?,
         path,
     })
+}
+
+/// With --resize an image that is not there is made, empty. A name below /dev would be a mistyped device.
+fn create_missing(path: &Path) -> Result<()> {
+    if path.starts_with("/dev") || std::fs::symlink_metadata(path).is_ok() {
+        return Ok(());
+    }
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .map(|_| ())
+        .map_err(|e| refused_writing(path, &e))
 }
 
 /// Opens with the access that the mount needs. Also says whether a block device is held exclusively.

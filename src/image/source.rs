@@ -1,6 +1,6 @@
 //! A real image: a regular file or a block device, open.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -51,7 +51,7 @@ pub struct Source {
 
 impl Source {
     /// Wraps a regular file. `flush_holes`: others may write it, so its holes hold only after an fsync.
-    pub(super) fn regular(file: File, flush_holes: bool) -> io::Result<Self> {
+    pub(crate) fn regular(file: File, flush_holes: bool) -> io::Result<Self> {
         let believed = super::extents::believes(&file);
         Ok(Self {
             ownership: ownership(&file)?,
@@ -84,6 +84,11 @@ impl Source {
             },
             file,
         })
+    }
+
+    /// What stat(2) says of it.
+    pub(crate) fn metadata(&self) -> io::Result<Metadata> {
+        self.file.metadata()
     }
 
     fn direct(&self) -> Option<&Direct> {
@@ -173,6 +178,17 @@ impl Image for Source {
             Err(e) if !is_unsupported(&e) => Err(e),
             _ => Ok(()),
         }
+    }
+
+    fn set_len(&self, size: u64) -> io::Result<()> {
+        match self.kind {
+            Kind::File { .. } => self.file.set_len(size),
+            Kind::Device { .. } => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+        }
+    }
+
+    fn has_holes(&self) -> bool {
+        self.extents.believed()
     }
 
     fn sync(&self, data_only: bool) -> io::Result<()> {

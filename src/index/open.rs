@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use super::format::{self, Header};
-use super::record::{HASHED, READ, REPORTED, Record, SETTLED, STAMPED};
+use super::record::{HASHED, REPORTED, Record, SETTLED, STAMPED};
 use super::store::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
 use super::{Index, Report, lock};
 use crate::clock::Clock;
@@ -346,7 +346,12 @@ fn load(
         let had = header.block_size;
         return Worth::Nothing(Some(format!("it is for blocks of {had} bytes")));
     }
-    records.for_each(|record| record.clear(REPORTED | READ));
+    // Whoever used the index before may have shown every stamp in it.
+    records.for_each(|record| {
+        if record.has(STAMPED) {
+            record.set(REPORTED);
+        }
+    });
     let held = header.place;
     let copied = held.inode != place.inode
         || held.born != place.born

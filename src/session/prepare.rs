@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
 use super::Event;
-use crate::blocks::{Blocks, BlocksError};
+use crate::blocks::{Blocks, BlocksError, Presence};
 use crate::clock::SystemClock;
 use crate::config::{IndexConfig, MountConfig, OwnerConfig, Verbosity, VolumeConfig};
 use crate::daemon::served_signals;
@@ -19,7 +19,7 @@ use crate::geometry::Geometry;
 use crate::image::{self, Image, Opened};
 use crate::index::{self, Index, OpenError, Purpose};
 use crate::progress::Progress;
-use crate::scan::Tally;
+use crate::scan::{Found, Hasher, Tally, ZeroDigests};
 use crate::sys;
 
 /// A source that is ready to be mounted.
@@ -60,12 +60,70 @@ pub(super) fn prepare(
         return Err(interrupted());
     }
     let volume = owned_by_user(&config.volume);
-    let blocks = Blocks::new(image, volume, Arc::new(SystemClock), index.map(Arc::new))
+    let present = if config.volume.sparse {
+        Some(presence(&image, index.as_ref(), config, &path, tally)?)
+    } else {
+        None
+    };
+    let index = index.map(Arc::new);
+    let blocks = Blocks::new(image, volume, Arc::new(SystemClock), index, present)
         .map_err(|e| unshowable(&e, &path))?;
     Ok(Prepared {
         blocks: Arc::new(blocks),
         path,
     })
+}
+
+/// Which blocks have a file in a sparse directory: by the index's digests, else by the image's holes, else by
+/// reading all of it.
+fn presence(
+    image: &Arc<dyn Image>,
+    index: Option<&Index>,
+    config: &MountConfig,
+    path: &std::path::Path,
+    tally: &Arc<Tally>,
+) -> Result<Presence> {
+    let attempt = || format!("looking for zeros in {}", path.display());
+    let size = image.size().or_fail(Status::System, attempt)?;
+    let geometry = Geometry::new(size, config.volume.block_size)
+        .map_err(|e| unshowable(&BlocksError::Geometry(e), path))?;
+    image.settle().or_fail(Status::System, attempt)?;
+    let present = if index.is_none() && image.has_holes() {
+        Presence::of_extents(image.as_ref(), geometry).or_fail(Status::System, attempt)?
+    } else {
+        let present = Presence::none();
+        let zeros = ZeroDigests::new(config.volume.block_size.bytes());
+        if let Some(index) = index {
+            for number in 0..geometry.blocks() {
+                if let Some(block) = geometry
+                    .block(number)
+                    .filter(|block| !index.is_zero(*block))
+                {
+                    present.insert(block);
+                }
+            }
+        } else {
+            let _progress = Progress::show(&attempt(), tally, size, config.verbosity);
+            let processors = thread::available_parallelism().map_or(1, usize::from);
+            let threads = config.threads.map_or(processors, usize::from);
+            Hasher::new(image.as_ref(), geometry, &zeros)
+                .scan(threads, tally, &|_| true, &|block, found| {
+                    let zero = zeros.of(geometry.span(block).len());
+                    if !matches!(found, Found::Digest(digest) if digest == zero) {
+                        present.insert(block);
+                    }
+                })
+                .map_err(|_| interrupted())?;
+        }
+        present
+    };
+    // They tell the block size and the image's size.
+    geometry
+        .block(0)
+        .into_iter()
+        .chain(geometry.last())
+        .for_each(|block| present.insert(block));
+    Ok(present)
 }
 
 /// An image whose index is wanted.

@@ -43,6 +43,9 @@ pub(super) fn config(block: usize, writable: bool, latch: bool) -> VolumeConfig 
         force: false,
         latch,
         staging: 64 * block as u64,
+        sparse: false,
+        resize: false,
+        detect_zeros: false,
         owner: OwnerConfig::default(),
     }
 }
@@ -55,7 +58,7 @@ pub(super) fn directory(
 ) -> Blocks {
     let image = Arc::new(Arc::clone(memory));
     let clock = Arc::clone(clock) as Arc<dyn Clock>;
-    Blocks::new(image, config, clock, None).unwrap()
+    Blocks::new(image, config, clock, None, None).unwrap()
 }
 
 /// The inode of a block.
