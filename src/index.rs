@@ -162,6 +162,18 @@ impl Index {
         });
     }
 
+    /// A block that the image had before is part of it again, with other content.
+    pub(crate) fn came_back(&self, block: BlockIndex) {
+        if self
+            .records
+            .peek(block)
+            .is_some_and(|record| record.has(STAMPED))
+        {
+            self.records.with(block, |record| record.set(REPORTED));
+            self.wrote(block);
+        }
+    }
+
     /// A client sets the block's time.
     pub(crate) fn set(&self, block: BlockIndex, stamp: i64) {
         let replaced = self.records.with(block, |record| {
@@ -321,7 +333,11 @@ impl Index {
             // Blocks that grew; nothing else writes here.
             self.records.for_each(|record| record.clear(DIRTY));
         }
-        let moment = self.image.moment().unwrap_or(Moment::Unknown);
+        let moment = if self.watch {
+            self.image.moment().unwrap_or(Moment::Unknown)
+        } else {
+            Moment::Unknown
+        };
         self.scan(tally, self.clock.now(), &|_| true)
             .map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
         *lock(&self.moment) = moment;

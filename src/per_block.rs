@@ -39,6 +39,14 @@ impl<T: Default + Clone> PerBlock<T> {
         work(&mut lock(page)[index % PAGE])
     }
 
+    /// The value of one block, if its page was ever used.
+    #[must_use]
+    pub fn peek(&self, block: BlockIndex) -> Option<T> {
+        let index = block.as_usize();
+        let page = self.pages[index / PAGE].get()?;
+        Some(lock(page)[index % PAGE].clone())
+    }
+
     /// All values that were ever used, and some that were not, a page at a time.
     pub fn for_each(&self, mut work: impl FnMut(&mut T)) {
         for page in self.pages.iter().filter_map(OnceLock::get) {

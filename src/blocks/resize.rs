@@ -44,6 +44,10 @@ impl Blocks {
             .store(pending.map_or(NONE, BlockIndex::get), SeqCst);
         drop(geometry);
         self.times.resized(grown);
+        let base = self.times.base(self.image.as_ref());
+        for block in (before.blocks()..grown.blocks()).filter_map(|number| grown.block(number)) {
+            self.times.came_back(block, base);
+        }
         // The block that was last has another length now.
         if let Some(last) = before
             .last()

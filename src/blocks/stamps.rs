@@ -261,6 +261,15 @@ impl Stamps {
         }
     }
 
+    /// A block that the image had before is part of it again, with other content.
+    pub(crate) fn came_back(&self, block: BlockIndex, base: i64) {
+        let known = self.own.as_ref().and_then(|own| own.peek(block));
+        if known.is_some_and(|cell| cell.flags & OWN != 0) {
+            self.read(block);
+            self.wrote(block, base);
+        }
+    }
+
     /// A client sets the block's time.
     pub(crate) fn set(&self, block: BlockIndex, stamp: i64, base: i64) {
         let Some(own) = &self.own else {

@@ -85,6 +85,14 @@ impl Times {
         }
     }
 
+    /// A block that the image had before is part of it again, with other content.
+    pub(super) fn came_back(&self, block: BlockIndex, base: i64) {
+        match self {
+            Self::Plain(stamps) => stamps.came_back(block, base),
+            Self::Indexed(index) => index.came_back(block),
+        }
+    }
+
     /// The image has another size.
     pub(super) fn resized(&self, geometry: Geometry) {
         if let Self::Indexed(index) = self {

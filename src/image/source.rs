@@ -4,6 +4,7 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,8 @@ pub struct Source {
     kind: Kind,
     extents: Extents,
     zeroing: Zeroing,
+    /// A flush that nobody asked for has failed: whoever asks next is told.
+    flush_failed: AtomicBool,
     /// Unless reads pass the page cache anyway.
     once: Option<ReadOnce>,
     ownership: Ownership,
@@ -61,6 +64,7 @@ impl Source {
             },
             extents: Extents::new(believed),
             zeroing: Zeroing::new(1),
+            flush_failed: AtomicBool::new(false),
             once: Some(ReadOnce::default()),
             file,
         })
@@ -76,6 +80,7 @@ impl Source {
             ownership: ownership(&file)?,
             extents: Extents::new(false),
             zeroing: Zeroing::new(sector),
+            flush_failed: AtomicBool::new(false),
             once: direct.is_none().then(ReadOnce::default),
             kind: Kind::Device {
                 number,
@@ -110,6 +115,14 @@ impl Source {
         } else {
             Err(io::Error::from_raw_os_error(libc::EIO))
         }
+    }
+
+    /// Flushes for a reason of our own. The kernel reports a failed write-back once, so it is kept for the clients
+    /// that wrote (promise P9).
+    fn flush(&self) -> io::Result<()> {
+        self.file
+            .sync_all()
+            .inspect_err(|_| self.flush_failed.store(true, SeqCst))
     }
 
     fn write_once(&self, data: &[u8], offset: u64) -> io::Result<usize> {
@@ -192,11 +205,16 @@ impl Image for Source {
     }
 
     fn sync(&self, data_only: bool) -> io::Result<()> {
-        if data_only {
+        let failed = self.flush_failed.swap(false, SeqCst);
+        let synced = if data_only {
             self.file.sync_data()
         } else {
             self.file.sync_all()
+        };
+        if failed {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
         }
+        synced
     }
 
     fn next_data(&self, from: u64) -> io::Result<Option<u64>> {
@@ -223,7 +241,7 @@ impl Image for Source {
             return Ok(());
         }
         self.extents.forget();
-        self.file.sync_data()?;
+        self.flush()?;
         *settled = Some((written, Instant::now()));
         Ok(())
     }
@@ -239,14 +257,14 @@ impl Image for Source {
             }
             Kind::Device { number, .. } => {
                 // Dirty pages count as written only once they are on their way to the device.
-                self.file.sync_data()?;
+                self.flush()?;
                 Ok(Written::Device(activity::counters(number)))
             }
         }
     }
 
     fn moment(&self) -> io::Result<Moment> {
-        self.file.sync_all()?;
+        self.flush()?;
         match self.kind {
             Kind::File { .. } => {
                 Moment::let_tick_pass(&self.file)?;
