@@ -286,7 +286,7 @@ impl Blocks {
         let (kind, links, size, sectors, stamp) = match inode {
             Inode::Root => {
                 let newest = self.times.newest(view.base, view.geometry.blocks());
-                let set = set.mtime.filter(|time| time.newest == newest);
+                let set = set.mtime.filter(|time| time.made == self.times.made());
                 (
                     Kind::Directory,
                     2,

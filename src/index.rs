@@ -84,6 +84,8 @@ pub struct Index {
     /// Listings after the image was written get new stamps.
     restamp_listings: bool,
     touched: AtomicU64,
+    /// How many stamps were made for blocks that were written.
+    made: AtomicI64,
     /// Of all scans before the present one.
     meanwhile: Mutex<Meanwhile>,
     report: Mutex<Report>,
@@ -270,11 +272,11 @@ impl Index {
             .now()
             .max(self.floor.load(SeqCst))
             .max(latest.saturating_add(STEP));
+        // Nobody knows what content goes with it, so no block may get it later.
+        self.floor.fetch_max(stamp.saturating_add(STEP), SeqCst);
         if self.raise_ceiling(stamp).is_err() && first {
             log::warn!("the index cannot be saved; stamps made now may come again after a crash");
         }
-        // Nobody knows what content goes with it, so no block may get it later.
-        self.floor.fetch_max(stamp.saturating_add(STEP), SeqCst);
         *overlay = Some(Overlay { stamp, moment: now });
         drop(overlay);
         if first {
@@ -282,6 +284,11 @@ impl Index {
                 "the image was, or may have been, written since it was scanned: all blocks show new times until SIGHUP"
             );
         }
+    }
+
+    /// How many stamps were made for blocks that were written.
+    pub(crate) fn made(&self) -> i64 {
+        self.made.load(SeqCst)
     }
 
     /// How many blocks were written or given a time.
@@ -472,17 +479,18 @@ impl Index {
             let ceiling = wanted;
             let made = self.records.with(block, |record| {
                 if !needed(record) {
-                    return Ok(record.stamp);
+                    return Ok((record.stamp, false));
                 }
                 let stamp = record.next_stamp(floor);
                 if stamp > ceiling {
                     return Err(stamp);
                 }
                 record.restamp(stamp);
-                Ok(stamp)
+                Ok((stamp, true))
             });
             match made {
-                Ok(stamp) => {
+                Ok((stamp, new)) => {
+                    self.made.fetch_add(i64::from(new), SeqCst);
                     self.newest.fetch_max(stamp, SeqCst);
                     return stamp;
                 }

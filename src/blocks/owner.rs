@@ -19,12 +19,13 @@ pub(crate) struct Override {
     pub(crate) mtime: Option<RootTime>,
 }
 
-/// An mtime that was set on the root. It holds until there is another newest stamp.
+/// An mtime that was set on the root. It holds until a block gets a new stamp; the times that clients set on blocks
+/// do not count, since a restore sets them all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RootTime {
     pub(crate) set: i64,
-    /// The newest stamp when it was set.
-    pub(crate) newest: i64,
+    /// How many stamps had been made when it was set, or anything else that tells.
+    pub(crate) made: i64,
 }
 
 /// The owner and mode of all files, and what clients have changed for some.

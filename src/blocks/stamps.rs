@@ -4,7 +4,7 @@
 //! all blocks, which follows the source; writable ones a stamp that is fixed at the mount, and one of its own
 //! for every block that is written or given a time.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ use crate::per_block::PerBlock;
 pub(crate) const STEP: i64 = 2;
 /// The longest wait for a second to end; a clock that jumps back must not stop the mount.
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
+
+/// The longest wait for the second that blocks of a writable mount show.
+const FIRST_WAIT: Duration = Duration::from_secs(2);
 
 /// How the stamp of blocks without a stamp of their own comes about.
 #[derive(Debug)]
@@ -72,6 +75,8 @@ const OWN: u8 = 1;
 const REPORTED: u8 = 2;
 const READ: u8 = 4;
 const TOUCHED: u8 = 8;
+/// The stamp was made here, not set by a client.
+const MADE: u8 = 16;
 
 /// A block's own stamp, if `OWN` is set.
 #[derive(Debug, Clone, Copy, Default)]
@@ -114,6 +119,10 @@ pub(crate) struct Stamps {
     own: Option<PerBlock<Cell>>,
     newest: Mutex<Newest>,
     touched: AtomicU64,
+    /// How many stamps were made for blocks that were written.
+    made: AtomicI64,
+    /// The latest stamp that was made for a block and shown.
+    shown: AtomicI64,
     clock: Arc<dyn Clock>,
 }
 
@@ -125,9 +134,14 @@ impl Stamps {
         clock: Arc<dyn Clock>,
     ) -> std::io::Result<Self> {
         let base = match (image.written()?, writable) {
-            // Not the file's mtime: a backup whose times happened to be the same would not be restored, since
-            // rsync skips what is as old and as long. No listing that was backed up can have shown this second.
-            (_, true) => Base::Fixed(clock.now()),
+            (_, true) => {
+                // Not the file's mtime: rsync skips what is as old and as long, so a backup whose times happened to
+                // be the same would not be restored. This second begins after the mount has, and has ended when it
+                // is ready: no file of a backup can be of it, nor another mount's blocks.
+                let second = clock.now().saturating_add(1);
+                clock.wait_past(second, FIRST_WAIT);
+                Base::Fixed(second)
+            }
             (Written::Mtime { seconds, nanos }, false) => {
                 let mut follow = FollowFile::default();
                 follow.show(seconds, nanos);
@@ -146,6 +160,8 @@ impl Stamps {
                 stale: false,
             }),
             touched: AtomicU64::new(0),
+            made: AtomicI64::new(0),
+            shown: AtomicI64::new(i64::MIN),
             clock,
         })
     }
@@ -201,6 +217,9 @@ impl Stamps {
                 return base;
             }
             cell.flags |= REPORTED;
+            if cell.flags & MADE != 0 {
+                self.shown.fetch_max(cell.stamp, SeqCst);
+            }
             cell.stamp
         })
     }
@@ -252,11 +271,12 @@ impl Stamps {
             *cell = Cell {
                 stamp,
                 lead: 0,
-                flags: OWN | TOUCHED,
+                flags: OWN | TOUCHED | MADE,
             };
             Some(stamp)
         });
         if let Some(stamp) = new {
+            self.made.fetch_add(1, SeqCst);
             lock(&self.newest).raise(stamp);
         }
     }
@@ -291,14 +311,20 @@ impl Stamps {
         newest.raise(stamp);
     }
 
+    /// How many stamps were made for blocks that were written.
+    pub(crate) fn made(&self) -> i64 {
+        self.made.load(SeqCst)
+    }
+
     /// How many blocks were written or given a time.
     pub(crate) fn touched(&self) -> u64 {
         self.touched.load(SeqCst)
     }
 
-    /// Waits until no stamp made here lies in the future, so that a later mount cannot make it again.
+    /// Waits until no stamp that was made here and shown lies in the future, so that a later mount cannot make it
+    /// again.
     pub(crate) fn let_pass(&self) {
-        self.wait_if_near(self.newest_own());
+        self.wait_if_near(self.shown.load(SeqCst));
     }
 
     fn touch(&self, cell: &mut Cell) {

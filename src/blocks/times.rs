@@ -56,6 +56,14 @@ impl Times {
         }
     }
 
+    /// How many stamps were made for blocks that were written.
+    pub(super) fn made(&self) -> i64 {
+        match self {
+            Self::Plain(stamps) => stamps.made(),
+            Self::Indexed(index) => index.made(),
+        }
+    }
+
     /// The block is about to be read; `cached`: into the kernel's page cache, from where it is served unseen.
     pub(super) fn read(&self, block: BlockIndex, cached: bool) {
         match self {

@@ -340,11 +340,6 @@ impl Volume for Blocks {
 }
 
 impl Blocks {
-    fn newest(&self) -> i64 {
-        let view = self.view();
-        self.times.newest(view.base, view.geometry.blocks())
-    }
-
     fn entry(&self, inode: Inode) -> Result<Entry> {
         Ok(Entry {
             attr: self.attr_in(&self.view(), inode)?,
@@ -397,7 +392,7 @@ impl Blocks {
             .filter(|_| inode == Inode::Root)
             .map(|time| RootTime {
                 set: seconds(time),
-                newest: self.newest(),
+                made: self.times.made(),
             });
         let asked = [
             change.mode.is_some(),

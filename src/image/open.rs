@@ -132,6 +132,7 @@ fn open_for_use(path: &Path, kind: Kind, config: &VolumeConfig) -> Result<(File,
     }
     match open_as(path, OFlag::O_EXCL, true) {
         Ok(file) => Ok((file, true)),
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) && !config.force => Err(claimed(path, &e)),
         Err(e) if e.raw_os_error() == Some(libc::EBUSY) && config.force => {
             log::warn!(
                 "{} is in use by somebody else; writing to it all the same (-o force)",
@@ -143,6 +144,25 @@ fn open_for_use(path: &Path, kind: Kind, config: &VolumeConfig) -> Result<(File,
         }
         Err(e) => Err(refused_writing(path, &e)),
     }
+}
+
+/// Who has claimed a device, if its locks tell: another bmapfs, most likely.
+fn claimed(path: &Path, error: &io::Error) -> Failure {
+    let holders = open_as(path, OFlag::empty(), false)
+        .and_then(|file| lock::acquire(&file, Intent::Write, false))
+        .unwrap_or_default();
+    if holders.is_empty() {
+        return refused_writing(path, error);
+    }
+    let holders: Vec<_> = holders.iter().map(ToString::to_string).collect();
+    Failure::new(
+        Status::MountFailed,
+        format!(
+            "opening {} for writing: {}; end that first",
+            path.display(),
+            holders.join(", and ")
+        ),
+    )
 }
 
 fn open_as(path: &Path, flags: OFlag, write: bool) -> io::Result<File> {

@@ -9,12 +9,12 @@ use std::time::Duration;
 use super::format::{self, Header};
 use super::record::{HASHED, REPORTED, Record, SETTLED, STAMPED};
 use super::store::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
-use super::{Index, Report, lock};
+use super::{Index, lock};
 use crate::clock::Clock;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::{Image, Moment};
 use crate::per_block::PerBlock;
-use crate::scan::{Tally, ZeroDigests};
+use crate::scan::{Cancelled, Tally, ZeroDigests};
 
 /// The longest wait for the second of the first stamps to end.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -185,6 +185,7 @@ impl Index {
             overlay: Mutex::new(None),
             restamp_listings: request.purpose == Purpose::Mount,
             touched: AtomicU64::new(0),
+            made: AtomicI64::new(0),
             meanwhile: Mutex::default(),
             report: Mutex::default(),
             restamped: matches!(request.purpose, Purpose::Scan { list: true, .. })
@@ -208,7 +209,8 @@ impl Index {
                 "{} was not written since it was scanned last: not read again",
                 self.source
             );
-            self.take_over(first);
+            self.take_over(request.tally, first)
+                .map_err(|_| OpenError::Interrupted)?;
         } else {
             self.scan(request.tally, first, &|_| true)
                 .map_err(|_| OpenError::Interrupted)?;
@@ -227,14 +229,15 @@ impl Index {
         Ok(Some(self))
     }
 
-    /// Without reading: what is not settled gets a new stamp all the same.
-    fn take_over(&self, now: i64) {
+    /// Reads only what could not be read last time; what is not settled gets a new stamp all the same.
+    fn take_over(&self, tally: &Tally, now: i64) -> Result<(), Cancelled> {
+        self.scan(tally, now, &|block| {
+            !self.records.with(block, |record| record.has(HASHED))
+        })?;
         let now = now.max(self.floor.load(SeqCst));
         let geometry = self.geometry();
-        let mut report = Report {
-            blocks: geometry.blocks(),
-            ..Report::default()
-        };
+        let mut report = self.report();
+        report.zero = 0;
         let mut last = None;
         let (zero_full, zero_last) = (
             self.zeros.of(geometry.block_size().bytes()),
@@ -250,17 +253,12 @@ impl Index {
             self.records.with(block, |record| {
                 let zero = if is_last { zero_last } else { Some(zero_full) };
                 report.zero += u64::from(record.has(HASHED) && Some(record.digest) == zero);
-                if record.has(HASHED | SETTLED | STAMPED) {
-                    report.unchanged += 1;
+                if !record.has(HASHED) || record.has(SETTLED | STAMPED) {
                     return;
                 }
                 record.restamp(record.next_stamp(now));
-                if record.has(HASHED) {
-                    record.set(SETTLED);
-                    report.unsettled += 1;
-                } else {
-                    report.unreadable += 1;
-                }
+                record.set(SETTLED);
+                report.unsettled += 1;
                 last = Some(block);
             });
             if let (Some(list), true) = (&self.restamped, last == Some(block)) {
@@ -272,8 +270,11 @@ impl Index {
                 record.restamp(record.stamp.saturating_add(super::STEP));
             });
         }
+        let otherwise = report.changed + report.new + report.unsettled + report.unreadable;
+        report.unchanged = report.blocks.saturating_sub(otherwise);
         *lock(&self.report) = report;
         self.find_newest();
+        Ok(())
     }
 
     /// The blocks that got new stamps in the last scan, as runs of block numbers, ends included. Empty unless the

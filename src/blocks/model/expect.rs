@@ -39,21 +39,26 @@ pub(super) struct Model {
     base: i64,
     files: Vec<(Own, Set)>,
     root: Set,
-    /// An mtime set on the root, and the newest stamp then.
-    root_time: Option<(i64, i64)>,
+    /// How many stamps were made for writes.
+    made: usize,
+    /// An mtime set on the root, and how many stamps had been made then.
+    root_time: Option<(i64, usize)>,
     pub(super) followed: Followed,
 }
 
 impl Model {
     pub(super) fn new(setup: Setup, bytes: Vec<u8>, now: i64) -> Self {
+        // A writable mount has waited for this second to end.
+        let base = if setup.writable { now - 1 } else { now };
         let mut model = Self {
             setup,
             known: bytes.len(),
             bytes,
             latched: false,
-            base: now,
+            base,
             files: Vec::new(),
             root: Set::default(),
+            made: 0,
             root_time: None,
             followed: Followed::new(setup.history, now),
         };
@@ -92,7 +97,7 @@ impl Model {
             return;
         }
         if self.known % self.setup.block != 0 {
-            self.files.last_mut().unwrap().0.write(now);
+            self.wrote(self.files.len() - 1, now);
         }
         self.known = self.bytes.len();
         self.add_files();
@@ -104,7 +109,9 @@ impl Model {
 
     /// A block is, or may have been, written.
     pub(super) fn wrote(&mut self, block: usize, now: i64) {
+        let before = self.files[block].0.stamp;
         self.files[block].0.write(now);
+        self.made += usize::from(self.files[block].0.stamp != before);
     }
 
     /// Makes a range of the image what it must become; EIO if it is not all there.
@@ -145,10 +152,10 @@ impl Model {
             Inode::Block(block) => self.files[block.as_usize()].0.stamp,
             _ => self.root_stamp(),
         };
-        let newest = self.newest();
+        let made = self.made;
         match (inode, change.mtime.map(seconds)) {
             (Inode::Block(block), Some(mtime)) => self.files[block.as_usize()].0.set(mtime),
-            (_, Some(mtime)) => self.root_time = Some((mtime, newest)),
+            (_, Some(mtime)) => self.root_time = Some((mtime, made)),
             _ => {}
         }
         let widest = widest(inode);
@@ -168,7 +175,7 @@ impl Model {
     fn root_stamp(&self) -> i64 {
         let newest = self.newest();
         match self.root_time {
-            Some((set, then)) if then == newest => set,
+            Some((set, then)) if then == self.made => set,
             _ => newest,
         }
     }
