@@ -20,7 +20,7 @@ MANUALS = doc/bmapfs.8 doc/mount.bmapfs.8
 
 # Debian packages. The demo's are among the test suite's, so that there is one list.
 DEMO_PACKAGES = gcc libc6-dev fuse3 rsync mount util-linux e2fsprogs
-BENCH_PACKAGES = gcc libc6-dev fuse3 mount util-linux fio
+BENCH_PACKAGES = gcc libc6-dev fuse3 mount util-linux fio rsync iproute2 openssh-server openssh-client
 TEST_PACKAGES = $(DEMO_PACKAGES) fio attr acl procps passwd kmod strace mandoc b3sum dmsetup qemu-utils xfsprogs \
 	btrfs-progs openssh-server openssh-client restic borgbackup rclone
 PACKAGES = $(TEST_PACKAGES)
@@ -33,7 +33,7 @@ help:
 	@echo 'make            build the release binary'
 	@echo 'make demo       install what is missing, build, and show the main job on a real image (SRC=image: on yours)'
 	@echo 'make test       install what is missing and run all tests, as root'
-	@echo 'make bench      measure the mount against the raw image (BENCH_QUICK=1: a short run); see bench/README.md'
+	@echo 'make bench      measure mounts, scans and resyncs (BENCH_QUICK=1: a short run); see bench/README.md'
 	@echo 'make check      formatting, lints and documentation, all with warnings as errors'
 	@echo 'make install    install to PREFIX ($(PREFIX)) and /sbin, below DESTDIR; make uninstall removes it again'
 	@echo 'make deps       install the Debian packages that the tests need'
@@ -70,8 +70,8 @@ test: cargo-there
 
 bench: cargo-there
 	@$(MAKE) --no-print-directory deps PACKAGES='$(BENCH_PACKAGES)'
-	@$(CARGO) build --release --locked
-	@BMAPFS='$(BMAPFS)' bench/run.sh
+	@$(CARGO) build --release --locked --bin bmapfs --example bare-hash
+	@BMAPFS='$(BMAPFS)' BARE_HASH='$(CARGO_TARGET_DIR)/release/examples/bare-hash' bench/run.sh
 
 check: cargo-there
 	@$(CARGO) fmt --all --check

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Measures a bmapfs mount against the raw image in one run: reads and writes, a walk over a million block
-# files, mount time and memory. Prints ratios, appends them to RESULTS.md and draws results.svg.
+# Measures bmapfs in one run: a mount against the raw image (reads and writes, a walk over a million block files,
+# mount time and memory), scans against a bare loop, resyncs against rsync on the whole image. Prints ratios, appends
+# them to RESULTS.md, draws results.svg and resync.svg, and puts the table of resyncs into the README.
 # README.md beside this file explains the method and the variables.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
@@ -8,7 +9,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 BMAPFS=${BMAPFS:-$here/../target/release/bmapfs}
 quick=${BENCH_QUICK:-}
-parts=${BENCH_PARTS:-io walk memory}
+BARE_HASH=${BARE_HASH:-$here/../target/release/examples/bare-hash}
+parts=${BENCH_PARTS:-io walk memory scan resync}
 media=${BENCH_MEDIA:-ram disk}
 operations=${BENCH_OPERATIONS:-read randread write randwrite}
 sizes=${BENCH_SIZES:-4K 128K 256K 1M}
@@ -17,10 +19,21 @@ rounds=${BENCH_ROUNDS:-5}
 seconds=${BENCH_SECONDS:-1}
 image_mib=${BENCH_IMAGE_MIB:-1024}
 walk_blocks=${BENCH_WALK_BLOCKS:-1048576}
+scan_mib=${BENCH_SCAN_MIB:-4096}
+scan_sparse=${BENCH_SCAN_SPARSE:-1T 16T}
+resync_cases=${BENCH_RESYNC:-ram/local ram/link disk/local disk/link}
+resync_percents=${BENCH_PERCENTS:-0 1 10}
+resync_rounds=${BENCH_RESYNC_ROUNDS:-3}
+resync_disk_rounds=${BENCH_RESYNC_DISK_ROUNDS:-1}
+resync_ram_mib=${BENCH_RESYNC_RAM_MIB:-4096}
+resync_disk_mib=${BENCH_RESYNC_DISK_MIB:-16384}
+run_kib=${BENCH_RUN_KIB:-1024}
 ram=${BENCH_RAM:-/dev/shm}
 disk=${BENCH_DISK:-/var/tmp}
 results=${BENCH_RESULTS:-$here/RESULTS.md}
 plot=${BENCH_PLOT:-$here/results.svg}
+resync_plot=${BENCH_RESYNC_PLOT:-$here/resync.svg}
+readme=${BENCH_README-$here/../README.md}
 read -r -a options <<<"${BENCH_OPTIONS:-}"
 if [ -n "$quick" ]; then
     media=${BENCH_MEDIA:-ram}
@@ -30,12 +43,24 @@ if [ -n "$quick" ]; then
     walk_blocks=${BENCH_WALK_BLOCKS:-65536}
     results=${BENCH_RESULTS:-/dev/null}
     plot=${BENCH_PLOT:-/dev/null}
+    scan_mib=${BENCH_SCAN_MIB:-512}
+    scan_sparse=${BENCH_SCAN_SPARSE:-1T}
+    resync_rounds=${BENCH_RESYNC_ROUNDS:-1}
+    resync_ram_mib=${BENCH_RESYNC_RAM_MIB:-512}
+    resync_disk_mib=${BENCH_RESYNC_DISK_MIB:-512}
+    resync_plot=${BENCH_RESYNC_PLOT:-/dev/null}
+    readme=${BENCH_README-}
 fi
 # The block size of the I/O part is bmapfs's default, so that opening the block files is part of what is measured.
 block_mib=4
 
 work_ram=
 work_disk=
+
+# shellcheck source=bench/scan.sh
+. "$here/scan.sh"
+# shellcheck source=bench/resync.sh
+. "$here/resync.sh"
 
 die() {
     echo "bench: $*" >&2
@@ -44,8 +69,12 @@ die() {
 
 say() { echo "$*" >&2; }
 
+# Returns when the daemon has ended, also where bmapfs's umount helper is not installed.
 unmount() {
-    if [ "$(id -u)" = 0 ]; then umount "$1"; else fusermount3 -u "$1"; fi
+    local pid
+    pid=$(daemon_of "$1")
+    if [ "$(id -u)" = 0 ]; then umount "$1"; else fusermount3 -u "$1"; fi || return 1
+    [ -z "$pid" ] || tail --pid="$pid" --sleep-interval=0.02 -f /dev/null
 }
 
 cleanup() {
@@ -53,6 +82,7 @@ cleanup() {
     trap - EXIT
     trap '' INT TERM HUP
     set +e
+    remove_link
     for work in "$work_ram" "$work_disk"; do
         [ -n "$work" ] || continue
         for _ in 1 2 3 4 5; do
@@ -70,7 +100,7 @@ cleanup() {
 
 attach() { "$BMAPFS" ${options[@]+"${options[@]}"} -q "$@"; }
 
-# The process that serves the mount at a directory. Its command line still names the directory.
+# The process that serves the mount at a directory, if there is one. Its command line still names the directory.
 daemon_of() {
     local dir
     for dir in /proc/[0-9]*; do
@@ -79,7 +109,6 @@ daemon_of() {
             return
         fi
     done 2>/dev/null
-    die "no bmapfs process serves $1"
 }
 
 # The middle one of the numbers on standard input.
@@ -196,6 +225,7 @@ measure_memory() {
             timed attach "$work/image" "$work/mnt" >>"$work/times"
             if [ "$round" = 0 ]; then
                 pid=$(daemon_of "$work/mnt")
+                [ -n "$pid" ] || die "no bmapfs process serves $work/mnt"
                 rss=$(memory_of "$pid" VmRSS)
                 # Two readers of a GiB in all, and every name.
                 cat "$work/mnt"/0000000? "$work/mnt"/0000001? >/dev/null &
@@ -268,16 +298,19 @@ report() {
         echo "| --- | --- | --- | --- |"
         awk '{ printf "| %s | %.0f ms | %.1f MiB | %.1f MiB |\n", $1, $2 * 1000, $3 / 1024, $4 / 1024 }' "$memories"
     fi
+    report_scan
+    report_resync
 }
 
 trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-for tool in fio awk mountpoint; do
+for tool in fio awk mountpoint rsync; do
     command -v "$tool" >/dev/null || die "$tool is missing: make deps"
 done
 BMAPFS=$(readlink -e "$(command -v "$BMAPFS")") || die "the binary is missing: cargo build --release, or set BMAPFS"
+[ -x "$BARE_HASH" ] || die "$BARE_HASH is missing: cargo build --release --example bare-hash, or set BARE_HASH"
 [ $((image_mib % (2 * block_mib))) = 0 ] || die "BENCH_IMAGE_MIB must be a multiple of $((2 * block_mib))"
 
 work_ram=$(mktemp -d "$ram/bmapfs-bench.XXXXXX")
@@ -286,18 +319,28 @@ mkdir "$work_ram/mnt" "$work_disk/mnt"
 table=$work_disk/table
 walks=$work_disk/walks
 memories=$work_disk/memories
-touch "$table" "$walks" "$memories"
+scans=$work_disk/scans
+scan_memories=$work_disk/scan-memories
+resyncs=$work_disk/resyncs
+touch "$table" "$walks" "$memories" "$scans" "$scan_memories" "$resyncs"
 
 for part in $parts; do
     case $part in
     io) measure_io ;;
     walk) measure_walks ;;
     memory) measure_memory ;;
-    *) die "BENCH_PARTS: no part '$part': io, walk and memory are there" ;;
+    scan) measure_scan ;;
+    resync) measure_resync ;;
+    *) die "BENCH_PARTS: no part '$part': io, walk, memory, scan and resync are there" ;;
     esac
 done
 if [ ! -e "$results" ]; then
     printf '# Benchmark results\n\nAppended by run.sh, oldest first; README.md explains them.\n' >"$results"
 fi
 report | tee -a "$results"
-if [ -s "$table" ]; then "$here/plot.sh" "$table" "$("$BMAPFS" --version), $(date -u +%F)" >"$plot"; fi
+caption="$("$BMAPFS" --version), $(date -u +%F)"
+if [ -s "$table" ]; then "$here/plot.sh" "$table" "$caption" >"$plot"; fi
+if [ -s "$resyncs" ]; then
+    "$here/plot-resync.sh" "$resyncs" "$caption" >"$resync_plot"
+    if [ -n "$readme" ]; then into_readme "$readme"; fi
+fi

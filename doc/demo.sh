@@ -73,9 +73,9 @@ detach() {
     if [ "$(id -u)" = 0 ]; then run umount "$1"; else run fusermount3 -u "$1"; fi
 }
 
-# What rsync says of its work, in words: sync [OPTION...] FROM TO
+# What rsync --stats says of its work, in words: sync_stats COMMAND...
 sync_stats() {
-    run rsync --stats "$@" >stats
+    run "$@" >stats
     local files sent transferred
     files=$(sed -n 's/^Number of files:.*reg: \([0-9,]*\).*/\1/p' stats | tr -d ,)
     transferred=$(sed -n 's/^Number of regular files transferred: //p' stats | tr -d ,)
@@ -180,27 +180,25 @@ attach "$first" mnt
 find mnt -maxdepth 1 -name '0000000[0-2]' -exec ls -l {} + | sed 's/^/   /'
 echo "   ... $(find mnt -type f | wc -l) in all"
 
-step "The first backup copies everything"
-sync_stats -a --inplace mnt/ backup/
 detach mnt
+
+# bmapfs run mounts, puts the directory in place of {}, and unmounts when rsync has ended.
+backup=("$BMAPFS" run -q "--index=disk.index")
+step "The first backup reads and copies everything, and keeps an index"
+sync_stats "${backup[@]}" "$first" -- rsync -a --inplace --stats '{}/' backup/
 
 step "Something changes inside the image"
 change "$image"
 
-step "The second backup sends what changed (--checksum: rsync compares content, not times)"
-attach "$image" mnt
-sync_stats -a --inplace --checksum --no-whole-file mnt/ backup/
-detach mnt
+step "The second backup reads the image once, and copies the block files with new times"
+sync_stats "${backup[@]}" "$image" -- rsync -a --inplace --stats '{}/' backup/
 echo "   the backup is the image, byte for byte:"
 echo "   $ cat backup/* | cmp - $image"
 cat backup/* | cmp - "$image" || die "the backup differs from the image"
 
-step "The restore, into an empty image: mounted for writing, and rsync the other way"
+step "The restore, into an empty image: a writable mount (-w), and rsync the other way"
 run truncate -s "$(stat -c %s "$image")" "$restored"
-attach "$restored" mnt -rw
-sync_stats -a --inplace --checksum backup/ mnt/
-echo "   (the others are zeros, and so is the empty image)"
-detach mnt
+sync_stats "$BMAPFS" run -q -w "$restored" -- rsync -a --inplace --stats backup/ '{}/'
 
 step "The restored image is the image"
 run cmp "$image" "$restored"

@@ -15,7 +15,7 @@ mod stamps;
 mod times;
 
 mod volume;
-mod zeros;
+pub(crate) mod zeros;
 
 #[cfg(test)]
 mod model;
@@ -404,27 +404,7 @@ impl Blocks {
         if !self.config.detect_zeros {
             return write_span(self.image.as_ref(), data, offset);
         }
-        let mut done = 0;
-        for part in zeros::parts(data, offset) {
-            let at = offset + part.start as u64;
-            let written = if part.zeros {
-                let end = offset + part.end as u64;
-                self.image
-                    .zero(Span::new(at, end))
-                    .map(|()| part.end - part.start)
-            } else {
-                write_span(self.image.as_ref(), &data[part.start..part.end], at)
-            };
-            match written {
-                Ok(len) => done += len,
-                Err(e) if done == 0 => return Err(e),
-                Err(_) => break,
-            }
-            if done < part.end {
-                break;
-            }
-        }
-        Ok(done)
+        zeros::write(self.image.as_ref(), data, offset)
     }
 
     /// Reads `out` from the part of a block that it is cut for.

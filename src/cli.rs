@@ -146,7 +146,10 @@ fn run(matches: &ArgMatches) -> Result<Command> {
 }
 
 fn scan(matches: &ArgMatches) -> Result<Command> {
-    let settings = options::resolve(&words(matches)?, Unknown::Refuse)?;
+    // There is always an index.
+    let mut all = vec![Word::flag("--index", "index", None)];
+    all.extend(words(matches)?);
+    let settings = options::resolve(&all, Unknown::Refuse)?;
     settings.only_run.refuse()?;
     if settings.volume.writable {
         return Err(Failure::usage("write: a scan never writes"));
@@ -223,7 +226,10 @@ fn completions(shell: Option<&OsStr>) -> Result<Command> {
         )));
     };
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut definition::command(), "bmapfs", &mut script);
+    let mut command = definition::command()
+        .subcommand(definition::run().name("run"))
+        .subcommand(definition::scan().name("scan"));
+    clap_complete::generate(shell, &mut command, "bmapfs", &mut script);
     let script = String::from_utf8(script).or_fail(Status::Internal, || "writing completions")?;
     Ok(Command::Print(script))
 }
@@ -243,6 +249,7 @@ fn config_at(mountpoint: PathBuf, settings: options::Settings) -> MountConfig {
         source: PathBuf::new(),
         mountpoint,
         volume: settings.volume,
+        typed: settings.typed,
         index: settings.index,
         kernel: settings.kernel,
         threads: settings.threads,

@@ -18,6 +18,8 @@ pub struct MountConfig {
     pub mountpoint: PathBuf,
     /// How the source is opened and cut.
     pub volume: VolumeConfig,
+    /// For a source that is a directory.
+    pub typed: Typed,
     /// `--index`: where block files' times are kept; `None`: they follow the source.
     pub index: Option<IndexConfig>,
     /// What the kernel is told at the mount.
@@ -28,6 +30,15 @@ pub struct MountConfig {
     pub foreground: bool,
     /// How much is logged.
     pub verbosity: Verbosity,
+}
+
+/// What was typed, as far as it means something else for a directory of block files than for an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Typed {
+    /// `-b`, if it was given; else block 0 tells.
+    pub block_size: Option<BlockSize>,
+    /// The first option that has a meaning for images only, as typed.
+    pub image_only: Option<String>,
 }
 
 /// Where stamps are kept between mounts (`--index[=FILE]`).

@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::geometry::{BlockIndex, Geometry};
@@ -25,7 +26,9 @@ use crate::image::{Image, Moment};
 use crate::per_block::PerBlock;
 use crate::scan::{Cancelled, Digest, Found, Hasher, Tally, ZeroDigests};
 
-use record::{DIRTY, HASHED, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN, TOUCHED};
+use record::{
+    DIRTY, HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN, TOUCHED, WRITTEN,
+};
 use store::Store;
 
 pub use name::{default_path, mount_name};
@@ -54,6 +57,12 @@ pub struct Report {
     /// How long it took.
     pub seconds: f64,
 }
+
+/// A stamp that a client sets is cut to this many seconds, so that there are later ones.
+const FURTHEST: i64 = i64::MAX / 4;
+
+/// The longest wait at the end, for a clock that is being set back.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The index of one image at one block size, in use.
 #[derive(Debug)]
@@ -86,6 +95,8 @@ pub struct Index {
     touched: AtomicU64,
     /// How many stamps were made for blocks that were written.
     made: AtomicI64,
+    /// Changes with every scan.
+    epoch: AtomicU64,
     /// Of all scans before the present one.
     meanwhile: Mutex<Meanwhile>,
     report: Mutex<Report>,
@@ -119,10 +130,11 @@ pub enum Meanwhile {
 impl Index {
     /// The stamp that a block shows. From now on it counts as reported.
     pub(crate) fn show(&self, block: BlockIndex) -> i64 {
-        if let Some(overlay) = lock(&self.overlay).as_ref() {
-            return overlay.stamp;
-        }
+        let overlay = self.overlay_stamp();
         let shown = self.records.with(block, |record| {
+            if let Some(stamp) = overlay.filter(|_| !record.has(OWN)) {
+                return Some(stamp);
+            }
             record.set(REPORTED);
             record.has(STAMPED).then_some(record.stamp)
         });
@@ -156,12 +168,18 @@ impl Index {
 
     /// The block was, or may have been, written: called after the write, before it is acknowledged.
     pub(crate) fn wrote(&self, block: BlockIndex) {
+        let overlaid = self.overlay_stamp().is_some();
         self.make_stamp(block, |record| {
             self.touch(record);
-            record.set(DIRTY);
+            record.set(DIRTY | WRITTEN);
             record.clear(HASHED | SETTLED);
-            !record.has(STAMPED) || record.has_any(REPORTED | READ)
+            !record.has(STAMPED)
+                || record.has_any(REPORTED | READ)
+                || (overlaid && !record.has(OWN))
         });
+        if overlaid {
+            self.records.with(block, |record| record.set(OWN));
+        }
     }
 
     /// A block that the image had before is part of it again, with other content.
@@ -178,10 +196,12 @@ impl Index {
 
     /// A client sets the block's time.
     pub(crate) fn set(&self, block: BlockIndex, stamp: i64) {
+        let stamp = stamp.clamp(-FURTHEST, FURTHEST);
         let replaced = self.records.with(block, |record| {
             self.touch(record);
             let replaced = record.stamp;
             record.set_stamp(stamp);
+            record.set(OWN);
             replaced
         });
         // Looked for only when somebody asks: a restore sets back the newest of all with every block.
@@ -215,13 +235,18 @@ impl Index {
     }
 
     fn hash_again(&self, block: BlockIndex) {
-        // Cleared first: a write that comes meanwhile sets it again, and the digest is not believed.
-        self.records.with(block, |record| record.clear(DIRTY));
+        // Cleared first: a write that comes meanwhile sets it again, and the digest is not believed; nor if that write
+        // has been hashed already.
+        let turn = self.records.with(block, |record| {
+            record.clear(DIRTY);
+            record.hashes = record.hashes.wrapping_add(1);
+            record.hashes
+        });
         let geometry = self.geometry();
         let hasher = Hasher::new(self.image.as_ref(), geometry, &self.zeros);
         match hasher.hash(block, &AtomicU64::new(0)) {
             Ok(digest) => self.records.with(block, |record| {
-                if !record.has(DIRTY) {
+                if !record.has(DIRTY) && record.hashes == turn {
                     record.digest = digest;
                     record.set(HASHED | SETTLED);
                 }
@@ -232,15 +257,24 @@ impl Index {
 
     /// A handle was served all it ever will be. Unless that was the whole block with the content that the index
     /// names, what its client has is not certain.
-    pub(crate) fn served(&self, block: BlockIndex, digest: Option<Digest>) {
+    pub(crate) fn served(&self, block: BlockIndex, digest: Option<Digest>, epoch: u64) {
         if !self.watch {
             return;
         }
+        let before_scan = epoch != self.epoch.load(SeqCst);
         self.records.with(block, |record| {
+            if before_scan {
+                record.clear(SETTLED);
+            }
             if !record.has(HASHED) || digest != Some(record.digest) {
                 record.set(TORN);
             }
         });
+    }
+
+    /// Changes with every scan: what `served` is told with a handle that was opened before.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(SeqCst)
     }
 
     /// Whether what handles are served must be hashed.
@@ -266,7 +300,8 @@ impl Index {
         let latest = overlay
             .as_ref()
             .map_or(i64::MIN, |known| known.stamp)
-            .max(self.newest.load(SeqCst));
+            // Not the newest that is shown: a client may have set a time back.
+            .max(self.latest());
         let stamp = self
             .clock
             .now()
@@ -277,6 +312,7 @@ impl Index {
         if self.raise_ceiling(stamp).is_err() && first {
             log::warn!("the index cannot be saved; stamps made now may come again after a crash");
         }
+        self.records.for_each(|record| record.clear(OWN));
         *overlay = Some(Overlay { stamp, moment: now });
         drop(overlay);
         if first {
@@ -306,11 +342,20 @@ impl Index {
 
     /// The image has another size.
     pub(crate) fn resized(&self, geometry: Geometry) {
-        *self
-            .geometry
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = geometry;
+        let before = std::mem::replace(
+            &mut *self
+                .geometry
+                .write()
+                .unwrap_or_else(PoisonError::into_inner),
+            geometry,
+        );
         self.count.fetch_max(geometry.blocks(), SeqCst);
+        // An image that was longer once: what is known of those blocks is not of these.
+        for number in before.blocks()..geometry.blocks() {
+            if let Some(block) = BlockIndex::new(number) {
+                self.came_back(block);
+            }
+        }
     }
 
     /// What the last scan found.
@@ -322,18 +367,26 @@ impl Index {
     /// Ends the use of the index: hashes what is not hashed, decides what is settled, saves.
     pub fn close(&self) -> io::Result<Meanwhile> {
         self.store.ending();
-        let meanwhile = self.judge();
+        // Hashing makes a block settled: what was served counts after that.
         if self.writable {
             self.hash_dirty();
+        }
+        let meanwhile = self.judge();
+        if self.writable {
             *lock(&self.moment) = Moment::Unknown;
         }
         self.save(false)?;
+        // The last stamps may lie a little ahead of the clock. A mount that knows nothing of them must not make
+        // them again: that of a lost index, or one for a restore.
+        let (newest, now) = (self.latest(), self.clock.now());
+        if now < newest && newest <= now.saturating_add(2 * STEP) {
+            self.clock.wait_past(newest - 1, LONGEST_WAIT);
+        }
         Ok(meanwhile)
     }
 
     /// SIGHUP: saves, and scans the image again while it is served.
     pub fn rescan(&self, tally: &Tally) -> io::Result<()> {
-        self.judge();
         if self.writable {
             self.hash_dirty();
         } else {
@@ -345,7 +398,16 @@ impl Index {
         } else {
             Moment::Unknown
         };
-        self.scan(tally, self.clock.now(), &|_| true)
+        // From here on: what a handle that is open already was served may be older than `moment`.
+        self.epoch.fetch_add(1, SeqCst);
+        self.judge();
+        let now = self.clock.now();
+        // The scan's stamps are shown before it is over.
+        let highest = now.max(self.floor.load(SeqCst)).max(self.latest());
+        if let Err(e) = self.raise_ceiling(highest.saturating_add(2 * STEP)) {
+            log::warn!("the index cannot be saved: {e}");
+        }
+        self.scan(tally, now, &|_| true)
             .map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
         *lock(&self.moment) = moment;
         *lock(&self.overlay) = None;
@@ -406,7 +468,14 @@ impl Index {
         let counts = Counts::default();
         let now = now.max(self.floor.load(SeqCst));
         let hasher = Hasher::new(self.image.as_ref(), geometry, &self.zeros);
-        let scanned = hasher.scan(self.threads, tally, wanted, &|block, found| {
+        let wanted = |block| {
+            let wanted = wanted(block);
+            if wanted {
+                self.records.with(block, |record| record.clear(WRITTEN));
+            }
+            wanted
+        };
+        let scanned = hasher.scan(self.threads, tally, &wanted, &|block, found| {
             self.scanned(block, found, now, geometry, &counts);
         });
         // One later than all others, for borg, which forgets every file that is as new as the newest.
@@ -417,7 +486,10 @@ impl Index {
             .and_then(BlockIndex::new)
         {
             self.records.with(last, |record| {
-                record.restamp(record.stamp.saturating_add(STEP));
+                // Unless somebody was quicker.
+                if !record.has(REPORTED) {
+                    record.restamp(record.stamp.saturating_add(STEP));
+                }
             });
         }
         let mut report = counts.report();
@@ -492,6 +564,8 @@ impl Index {
                 Ok((stamp, new)) => {
                     self.made.fetch_add(i64::from(new), SeqCst);
                     self.newest.fetch_max(stamp, SeqCst);
+                    // It may lie past what was scanned, and must not get this stamp again.
+                    self.count.fetch_max(block.get() + 1, SeqCst);
                     return stamp;
                 }
                 Err(stamp) => {
@@ -504,6 +578,14 @@ impl Index {
                 }
             }
         }
+    }
+
+    /// The stamp that all blocks show but those with one of their OWN.
+    fn overlay_stamp(&self) -> Option<i64> {
+        if !self.watch {
+            return None;
+        }
+        lock(&self.overlay).as_ref().map(|overlay| overlay.stamp)
     }
 
     fn touch(&self, record: &mut Record) {

@@ -14,6 +14,7 @@ pub mod geometry;
 pub mod image;
 pub mod index;
 pub mod inode;
+pub mod joined;
 pub mod logging;
 pub mod mount;
 pub mod options;

@@ -13,7 +13,9 @@ use std::path::PathBuf;
 pub use split::{RawWord, SplitError, split};
 pub use word::Word;
 
-use crate::config::{Access, IndexConfig, KernelConfig, OwnerConfig, Verbosity, VolumeConfig};
+use crate::config::{
+    Access, IndexConfig, KernelConfig, OwnerConfig, Typed, Verbosity, VolumeConfig,
+};
 use crate::exit::{Failure, Result};
 use crate::geometry::BlockSize;
 
@@ -39,6 +41,8 @@ pub enum Unknown {
 pub struct Settings {
     /// How the source is opened and cut.
     pub volume: VolumeConfig,
+    /// What a directory as source takes in another way.
+    pub typed: Typed,
     /// Where stamps are kept, if they are.
     pub index: Option<IndexConfig>,
     /// `shrunk` and `strict`, as typed: for `bmapfs run` alone.
@@ -141,6 +145,23 @@ enum Setting {
     /// A mount flag and the one that it takes back.
     Flag(&'static str, Option<&'static str>),
     Data(OsString),
+}
+
+impl Setting {
+    /// Whether it means nothing where SRC is a directory of block files.
+    fn is_for_images_only(&self) -> bool {
+        matches!(
+            self,
+            Self::NoLatch
+                | Self::Staging(_)
+                | Self::Resize
+                | Self::Index(_)
+                | Self::Id(_)
+                | Self::Rescan
+                | Self::Shrunk
+                | Self::Strict
+        )
+    }
 }
 
 fn meaning(word: &Word) -> Result<Meaning> {
@@ -251,7 +272,7 @@ fn is_noise(name: &str) -> bool {
 // As VolumeConfig, which it becomes.
 #[allow(clippy::struct_excessive_bools)]
 struct Draft {
-    block_size: Option<BlockSize>,
+    typed: Typed,
     write: Option<String>,
     read_only: Option<String>,
     force: bool,
@@ -279,8 +300,11 @@ struct Draft {
 impl Draft {
     fn apply(&mut self, setting: Setting, word: &Word) {
         let typed = || Some(word.to_string());
+        if setting.is_for_images_only() && self.typed.image_only.is_none() {
+            self.typed.image_only = typed();
+        }
         match setting {
-            Setting::BlockSize(size) => self.block_size = Some(size),
+            Setting::BlockSize(size) => self.typed.block_size = Some(size),
             Setting::Write => self.write = typed(),
             Setting::ReadOnly => self.read_only = typed(),
             Setting::NotReadOnly => self.read_only = None,
@@ -358,8 +382,9 @@ impl Draft {
             (None, Some(_)) => Access::OwnerAndRoot,
             (None, None) => Access::Owner,
         };
-        let block_size = self.block_size.unwrap_or(BlockSize::DEFAULT);
+        let block_size = self.typed.block_size.unwrap_or(BlockSize::DEFAULT);
         Ok(Settings {
+            typed: self.typed,
             volume: VolumeConfig {
                 block_size,
                 writable: self.write.is_some(),

@@ -13,8 +13,9 @@ use crate::image::buffer::with_scratch;
 /// BLAKE3 of a block's content.
 pub type Digest = [u8; 32];
 
-/// How much is read and hashed at a time, in bytes: what fits the second-level cache.
-const PIECE: u64 = 256 << 10;
+/// How much is read and hashed at a time, in bytes, at most: what a disk reads at full speed. What is in the page
+/// cache already comes in smaller pieces.
+const PIECE: u64 = 1 << 20;
 /// A worker takes blocks of at least this many bytes at a time.
 const BATCH: u64 = 1 << 20;
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
@@ -214,3 +215,6 @@ impl<'a> Hasher<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

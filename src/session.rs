@@ -2,6 +2,7 @@
 //!
 //! The only place where a source, an index, a block directory, FUSE and a mount point meet.
 
+mod content;
 mod prepare;
 mod run;
 mod scan;
@@ -19,7 +20,7 @@ use std::thread::{self, JoinHandle};
 use fuser::{Config, Session, SessionACL};
 use nix::sys::signal::Signal;
 
-use crate::blocks::{Blocks, Summary};
+use crate::blocks::Summary;
 use crate::config::{Access, MountConfig};
 use crate::daemon::Ready;
 use crate::exit::{OrFail, Result, Status};
@@ -28,7 +29,9 @@ use crate::index::{Meanwhile, Purpose};
 use crate::mount::{self, Mount, Outcome, Request};
 use crate::scan::Tally;
 use crate::sys;
+use crate::volume::Volume;
 
+use content::Content;
 use prepare::{Prepared, forward_signals};
 
 pub use run::run;
@@ -37,6 +40,8 @@ pub use scan::scan;
 /// Worker threads unless --threads says otherwise: one a processor, within these bounds. At least two, so that
 /// one slow read does not stop everything.
 const THREADS: (usize, usize) = (2, 16);
+/// At least so many for a directory of block files, which may lie on storage that is slow or far away.
+const JOINED_THREADS: usize = 8;
 
 /// What the main thread waits for.
 #[derive(Debug)]
@@ -64,11 +69,10 @@ pub fn serve(config: &MountConfig, ready: &mut Ready) -> Result<()> {
     }
     // Only now: a mount that works has nothing to say to whoever waits for it.
     log::info!(
-        "mounted {} on {}: {} blocks of {}, {}",
+        "mounted {} on {}: {}, {}",
         served.shown(),
         mountpoint.display(),
-        served.blocks.geometry().blocks(),
-        served.blocks.block_size(),
+        served.content.describe(),
         if config.volume.writable {
             "writable"
         } else {
@@ -81,7 +85,7 @@ pub fn serve(config: &MountConfig, ready: &mut Ready) -> Result<()> {
 /// A mount that exists and is served.
 #[derive(Debug)]
 struct Served {
-    blocks: Arc<Blocks>,
+    content: Content,
     mount: Mount,
     /// What mountinfo shows as the source.
     source: OsString,
@@ -95,7 +99,7 @@ impl Served {
         mountpoint: &Path,
         events: Sender<Event>,
     ) -> Result<Self> {
-        let Prepared { blocks, path } = prepared;
+        let Prepared { content, path } = prepared;
         let named = config.kernel.fsname.clone();
         let source = named.unwrap_or_else(|| path.into_os_string());
         let mounted = mount::mount(&Request {
@@ -107,16 +111,20 @@ impl Served {
         let (fd, mount) = match mounted {
             Ok(mounted) => mounted,
             Err(failure) => {
-                close_unused(&blocks);
+                content.close_unused();
                 return Err(failure);
             }
         };
         let served = Self {
-            blocks,
+            content,
             mount,
             source,
         };
-        match served.answer(fd, config, events) {
+        let answering = match &served.content {
+            Content::Blocks(blocks) => served.answer(blocks, fd, config, events),
+            Content::Joined(joined) => served.answer(joined, fd, config, events),
+        };
+        match answering {
             Ok(()) => Ok(served),
             Err(failure) => {
                 served.abandon();
@@ -126,7 +134,13 @@ impl Served {
     }
 
     /// Begins to answer the kernel.
-    fn answer(&self, fd: OwnedFd, config: &MountConfig, events: Sender<Event>) -> Result<()> {
+    fn answer<V: Volume>(
+        &self,
+        volume: &Arc<V>,
+        fd: OwnedFd,
+        config: &MountConfig,
+        events: Sender<Event>,
+    ) -> Result<()> {
         let mut options = Config::default();
         options.acl = match config.kernel.access {
             Access::Owner => SessionACL::Owner,
@@ -134,12 +148,16 @@ impl Served {
             Access::Everybody => SessionACL::All,
         };
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        let usual = processors.clamp(THREADS.0, THREADS.1);
+        let fewest = match self.content {
+            Content::Blocks(_) => THREADS.0,
+            Content::Joined(_) => JOINED_THREADS,
+        };
+        let usual = processors.clamp(fewest, THREADS.1);
         let threads = config.threads.map_or(usual, usize::from);
         options.n_threads = Some(threads);
         // Probed now: when fuser finds out, the mount is ready and would be lost.
         options.clone_fd = threads > 1 && sys::can_clone_fuse(fd.as_fd());
-        let adapter = Adapter::new(Arc::clone(&self.blocks), config.kernel.page_cache);
+        let adapter = Adapter::new(Arc::clone(volume), config.kernel.page_cache);
         let session = Session::from_fd(adapter, fd, options.acl, options)
             .or_fail(Status::MountFailed, || self.attempt())?;
         let marker = self.marker();
@@ -160,7 +178,7 @@ impl Served {
         if let Err(e) = self.mount.unmount() {
             log::warn!("unmounting {}: {e}", self.mount.mountpoint().display());
         }
-        close_unused(&self.blocks);
+        self.content.close_unused();
     }
 
     /// Until the connection ends or a signal ends it.
@@ -174,7 +192,7 @@ impl Served {
             let ended = match event {
                 Event::Ended(result) => result,
                 Event::Signal(Signal::SIGHUP) => {
-                    rescan.begin(&self.blocks);
+                    rescan.begin(&self.content);
                     continue;
                 }
                 Event::Signal(signal) if asked => {
@@ -224,7 +242,7 @@ impl Served {
     /// What every end has in common: writes made durable, the index saved, one log line.
     fn close(&self) -> Result<Summary> {
         let source = self.shown();
-        let summary = self.blocks.close().or_fail(Status::System, || {
+        let summary = self.content.close().or_fail(Status::System, || {
             format!("unmounting {source}: making writes durable; what was written last may be lost")
         })?;
         log::info!("unmounted {source}: {}", describe(&summary));
@@ -255,13 +273,6 @@ impl Served {
 
     fn attempt(&self) -> String {
         format!("serving {}", self.mount.mountpoint().display())
-    }
-}
-
-/// A mount that nobody has used ends: its index is as good as it was.
-fn close_unused(blocks: &Blocks) {
-    if let Err(e) = blocks.close() {
-        log::warn!("{e}");
     }
 }
 
@@ -302,7 +313,11 @@ fn describe(summary: &Summary) -> String {
 struct Rescan(Option<(JoinHandle<()>, Arc<Tally>)>);
 
 impl Rescan {
-    fn begin(&mut self, blocks: &Arc<Blocks>) {
+    fn begin(&mut self, content: &Content) {
+        let Content::Blocks(blocks) = content else {
+            log::info!("SIGHUP: a directory of block files is looked at only when it is mounted");
+            return;
+        };
         if let Some((running, _)) = &self.0
             && !running.is_finished()
         {

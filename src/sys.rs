@@ -86,6 +86,18 @@ pub fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Lets the command start with no signal blocked, whatever is blocked here: it would never see the SIGTERM that is
+/// passed on to it.
+pub fn unblock_signals_in(command: &mut std::process::Command) {
+    let unblock = || {
+        nix::sys::signal::SigSet::empty().thread_set_mask()?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec only one system call is made, which is async-signal-safe, and nothing is
+    // allocated.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, unblock) };
+}
+
 /// Tells the kernel that this process is in the way of write-back, so that its memory allocations do not wait
 /// for write-back (`PR_SET_IO_FLUSHER`, Linux 5.6). Needs `CAP_SYS_RESOURCE`; inherited by threads.
 pub fn set_io_flusher() -> io::Result<()> {

@@ -30,6 +30,8 @@ struct Watched {
     served: Mutex<Served>,
     /// Length of the block in bytes when it was opened.
     len: u64,
+    /// The index's then.
+    epoch: u64,
 }
 
 impl Blocks {
@@ -52,6 +54,7 @@ impl Blocks {
                 index: Arc::clone(index),
                 served: Mutex::default(),
                 len: self.geometry().span(block).len(),
+                epoch: index.epoch(),
             }),
             writer_of,
         }
@@ -72,7 +75,7 @@ impl Open {
     }
 
     /// Bytes are about to be served. Whether they have to be hashed after that.
-    pub(super) fn hand(&self, offset: u64, len: usize) -> bool {
+    pub(super) fn hand(&self, len: usize) -> bool {
         let Some(watched) = &self.watched else {
             return false;
         };
@@ -80,7 +83,7 @@ impl Open {
             .served
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .hand(offset, len)
+            .hand(len)
     }
 
     /// Hashes what was served.
@@ -102,7 +105,7 @@ impl Open {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             if served.any() {
-                watched.index.served(block, None);
+                watched.index.served(block, None, watched.epoch);
             }
         }
     }
@@ -119,7 +122,8 @@ impl Drop for Open {
                 .get_mut()
                 .unwrap_or_else(PoisonError::into_inner);
             if served.any() {
-                watched.index.served(block, served.digest(watched.len));
+                let digest = served.digest(watched.len);
+                watched.index.served(block, digest, watched.epoch);
             }
         }
         if let Some(index) = &self.writer_of {

@@ -71,7 +71,7 @@ impl Times {
             Self::Indexed(index) => {
                 index.read(block);
                 if cached {
-                    index.served(block, None);
+                    index.served(block, None, index.epoch());
                 }
             }
         }

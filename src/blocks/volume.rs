@@ -105,7 +105,7 @@ impl Volume for Blocks {
         self.times.read(block, whole);
         match self.read_block(&open, &mut out[..len], span.start, end, whole) {
             Ok(got) => {
-                let hash = open.hand(offset, got);
+                let hash = open.hand(got);
                 reply(Ok(&out[..got]));
                 if hash {
                     open.hash(offset, &out[..got]);

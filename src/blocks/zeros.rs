@@ -1,5 +1,10 @@
 //! Writes that are mostly zeros (-o zero=detect): long runs of zeros become holes instead of taking space.
 
+use std::io;
+
+use crate::geometry::Span;
+use crate::image::{Image, write_span};
+
 /// Zeros are looked for in pieces of this many bytes of the image, aligned: what file systems can punch.
 const PIECE: u64 = 4096;
 /// Runs shorter than this are written: many small holes cost more than they save.
@@ -8,17 +13,43 @@ static NOTHING: [u8; 4096] = [0; 4096];
 
 /// A part of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Part {
+struct Part {
     /// Where in the data it starts.
-    pub(super) start: usize,
+    start: usize,
     /// The byte after its last.
-    pub(super) end: usize,
+    end: usize,
     /// All of it is zeros, long and aligned enough to be a hole.
-    pub(super) zeros: bool,
+    zeros: bool,
+}
+
+/// Writes all of `data`, or as much as can be, with long runs of zeros as holes: the error counts only if nothing
+/// could be written.
+pub(crate) fn write(image: &dyn Image, data: &[u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    for part in parts(data, offset) {
+        let at = offset + part.start as u64;
+        let written = if part.zeros {
+            let end = offset + part.end as u64;
+            image
+                .zero(Span::new(at, end))
+                .map(|()| part.end - part.start)
+        } else {
+            write_span(image, &data[part.start..part.end], at)
+        };
+        match written {
+            Ok(len) => done += len,
+            Err(e) if done == 0 => return Err(e),
+            Err(_) => break,
+        }
+        if done < part.end {
+            break;
+        }
+    }
+    Ok(done)
 }
 
 /// Cuts `data`, which goes to byte `offset` of the image, into parts to write and parts to zero, in order.
-pub(super) fn parts(data: &[u8], offset: u64) -> Vec<Part> {
+fn parts(data: &[u8], offset: u64) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut written = 0;
     let mut run: Option<(usize, usize)> = None;

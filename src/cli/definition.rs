@@ -176,7 +176,7 @@ Mount options (-o): every long option above is one (-o write,block-size=64K), an
 
 Examples:
   bmapfs run --index disk.img -- rsync -a --inplace {}/ backup/   back up what changed
-  bmapfs run -w disk.img -- rsync -a --inplace backup/ {}/        restore
+  bmapfs run -rw disk.img -- rsync -a --inplace backup/ {}/       restore
   bmapfs -b 64K /dev/vg0/vm /mnt                                  just mount, smaller blocks
   mount -t bmapfs disk.img /mnt -o write                          by mount(8), or in fstab
   umount /mnt                                                     with all data on the disk

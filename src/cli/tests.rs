@@ -82,8 +82,15 @@ fn every_flag_is_a_mount_option() {
             .replace("umask=4096", "umask=0")
             .replace("threads=4096", "threads=1");
         // Some are only for what can be written.
-        let writable = if flag.word == "resize" { "write" } else { "direct_io" };
-        assert!(parsed(&["-o", &word, "-o", writable, "/a", "/b"]).is_ok(), "{word}");
+        let writable = if flag.word == "resize" {
+            "write"
+        } else {
+            "direct_io"
+        };
+        assert!(
+            parsed(&["-o", &word, "-o", writable, "/a", "/b"]).is_ok(),
+            "{word}"
+        );
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reading what is wanted once without pushing other programs' pages out of the page cache (promise P22).
 //!
-//! `RWF_DONTCACHE` where the kernel has it. Else only what is not cached is read in the ordinary way and dropped
-//! again, through a descriptor without read-ahead, whose pages could not be told from other programs'.
+//! What is cached is taken from there. The rest is read through a descriptor without read-ahead, whose pages would
+//! stay, and leaves the cache again: by `RWF_DONTCACHE` where the kernel has it, else by `posix_fadvise(2)`.
 
 use std::fs::File;
 use std::io;
@@ -15,6 +15,9 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use super::extents::is_unsupported;
 use crate::sys::{self, Caching};
 
+/// The most that is read at once of what is in the page cache, in bytes.
+const CACHED_PIECE: usize = 256 << 10;
+
 /// Which ways have been refused on one file.
 #[derive(Debug, Default)]
 pub(super) struct ReadOnce {
@@ -24,42 +27,41 @@ pub(super) struct ReadOnce {
 }
 
 impl ReadOnce {
-    /// One read of `file`; may be short.
+    /// One read of `file`; may be short. What is cached comes in pieces that fit the processor's cache.
     pub(super) fn read_at(&self, file: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
-        if !self.no_drop.load(Relaxed) {
-            match sys::pread_as(file.as_fd(), out, offset, Caching::Drop) {
-                Err(e) if is_unsupported(&e) => self.no_drop.store(true, Relaxed),
-                read => return read,
-            }
-        }
+        let near = out.len().min(CACHED_PIECE);
         let own = self.without_read_ahead.get_or_init(|| {
             reopen(file)
                 .inspect_err(|e| log::debug!("reading once: {e}"))
                 .ok()
         });
-        match own {
-            Some(own) if !self.no_probe.load(Relaxed) => self.read_and_drop(own, out, offset),
-            _ => file.read_at(out, offset),
+        let Some(own) = own.as_ref().filter(|_| !self.no_probe.load(Relaxed)) else {
+            return file.read_at(&mut out[..near], offset);
+        };
+        match sys::pread_as(own.as_fd(), &mut out[..near], offset, Caching::CachedOnly) {
+            Err(e) if is_unsupported(&e) => {
+                self.no_probe.store(true, Relaxed);
+                file.read_at(&mut out[..near], offset)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.read_and_drop(own, out, offset),
+            read => read,
         }
     }
 
+    /// Of what was not cached.
     fn read_and_drop(&self, own: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
-        match sys::pread_as(own.as_fd(), out, offset, Caching::CachedOnly) {
-            Err(e) if is_unsupported(&e) => {
-                self.no_probe.store(true, Relaxed);
-                own.read_at(out, offset)
+        if !self.no_drop.load(Relaxed) {
+            match sys::pread_as(own.as_fd(), out, offset, Caching::Drop) {
+                Err(e) if is_unsupported(&e) => self.no_drop.store(true, Relaxed),
+                read => return read,
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                let got = own.read_at(out, offset)?;
-                let (start, len) = (i64::try_from(offset), i64::try_from(got));
-                if let (Ok(start), Ok(len)) = (start, len) {
-                    // It is only a kindness; the bytes are right without it.
-                    let _ = posix_fadvise(own, start, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-                }
-                Ok(got)
-            }
-            read => read,
         }
+        let got = own.read_at(out, offset)?;
+        if let (Ok(start), Ok(len)) = (i64::try_from(offset), i64::try_from(got)) {
+            // It is only a kindness; the bytes are right without it.
+            let _ = posix_fadvise(own, start, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        }
+        Ok(got)
     }
 }
 

@@ -34,7 +34,8 @@ impl Index {
     }
 
     fn save_alone(&self, open: bool, least: i64) -> io::Result<()> {
-        let latest = self.newest().max(self.latest()).max(least);
+        // The stamp of all blocks at once, if there is one, lies below the floor. Its lock may be held.
+        let latest = self.latest().max(self.floor.load(SeqCst)).max(least);
         let ceiling = if open {
             latest.max(self.clock.now()).saturating_add(HEADROOM)
         } else {
@@ -100,7 +101,7 @@ impl Index {
     }
 
     /// The latest stamp that any block ever had.
-    fn latest(&self) -> i64 {
+    pub(super) fn latest(&self) -> i64 {
         let mut latest = i64::MIN;
         self.records.for_each(|record| {
             if record.has(STAMPED) {

@@ -48,6 +48,9 @@ pub(super) struct Place {
     pub(super) inode: u64,
     /// When the inode was made: seconds and nanoseconds; `None` where the file system does not keep it.
     pub(super) born: Option<(i64, u32)>,
+    /// Inode number of the lock beside it, and when that was made: an index that was moved to another's place is
+    /// known by it.
+    pub(super) lock: Option<(u64, Option<(i64, u32)>)>,
     /// When it was finished, in seconds since the epoch.
     pub(super) finished: i64,
 }
@@ -67,7 +70,7 @@ pub(super) fn encode(record: &Record) -> [u8; RECORD] {
     bytes[..32].copy_from_slice(&record.digest);
     bytes[32..40].copy_from_slice(&record.stamp.to_le_bytes());
     bytes[40..44].copy_from_slice(&record.lead.to_le_bytes());
-    bytes[44] = record.flags & LASTING;
+    bytes[44] = u8::try_from(record.flags & LASTING).unwrap_or(0);
     bytes
 }
 
@@ -79,7 +82,8 @@ fn decode(bytes: &[u8; RECORD]) -> Record {
         digest: digest.try_into().unwrap_or_default(),
         stamp: i64::from_le_bytes(stamp.try_into().unwrap_or_default()),
         lead: u32::from_le_bytes(lead.try_into().unwrap_or_default()),
-        flags: flags[0] & LASTING,
+        flags: u16::from(flags[0]) & LASTING,
+        hashes: 0,
     }
 }
 

@@ -186,6 +186,7 @@ impl Index {
             restamp_listings: request.purpose == Purpose::Mount,
             touched: AtomicU64::new(0),
             made: AtomicI64::new(0),
+            epoch: AtomicU64::new(0),
             meanwhile: Mutex::default(),
             report: Mutex::default(),
             restamped: matches!(request.purpose, Purpose::Scan { list: true, .. })
@@ -356,6 +357,7 @@ fn load(
     let held = header.place;
     let copied = held.inode != place.inode
         || held.born != place.born
+        || held.lock != place.lock
         || (place.finished - held.finished).abs() > RENAME_TAKES;
     if copied {
         return Worth::Unsettled(
@@ -368,3 +370,6 @@ fn load(
     }
     Worth::Good(header)
 }
+
+#[cfg(test)]
+mod tests;

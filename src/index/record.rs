@@ -6,23 +6,27 @@
 use crate::scan::Digest;
 
 /// The digest is that of the block's content when it was last looked at.
-pub(super) const HASHED: u8 = 1;
+pub(super) const HASHED: u16 = 1;
 /// Whoever copied the block with its stamp has the content that the digest names.
-pub(super) const SETTLED: u8 = 2;
+pub(super) const SETTLED: u16 = 2;
 /// There is a stamp.
-pub(super) const STAMPED: u8 = 4;
+pub(super) const STAMPED: u16 = 4;
 /// What is kept between mounts.
-pub(super) const LASTING: u8 = HASHED | SETTLED | STAMPED;
+pub(super) const LASTING: u16 = HASHED | SETTLED | STAMPED;
 /// The stamp was shown to somebody.
-pub(super) const REPORTED: u8 = 8;
+pub(super) const REPORTED: u16 = 8;
 /// The block was read since the stamp was made.
-pub(super) const READ: u8 = 16;
+pub(super) const READ: u16 = 16;
 /// The block was written or given a time in this mount.
-pub(super) const TOUCHED: u8 = 32;
+pub(super) const TOUCHED: u16 = 32;
 /// A handle was served something that is not known to be the content of the digest.
-pub(super) const TORN: u8 = 64;
+pub(super) const TORN: u16 = 64;
 /// The block was written since it was hashed.
-pub(super) const DIRTY: u8 = 128;
+pub(super) const DIRTY: u16 = 128;
+/// The block was written since the scan began to read it.
+pub(super) const WRITTEN: u16 = 256;
+/// The block was written or given a time since all blocks got one stamp, and shows its own again.
+pub(super) const OWN: u16 = 512;
 
 /// A new stamp is at least this many seconds past the block's last: rsync compares whole seconds, FAT keeps two.
 pub(super) const STEP: i64 = 2;
@@ -35,25 +39,27 @@ pub(super) struct Record {
     /// How many seconds the latest stamp that the block ever had lies past this one: a client can set a time back,
     /// and other content must not get a stamp from between. Saturates at 136 years.
     pub(super) lead: u32,
-    pub(super) flags: u8,
+    pub(super) flags: u16,
+    /// How often it was hashed after a write; only the last to begin counts.
+    pub(super) hashes: u16,
 }
 
 const _: () = assert!(size_of::<Record>() <= 48);
 
 impl Record {
-    pub(super) fn has(&self, flags: u8) -> bool {
+    pub(super) fn has(&self, flags: u16) -> bool {
         self.flags & flags == flags
     }
 
-    pub(super) fn has_any(&self, flags: u8) -> bool {
+    pub(super) fn has_any(&self, flags: u16) -> bool {
         self.flags & flags != 0
     }
 
-    pub(super) fn set(&mut self, flags: u8) {
+    pub(super) fn set(&mut self, flags: u16) {
         self.flags |= flags;
     }
 
-    pub(super) fn clear(&mut self, flags: u8) {
+    pub(super) fn clear(&mut self, flags: u16) {
         self.flags &= !flags;
     }
 
@@ -94,7 +100,7 @@ impl Record {
     /// What a scan found, in second `now`. Whether the block got a new stamp. A block that was written meanwhile
     /// has its new stamp already, and what the scan read of it may be half of each.
     pub(super) fn found(&mut self, digest: Option<Digest>, now: i64) -> bool {
-        if self.has(DIRTY) {
+        if self.has_any(DIRTY | WRITTEN) {
             return false;
         }
         let known = self.has(HASHED | SETTLED | STAMPED) && digest == Some(self.digest);

@@ -1,4 +1,4 @@
-//! What one handle was served: whether it was the whole block, in order, with the digest of the index (P24).
+//! What one handle was served: whether it was the whole block, each byte once, with the digest of the index (P24).
 //!
 //! Hashing goes on after the reply, so that the client does not wait for it.
 
@@ -7,37 +7,27 @@ use std::collections::BTreeMap;
 use crate::scan::Digest;
 
 /// Pieces that arrive before the one they follow are kept up to this many; more is no reading in order.
-const MOST_EARLY: usize = 8;
+const MOST_EARLY: usize = 64;
 
 /// The bytes that a handle was served so far, as a digest in the making.
 #[derive(Debug, Default)]
 pub(crate) struct Served {
     hasher: blake3::Hasher,
-    /// What was handed out: the offset that a reader in order asks for next.
-    handed: u64,
-    /// What was hashed of it.
+    /// How many bytes from the start were hashed.
     hashed: u64,
-    /// Handed out in order, but hashed by a thread that came too early.
+    /// Served, but what comes before them was not hashed yet: threads overtake each other.
     early: BTreeMap<u64, Vec<u8>>,
     /// Something was served.
     any: bool,
-    /// Something was served that is not the next piece.
+    /// Something was served twice, or too far ahead.
     broken: bool,
 }
 
 impl Served {
-    /// Notes that `len` bytes at `offset` of the block are about to be served. `false`: they need not be hashed.
-    pub(crate) fn hand(&mut self, offset: u64, len: usize) -> bool {
-        if len == 0 {
-            return false;
-        }
-        self.any = true;
-        if offset == self.handed {
-            self.handed += len as u64;
-        } else {
-            self.broken = true;
-        }
-        !self.broken
+    /// Notes that `len` bytes are about to be served. `false`: they need not be hashed.
+    pub(crate) fn hand(&mut self, len: usize) -> bool {
+        self.any |= len > 0;
+        len > 0 && !self.broken
     }
 
     /// Hashes what was served.
@@ -46,8 +36,8 @@ impl Served {
             return;
         }
         if offset != self.hashed {
-            self.early.insert(offset, bytes.to_vec());
-            self.broken = self.early.len() > MOST_EARLY;
+            let again = offset < self.hashed || self.early.insert(offset, bytes.to_vec()).is_some();
+            self.broken = again || self.early.len() > MOST_EARLY;
             return;
         }
         self.hasher.update(bytes);
@@ -65,7 +55,8 @@ impl Served {
 
     /// The digest of the block, if all `len` bytes of it were served in order.
     pub(crate) fn digest(&self, len: u64) -> Option<Digest> {
-        (!self.broken && self.hashed == len).then(|| *self.hasher.finalize().as_bytes())
+        (!self.broken && self.early.is_empty() && self.hashed == len)
+            .then(|| *self.hasher.finalize().as_bytes())
     }
 }
 
@@ -76,9 +67,7 @@ mod tests {
     fn serve(pieces: &[(u64, &[u8])]) -> Served {
         let mut served = Served::default();
         for (offset, bytes) in pieces {
-            served.hand(*offset, bytes.len());
-        }
-        for (offset, bytes) in pieces.iter().rev() {
+            served.hand(bytes.len());
             served.hash(*offset, bytes);
         }
         served
@@ -92,8 +81,12 @@ mod tests {
         assert_eq!(serve(&[(0, b"abc")]).digest(6), None, "not whole");
         assert_eq!(
             serve(&[(3, b"def"), (0, b"abc")]).digest(6),
-            None,
-            "not in order"
+            Some(whole),
+            "threads that overtake each other serve the same bytes"
+        );
+        assert_eq!(
+            serve(&[(3, b"def"), (3, b"dEf"), (0, b"abc")]).digest(6),
+            None
         );
         assert_eq!(
             serve(&[(0, b"abc"), (0, b"abc"), (3, b"def")]).digest(6),

@@ -3,7 +3,7 @@
 //! Invariant: at every instant the file is one that was saved completely.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -103,6 +103,17 @@ impl FileStore {
         }
     }
 
+    /// The inode that a file is, beside which lock, and when it last changed.
+    fn place(&self, file: &File) -> io::Result<Place> {
+        let (stat, lock) = (file.metadata()?, self.lock.metadata()?);
+        Ok(Place {
+            inode: stat.ino(),
+            born: born(&stat),
+            lock: Some((lock.ino(), born(&lock))),
+            finished: stat.ctime(),
+        })
+    }
+
     fn save_once(
         &self,
         body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
@@ -120,7 +131,7 @@ impl FileStore {
         temporary.as_file().sync_all()?;
         let place = Place {
             finished: now(),
-            ..place(temporary.as_file())?
+            ..self.place(temporary.as_file())?
         };
         temporary.as_file().write_all(&end(place)?)?;
         temporary.as_file().sync_all()?;
@@ -134,7 +145,7 @@ impl Store for FileStore {
     fn load(&self) -> io::Result<Option<Loaded>> {
         match File::open(&self.path) {
             Ok(file) => {
-                let place = place(&file)?;
+                let place = self.place(&file)?;
                 Ok(Some(Loaded {
                     input: Box::new(file),
                     place,
@@ -179,18 +190,10 @@ impl Store for FileStore {
     }
 }
 
-/// The inode that a file is, and when it last changed.
-fn place(file: &File) -> io::Result<Place> {
-    let stat = file.metadata()?;
-    let born = stat.created().ok().and_then(|born| {
-        let since = born.duration_since(UNIX_EPOCH).ok()?;
-        Some((i64::try_from(since.as_secs()).ok()?, since.subsec_nanos()))
-    });
-    Ok(Place {
-        inode: stat.ino(),
-        born,
-        finished: stat.ctime(),
-    })
+/// When an inode was made, where the file system keeps that.
+fn born(stat: &Metadata) -> Option<(i64, u32)> {
+    let since = stat.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some((i64::try_from(since.as_secs()).ok()?, since.subsec_nanos()))
 }
 
 fn now() -> i64 {
@@ -279,3 +282,6 @@ fn describe(process: &str) -> String {
         Err(_) => "another process".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

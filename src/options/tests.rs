@@ -68,7 +68,12 @@ fn own_words_are_spelt_with_either_dash() {
         ("kernel-cache", "kernel_cache"),
         ("direct-io", "direct_io"),
     ] {
-        assert_eq!(settings(one), settings(other), "{one} {other}");
+        // What was typed is kept as it was typed.
+        let meant = |list| Settings {
+            typed: Typed::default(),
+            ..settings(list)
+        };
+        assert_eq!(meant(one), meant(other), "{one} {other}");
     }
 }
 
@@ -246,4 +251,24 @@ fn sloppy_leaves_out_what_is_unknown_but_not_what_is_wrong() {
     assert_eq!(settings.ignored, ["-o frob=1"]);
     assert!(settings.read_only_asked);
     assert!(resolve(&words("bs=4X"), Unknown::Ignore).is_err());
+}
+
+#[test]
+fn what_a_directory_takes_in_another_way_is_known_as_typed() {
+    let typed = |list: &str| {
+        let words = Word::list(std::ffi::OsStr::new(list)).unwrap();
+        resolve(&words, Unknown::Refuse).unwrap().typed
+    };
+    let plain = typed("sparse,write,force,zero=keep");
+    assert_eq!(plain, Typed::default());
+    assert_eq!(typed("bs=4M").block_size, Some(BlockSize::DEFAULT));
+    for (list, first) in [
+        ("write,resize", "-o resize"),
+        ("no-latch,staging=1M", "-o no-latch"),
+        ("index,rescan", "-o index"),
+        ("strict", "-o strict"),
+        ("shrunk", "-o shrunk"),
+    ] {
+        assert_eq!(typed(list).image_only.as_deref(), Some(first));
+    }
 }

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
 use super::Event;
+use super::content::Content;
 use crate::blocks::{Blocks, BlocksError, Presence};
 use crate::clock::SystemClock;
 use crate::config::{IndexConfig, MountConfig, OwnerConfig, Verbosity, VolumeConfig};
@@ -18,6 +19,7 @@ use crate::exit::{Failure, OrFail, Result, Status};
 use crate::geometry::Geometry;
 use crate::image::{self, Image, Opened};
 use crate::index::{self, Index, OpenError, Purpose};
+use crate::joined::{Joined, JoinedConfig};
 use crate::progress::Progress;
 use crate::scan::{Found, Hasher, Tally, ZeroDigests};
 use crate::sys;
@@ -25,7 +27,7 @@ use crate::sys;
 /// A source that is ready to be mounted.
 #[derive(Debug)]
 pub(super) struct Prepared {
-    pub(super) blocks: Arc<Blocks>,
+    pub(super) content: Content,
     /// The source's canonical path.
     pub(super) path: PathBuf,
 }
@@ -40,6 +42,9 @@ pub(super) fn prepare(
         && let Err(e) = sys::set_io_flusher()
     {
         log::debug!("PR_SET_IO_FLUSHER: {e}");
+    }
+    if config.source.is_dir() {
+        return prepare_joined(config);
     }
     let Opened { source, path } = image::open(&config.source, &config.volume)?;
     let image: Arc<dyn Image> = Arc::new(source);
@@ -69,7 +74,35 @@ pub(super) fn prepare(
     let blocks = Blocks::new(image, volume, Arc::new(SystemClock), index, present)
         .map_err(|e| unshowable(&e, &path))?;
     Ok(Prepared {
-        blocks: Arc::new(blocks),
+        content: Content::Blocks(Arc::new(blocks)),
+        path,
+    })
+}
+
+/// The reverse: opens a directory of block files.
+fn prepare_joined(config: &MountConfig) -> Result<Prepared> {
+    let shown = config.source.display();
+    if let Some(typed) = &config.typed.image_only {
+        return Err(Failure::usage(format!(
+            "{typed} has no meaning for {shown}: SRC is a directory of block files"
+        )));
+    }
+    let path = std::fs::canonicalize(&config.source)
+        .or_fail(Status::MountFailed, || format!("opening {shown}"))?;
+    let joined = Joined::open(
+        &JoinedConfig {
+            directory: path.clone(),
+            block_size: config.typed.block_size,
+            sparse: config.volume.sparse,
+            writable: config.volume.writable,
+            force: config.volume.force,
+            detect_zeros: config.volume.detect_zeros,
+            owner: owned_by_user(&config.volume).owner,
+        },
+        Arc::new(SystemClock),
+    )?;
+    Ok(Prepared {
+        content: Content::Joined(Arc::new(joined)),
         path,
     })
 }

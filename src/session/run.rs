@@ -23,6 +23,7 @@ use super::{Event, Served, describe};
 use crate::config::{MountConfig, RunConfig};
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::index::{Meanwhile, Purpose, mount_name};
+use crate::sys;
 
 /// With `-o strict`: the image was, or may have been, written while it was read.
 const WRITTEN_MEANWHILE: u8 = 9;
@@ -51,7 +52,7 @@ pub fn run(config: &RunConfig) -> Result<u8> {
         .index
         .as_ref()
         .and_then(|index| index.id.as_deref());
-    let place = mount_directory(&mount_name(&source, id))?;
+    let place = mount_directory(&mount_name(&source, id), private)?;
     let place = crate::mount::check_mountpoint(&place, &source)?;
     let purpose = Purpose::Run {
         refuse_shrunk: !config.shrunk,
@@ -67,11 +68,19 @@ pub fn run(config: &RunConfig) -> Result<u8> {
             let meanwhile = finish(&served, &inbox);
             Ok((status?, meanwhile?))
         });
-    // It is made anew each time; if something is still in it, it stays.
-    let _ = std::fs::remove_dir(&place);
+    if !private {
+        // It is made anew each time; if something is still in it, it stays.
+        let _ = std::fs::remove_dir(&place);
+    }
     let (status, meanwhile) = ended?;
     match (status, meanwhile) {
-        (0, Meanwhile::Written | Meanwhile::Unknown) if config.strict => Ok(WRITTEN_MEANWHILE),
+        (0, Meanwhile::Written | Meanwhile::Unknown) if config.strict => {
+            log::warn!(
+                "{}: it was, or may have been, written meanwhile (-o strict)",
+                source.display()
+            );
+            Ok(WRITTEN_MEANWHILE)
+        }
         (status, _) => Ok(status),
     }
 }
@@ -92,9 +101,26 @@ fn enter_private_namespace() -> Result<()> {
 }
 
 /// The directory that `name` is mounted on, the same each time: restic and borg know files by their whole path.
-fn mount_directory(name: &str) -> Result<PathBuf> {
-    let base = if geteuid().is_root() {
-        PathBuf::from("/run/bmapfs")
+/// In a private namespace it is in a file system of its own, so that no run can touch the place of another.
+fn mount_directory(name: &str, private: bool) -> Result<PathBuf> {
+    let base = if private {
+        let base = PathBuf::from("/run/bmapfs");
+        let attempt = || format!("making the mount point in {}", base.display());
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&base)
+            .or_fail(Status::MountFailed, attempt)?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(
+            Some("bmapfs"),
+            &base,
+            Some("tmpfs"),
+            flags,
+            Some("mode=0700,size=64k"),
+        )
+        .or_fail(Status::MountFailed, attempt)?;
+        base
     } else {
         match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
             Some(runtime) if runtime.is_absolute() => runtime.join("bmapfs"),
@@ -102,6 +128,12 @@ fn mount_directory(name: &str) -> Result<PathBuf> {
         }
     };
     let place = base.join(name);
+    if std::fs::metadata(&place).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN)) {
+        // What a bmapfs that was killed has left; nobody is served there.
+        if let Err(e) = crate::mount::detach(&place, nix::mount::MntFlags::MNT_DETACH) {
+            log::debug!("{}: {e}", place.display());
+        }
+    }
     let attempt = || format!("making the mount point {}", place.display());
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -129,10 +161,10 @@ fn serve_command(
 ) -> Result<u8> {
     let mut words = config.command.iter().map(|word| replace(word, place));
     let program = words.next().unwrap_or_default();
-    let started = Command::new(&program)
-        .args(words)
-        .env("BMAPFS_MOUNT", place)
-        .spawn();
+    let mut command = Command::new(&program);
+    command.args(words).env("BMAPFS_MOUNT", place);
+    sys::unblock_signals_in(&mut command);
+    let started = command.spawn();
     let child = match started {
         Ok(child) => child,
         Err(e) => {
@@ -223,7 +255,7 @@ fn finish(served: &Served, inbox: &Receiver<Event>) -> Result<Meanwhile> {
         Ok(Outcome::Covered(what)) => log::warn!("{place} is covered by {what}"),
         Err(e) => log::error!("unmounting {place}: {e}"),
     }
-    let summary = served.blocks.close().or_fail(Status::System, || {
+    let summary = served.content.close().or_fail(Status::System, || {
         format!(
             "unmounting {}: making writes durable; what was written last may be lost",
             served.shown()

@@ -1,0 +1,294 @@
+//! An index file that is damaged in every way there is: never believed, and always in the way of nobody.
+
+use super::*;
+use crate::clock::testing::TestClock;
+use crate::geometry::BlockSize;
+use crate::image::faulty::{Memory, pattern};
+use crate::index::format::{MAGIC, RECORD};
+use std::fs;
+use std::sync::atomic::Ordering::Relaxed;
+
+const BLOCK: usize = 4096;
+
+/// An image, its index's file, and a clock.
+#[derive(Debug)]
+struct Fixture {
+    directory: tempfile::TempDir,
+    memory: Arc<Memory>,
+    clock: Arc<TestClock>,
+    tally: Tally,
+    block_size: BlockSize,
+}
+
+impl Fixture {
+    fn new(image: Vec<u8>) -> Self {
+        // Memory, where there is some: each save is flushed three times.
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Self {
+            directory: directory.unwrap(),
+            memory: Memory::new(image),
+            clock: Arc::new(TestClock::new(2_000_000_000)),
+            tally: Tally::default(),
+            block_size: BlockSize::MIN,
+        }
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.directory.path().join("index")
+    }
+
+    fn with<R>(&self, work: impl FnOnce(&Request<'_>) -> R) -> R {
+        let image: Arc<dyn Image> = Arc::new(Arc::clone(&self.memory));
+        work(&Request {
+            geometry: Geometry::new(image.size().unwrap(), self.block_size).unwrap(),
+            image,
+            path: &self.path(),
+            source: "image".to_owned(),
+            writable: false,
+            force: false,
+            rescan: false,
+            purpose: Purpose::Run {
+                refuse_shrunk: false,
+            },
+            threads: 2,
+            tally: &self.tally,
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+        })
+    }
+
+    /// A mount from beginning to end: what each block shows.
+    fn stamps(&self) -> Vec<i64> {
+        let index = self.with(Index::open).unwrap().unwrap();
+        let blocks = index.geometry().blocks();
+        let shown = (0..blocks).map(|number| index.show(BlockIndex::new(number).unwrap()));
+        let shown = shown.collect();
+        index.close().unwrap();
+        shown
+    }
+
+    /// What the file is worth.
+    fn worth(&self) -> Worth {
+        let store = FileStore::open(&self.path()).unwrap();
+        let records = PerBlock::new();
+        let worth = self.with(|request| load(&store, request, &Moment::Unknown, &records));
+        if matches!(worth, Worth::Nothing(_)) {
+            records.for_each(|record| assert_eq!(*record, Record::default()));
+        }
+        worth
+    }
+
+    /// Overwrites the file where it is.
+    fn damage(&self, bytes: &[u8]) {
+        fs::write(self.path(), bytes).unwrap();
+    }
+
+    fn assert_refused(&self, what: &str) {
+        match self.worth() {
+            Worth::Nothing(Some(reason)) => assert!(!reason.contains('\n'), "{reason}"),
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+
+    fn assert_all_new(&self, before: &[i64], what: &str) -> Vec<i64> {
+        let after = self.stamps();
+        let newest = before.iter().max().unwrap();
+        assert!(
+            after.iter().all(|stamp| stamp > newest),
+            "{what}: {after:?} after {before:?}"
+        );
+        after
+    }
+}
+
+/// With a sum that is right.
+fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
+    let sum = blake3::hash(&bytes);
+    bytes.extend_from_slice(sum.as_bytes());
+    bytes
+}
+
+fn saved() -> (Fixture, Vec<i64>, Vec<u8>) {
+    let fixture = Fixture::new(pattern(2 * BLOCK + 700));
+    let stamps = fixture.stamps();
+    let bytes = fs::read(fixture.path()).unwrap();
+    (fixture, stamps, bytes)
+}
+
+#[test]
+fn p21_a_file_that_is_whole_is_believed() {
+    let (fixture, stamps, bytes) = saved();
+    assert!(matches!(fixture.worth(), Worth::Good(_)));
+    fixture.damage(&bytes);
+    assert!(matches!(fixture.worth(), Worth::Good(_)), "the same bytes");
+    fixture.clock.turn(1000);
+    assert_eq!(fixture.stamps(), stamps);
+}
+
+#[test]
+fn p21_cut_at_every_length() {
+    let (fixture, mut stamps, bytes) = saved();
+    for len in 0..bytes.len() {
+        fixture.damage(&bytes[..len]);
+        fixture.assert_refused(&format!("cut to {len} bytes"));
+        if len % 97 == 0 || len == bytes.len() - 1 {
+            stamps = fixture.assert_all_new(&stamps, &format!("cut to {len} bytes"));
+        }
+    }
+    let mut longer = bytes.clone();
+    longer.push(0);
+    fixture.damage(&longer);
+    fixture.assert_refused("a byte more");
+}
+
+#[test]
+fn p21_every_byte_flipped() {
+    let (fixture, mut stamps, bytes) = saved();
+    for at in 0..bytes.len() {
+        let bits = if at < 24 || at % 16 == 0 {
+            0..8
+        } else {
+            at % 8..at % 8 + 1
+        };
+        for bit in bits {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << bit;
+            fixture.damage(&flipped);
+            fixture.assert_refused(&format!("bit {bit} of byte {at}"));
+        }
+        if at % 61 == 0 {
+            stamps = fixture.assert_all_new(&stamps, &format!("byte {at}"));
+        }
+    }
+}
+
+#[test]
+fn p21_a_right_sum_of_something_else() {
+    let (fixture, stamps, bytes) = saved();
+    let body = bytes[..bytes.len() - 32].to_vec();
+    let json = MAGIC.len() + 3 * RECORD;
+    let mut version = body.clone();
+    version[14] = b'2';
+    let mut long_header = body.clone();
+    let end = body.len();
+    long_header[end - 4..].copy_from_slice(&u32::MAX.to_le_bytes());
+    let mut record_less = body.clone();
+    record_less.drain(json - RECORD..json);
+    let mut odd = body.clone();
+    odd.remove(json - 1);
+    let mut nonsense = body.clone();
+    nonsense[json] = b'[';
+    let mut empty = MAGIC.to_vec();
+    empty.extend_from_slice(&[0; 4]);
+    for (what, body) in [
+        ("another version", version),
+        ("a header longer than the file", long_header),
+        ("a record less", record_less),
+        ("half a record", odd),
+        ("no header", nonsense),
+        ("nothing", empty),
+        ("less than nothing", MAGIC.to_vec()),
+    ] {
+        fixture.damage(&seal(body));
+        fixture.assert_refused(what);
+    }
+    fixture.assert_all_new(&stamps, "no header");
+}
+
+#[test]
+fn p21_another_block_size_is_another_index() {
+    let (mut fixture, stamps, _) = saved();
+    fixture.block_size = BlockSize::from_bytes(8192).unwrap();
+    fixture.assert_refused("blocks of 8192");
+    fixture.assert_all_new(&stamps, "blocks of 8192");
+}
+
+#[test]
+fn p21_indexes_swapped_between_images() {
+    let (one, stamps, _) = saved();
+    let two = Fixture::new(vec![7; 2 * BLOCK + 700]);
+    let old = two.stamps();
+    // Within two seconds of its end a file that was moved looks like one that was saved.
+    std::thread::sleep(Duration::from_millis(3100));
+    let aside = one.directory.path().join("aside");
+    fs::rename(one.path(), &aside).unwrap();
+    fs::rename(two.path(), one.path()).unwrap();
+    fs::copy(&aside, two.path()).unwrap();
+    for (fixture, stamps) in [(&one, &stamps), (&two, &old)] {
+        assert!(matches!(fixture.worth(), Worth::Unsettled(..)));
+        fixture.assert_all_new(stamps, "another image's index");
+    }
+}
+
+#[test]
+fn p21_without_a_file_system_for_it_there_is_no_index() {
+    let fixture = Fixture::new(pattern(BLOCK));
+    for path in ["missing/index", ".", "loop"] {
+        let path = fixture.directory.path().join(path);
+        if path.ends_with("loop") {
+            std::os::unix::fs::symlink(&path, &path).unwrap();
+        }
+        fixture.with(|request| {
+            let request = Request {
+                path: &path,
+                image: Arc::clone(&request.image),
+                source: String::new(),
+                clock: Arc::clone(&request.clock),
+                ..*request
+            };
+            let opened = Index::open(&request);
+            assert!(matches!(opened, Ok(None)), "{}: {opened:?}", path.display());
+        });
+    }
+}
+
+#[test]
+fn p22_a_scan_that_is_interrupted_leaves_the_file_as_it_was() {
+    let (fixture, stamps, bytes) = saved();
+    fixture.memory.poke(0, &[0; 5000]);
+    fixture.tally.cancel.store(true, Relaxed);
+    let opened = fixture.with(Index::open);
+    assert!(matches!(opened, Err(OpenError::Interrupted)), "{opened:?}");
+    assert_eq!(fs::read(fixture.path()).unwrap(), bytes);
+    fixture.tally.cancel.store(false, Relaxed);
+    let after = fixture.stamps();
+    assert!(after[0] > stamps[0] && after[1] > stamps[1] && after[2] == stamps[2]);
+}
+
+#[test]
+fn p22_a_block_that_cannot_be_read_has_no_digest_and_a_new_stamp_each_time() {
+    let (fixture, mut stamps, _) = saved();
+    let bad = crate::geometry::Span::new(5000, 5001);
+    fixture.memory.faults(|faults| faults.bad = vec![bad]);
+    for _ in 0..3 {
+        let index = fixture.with(Index::open).unwrap().unwrap();
+        assert_eq!(index.report().unreadable, 1);
+        let block = BlockIndex::new(1).unwrap();
+        let record = index.records.with(block, |record| *record);
+        assert!(!record.has_any(HASHED | SETTLED));
+        assert!(record.stamp > stamps[1]);
+        stamps[1] = record.stamp;
+        index.close().unwrap();
+    }
+    fixture.memory.faults(|faults| faults.bad.clear());
+    let after = fixture.stamps();
+    assert!(after[1] > stamps[1], "it is new once more");
+    assert_eq!((after[0], after[2]), (stamps[0], stamps[2]));
+    assert_eq!(fixture.stamps(), after, "and then it stays");
+}
+
+#[test]
+fn p20_an_extreme_time_leaves_room_for_later_ones() {
+    let fixture = Fixture::new(pattern(BLOCK));
+    let block = BlockIndex::new(0).unwrap();
+    for extreme in [i64::MAX, i64::MIN, i64::MAX - 1] {
+        let index = fixture.with(Index::open).unwrap().unwrap();
+        index.set(block, extreme);
+        let shown = index.show(block);
+        index.close().unwrap();
+        drop(index);
+        let other = fixture.memory.bytes()[0].wrapping_add(1);
+        fixture.memory.poke(0, &[other]);
+        let after = fixture.stamps();
+        assert_ne!(after[0], shown, "{extreme}");
+    }
+}

@@ -1,0 +1,15 @@
+//! The index, `bmapfs run` and `bmapfs scan` (promises P20 to P24), with the tools that the stamps are for.
+
+mod damage;
+mod killed;
+mod live;
+mod place;
+mod rig;
+mod run;
+mod run_ends;
+mod scan;
+mod skip;
+mod stamps;
+mod sync;
+mod tools;
+mod torn;

@@ -1,0 +1,19 @@
+//! The promises of the specification, each test named after the promise that it holds bmapfs to.
+
+mod durability;
+mod extents;
+mod fixed_names;
+mod growth;
+mod identity;
+mod in_use;
+mod latch;
+mod layout;
+mod life;
+mod locks;
+mod metadata;
+mod reading;
+mod signals;
+mod stacking;
+mod stamps;
+mod writing;
+mod zeroing;

@@ -1,0 +1,12 @@
+//! What people do with bmapfs: the real tools, on real mounts, and what they get wrong.
+
+mod bad_input;
+mod bad_machine;
+mod checkers;
+mod devices;
+mod files;
+mod helpers;
+mod remote;
+mod rsync;
+mod strange_names;
+mod stress;
