@@ -36,13 +36,29 @@ const MAX_BACKGROUND: u16 = 64;
 pub struct Adapter<V: Volume> {
     volume: Arc<V>,
     page_cache: bool,
+    /// How long the kernel may keep the root's attributes.
+    root_ttl: Duration,
 }
 
 impl<V: Volume> Adapter<V> {
     /// `page_cache`: let the kernel keep pages; else every read comes here.
     #[must_use]
-    pub fn new(volume: Arc<V>, page_cache: bool) -> Self {
-        Self { volume, page_cache }
+    pub fn new(volume: Arc<V>, page_cache: bool, writable: bool) -> Self {
+        // The root's time changes with every write, and rsync looks at it when it has written all.
+        let root_ttl = if writable { Duration::ZERO } else { ATTR_TTL };
+        Self {
+            volume,
+            page_cache,
+            root_ttl,
+        }
+    }
+
+    fn attr_ttl(&self, inode: Inode) -> &Duration {
+        if inode == Inode::Root {
+            &self.root_ttl
+        } else {
+            &ATTR_TTL
+        }
     }
 
     fn open_flags(&self, write: bool) -> FopenFlags {
@@ -122,7 +138,7 @@ impl<V: Volume> Filesystem for Adapter<V> {
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let found = inode(ino).and_then(|inode| self.volume.attr(inode));
-        answer!(reply, found, found => reply.attr(&ATTR_TTL, &attr(&found)), "getattr {ino}");
+        answer!(reply, found, found => reply.attr(self.attr_ttl(found.inode), &attr(&found)), "getattr {ino}");
     }
 
     fn setattr(
@@ -152,7 +168,7 @@ impl<V: Volume> Filesystem for Adapter<V> {
             mtime: mtime.map(set_time),
         };
         let changed = inode(ino).and_then(|inode| self.volume.change(inode, &change));
-        answer!(reply, changed, now => reply.attr(&ATTR_TTL, &attr(&now)), "setattr {ino} {change:?}");
+        answer!(reply, changed, now => reply.attr(self.attr_ttl(now.inode), &attr(&now)), "setattr {ino} {change:?}");
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {

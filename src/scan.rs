@@ -5,6 +5,7 @@
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use crate::geometry::{BlockIndex, Geometry, Span};
 use crate::image::Image;
@@ -13,9 +14,12 @@ use crate::image::buffer::with_scratch;
 /// BLAKE3 of a block's content.
 pub type Digest = [u8; 32];
 
-/// How much is read and hashed at a time, in bytes, at most: what a disk reads at full speed. What is in the page
-/// cache already comes in smaller pieces.
-const PIECE: u64 = 1 << 20;
+/// How much is read and hashed at a time, in bytes, if it is cached: what fits the second-level cache...
+const NEAR_PIECE: u64 = 256 << 10;
+/// ... and if it comes from a disk, which then works at full speed without read-ahead.
+const FAR_PIECE: u64 = 1 << 20;
+/// Slower than this, in bytes a microsecond, it comes from a disk.
+const NEAR_SPEED: u128 = 4000;
 /// A worker takes blocks of at least this many bytes at a time.
 const BATCH: u64 = 1 << 20;
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
@@ -51,6 +55,8 @@ pub struct Hasher<'a> {
     image: &'a dyn Image,
     geometry: Geometry,
     zeros: &'a ZeroDigests,
+    /// How much to read next: as the last read was.
+    piece: AtomicU64,
 }
 
 /// The digests of blocks of zeros.
@@ -103,6 +109,7 @@ impl<'a> Hasher<'a> {
             image,
             geometry,
             zeros,
+            piece: AtomicU64::new(NEAR_PIECE),
         }
     }
 
@@ -139,20 +146,25 @@ impl<'a> Hasher<'a> {
     fn read_into(&self, hasher: &mut blake3::Hasher, span: Span) -> io::Result<()> {
         let mut offset = span.start;
         while offset < span.end {
-            let len = usize::try_from(PIECE.min(span.end - offset)).map_err(io::Error::other)?;
-            let got = with_scratch(len, |piece| {
+            let piece = self.piece.load(Relaxed);
+            let len = usize::try_from(piece.min(span.end - offset)).map_err(io::Error::other)?;
+            let (got, near) = with_scratch(len, |piece| {
                 loop {
+                    let start = Instant::now();
                     match self.image.read_once(piece, offset) {
                         Ok(0) => return Err(io::Error::from_raw_os_error(libc::EIO)),
                         Ok(got) => {
+                            let near = got as u128 >= start.elapsed().as_micros() * NEAR_SPEED;
                             hasher.update(&piece[..got]);
-                            return Ok(got);
+                            return Ok((got, near));
                         }
                         Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                         Err(e) => return Err(e),
                     }
                 }
             })?;
+            self.piece
+                .store(if near { NEAR_PIECE } else { FAR_PIECE }, Relaxed);
             offset += got as u64;
         }
         Ok(())

@@ -157,7 +157,11 @@ impl Served {
         options.n_threads = Some(threads);
         // Probed now: when fuser finds out, the mount is ready and would be lost.
         options.clone_fd = threads > 1 && sys::can_clone_fuse(fd.as_fd());
-        let adapter = Adapter::new(Arc::clone(volume), config.kernel.page_cache);
+        let adapter = Adapter::new(
+            Arc::clone(volume),
+            config.kernel.page_cache,
+            config.volume.writable,
+        );
         let session = Session::from_fd(adapter, fd, options.acl, options)
             .or_fail(Status::MountFailed, || self.attempt())?;
         let marker = self.marker();

@@ -140,6 +140,6 @@ mod tests {
                 zeros: true
             }]
         );
-        assert_eq!(parts(&[0; 60_000], 0).len(), 1, "too short");
+        assert_eq!(parts(&vec![0; 60_000], 0).len(), 1, "too short");
     }
 }

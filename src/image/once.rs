@@ -1,7 +1,7 @@
 //! Reading what is wanted once without pushing other programs' pages out of the page cache (promise P22).
 //!
-//! What is cached is taken from there. The rest is read through a descriptor without read-ahead, whose pages would
-//! stay, and leaves the cache again: by `RWF_DONTCACHE` where the kernel has it, else by `posix_fadvise(2)`.
+//! `RWF_DONTCACHE` where the kernel has it, through a descriptor without read-ahead, whose pages would stay. Else what
+//! is cached is taken from there, and what is not is read in the ordinary way and dropped again.
 
 use std::fs::File;
 use std::io;
@@ -15,9 +15,6 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use super::extents::is_unsupported;
 use crate::sys::{self, Caching};
 
-/// The most that is read at once of what is in the page cache, in bytes.
-const CACHED_PIECE: usize = 256 << 10;
-
 /// Which ways have been refused on one file.
 #[derive(Debug, Default)]
 pub(super) struct ReadOnce {
@@ -27,42 +24,44 @@ pub(super) struct ReadOnce {
 }
 
 impl ReadOnce {
-    /// One read of `file`; may be short. What is cached comes in pieces that fit the processor's cache.
+    /// One read of `file`; may be short.
     pub(super) fn read_at(&self, file: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
-        let near = out.len().min(CACHED_PIECE);
         let own = self.without_read_ahead.get_or_init(|| {
             reopen(file)
                 .inspect_err(|e| log::debug!("reading once: {e}"))
                 .ok()
         });
-        let Some(own) = own.as_ref().filter(|_| !self.no_probe.load(Relaxed)) else {
-            return file.read_at(&mut out[..near], offset);
+        let Some(own) = own else {
+            return file.read_at(out, offset);
         };
-        match sys::pread_as(own.as_fd(), &mut out[..near], offset, Caching::CachedOnly) {
-            Err(e) if is_unsupported(&e) => {
-                self.no_probe.store(true, Relaxed);
-                file.read_at(&mut out[..near], offset)
-            }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.read_and_drop(own, out, offset),
-            read => read,
-        }
-    }
-
-    /// Of what was not cached.
-    fn read_and_drop(&self, own: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
         if !self.no_drop.load(Relaxed) {
             match sys::pread_as(own.as_fd(), out, offset, Caching::Drop) {
                 Err(e) if is_unsupported(&e) => self.no_drop.store(true, Relaxed),
                 read => return read,
             }
         }
-        let got = own.read_at(out, offset)?;
-        if let (Ok(start), Ok(len)) = (i64::try_from(offset), i64::try_from(got)) {
-            // It is only a kindness; the bytes are right without it.
-            let _ = posix_fadvise(own, start, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        if self.no_probe.load(Relaxed) {
+            return file.read_at(out, offset);
         }
-        Ok(got)
+        match sys::pread_as(own.as_fd(), out, offset, Caching::CachedOnly) {
+            Err(e) if is_unsupported(&e) => {
+                self.no_probe.store(true, Relaxed);
+                file.read_at(out, offset)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => read_and_drop(own, out, offset),
+            read => read,
+        }
     }
+}
+
+/// Of what was not cached.
+fn read_and_drop(own: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
+    let got = own.read_at(out, offset)?;
+    if let (Ok(start), Ok(len)) = (i64::try_from(offset), i64::try_from(got)) {
+        // It is only a kindness; the bytes are right without it.
+        let _ = posix_fadvise(own, start, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    }
+    Ok(got)
 }
 
 /// The same file with a description of its own, so that its read-ahead can be turned off.

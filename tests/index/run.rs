@@ -132,7 +132,9 @@ fn the_command_starts_with_signals_as_usual() {
     for field in ["SigBlk", "SigIgn", "SigPnd", "ShdPnd"] {
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();
         let mask = line.split_whitespace().nth(1).unwrap();
-        assert_eq!(u64::from_str_radix(mask, 16).unwrap(), 0, "{line}");
+        // 32 and 33 are the C library's own, which ignores them in what it spawns.
+        let mask = u64::from_str_radix(mask, 16).unwrap() & !(0b11 << 31);
+        assert_eq!(mask, 0, "{line}");
     }
     // Nothing of bmapfs is open in it.
     let files = run(&scene, &image)
@@ -174,11 +176,7 @@ fn as_root_nobody_else_sees_the_mount() {
                 .collect::<Vec<_>>()
         };
         assert_eq!(at("self").len(), 0);
-        assert_eq!(
-            fs::read_dir(place).unwrap().count(),
-            0,
-            "an empty directory to others"
-        );
+        assert!(!place.exists(), "others do not even see its directory");
         let inside = at(process);
         assert_eq!(inside.len(), 1);
         assert_eq!(inside[0].kind, "fuse.bmapfs");

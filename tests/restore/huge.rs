@@ -62,7 +62,9 @@ fn sixteen_tebibytes_of_holes_cost_nothing() {
         let mount = scene.mount(&target).with("-rw --sparse --resize").up();
         rsync(&backup, mount.point());
         println!("{kind}: restored in {:?}", start.elapsed());
-        assert!(bytes_read(&mount) < 3 * BLOCK);
+        // What is written comes through a system call that reads, too.
+        let read = bytes_read(&mount);
+        assert!(read < (2 * PIECES + 3) * BLOCK, "{read}");
         mount.unmount();
         assert_eq!(fs::metadata(&target).unwrap().len(), size);
         assert_eq!(extents(&target).len(), extents(&source).len());

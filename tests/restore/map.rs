@@ -79,8 +79,8 @@ fn sparse_image_and_backup_stay_equal_including_holes() {
         punch(&source, 6 * BLOCK, 2 * BLOCK);
         poke(
             &source,
-            (2 * BLOCK + 8192).try_into().unwrap(),
-            &pattern(3, 4096),
+            (2 * BLOCK + (64 << 10)).try_into().unwrap(),
+            &pattern(3, 64 << 10),
         );
         check("a block has become zeros, another has come");
         punch(&source, 0, SIZE);
@@ -209,6 +209,7 @@ fn sparse_a_removed_block_is_zeros_and_comes_back_when_written() {
     fs::write(mount.block(20), b"end").unwrap();
     content[20 * BLOCK..][..3].copy_from_slice(b"end");
     assert_eq!(fs::metadata(mount.block(20)).unwrap().len(), 12_345);
+    drop(open);
     mount.unmount();
     assert_same("the image", &fs::read(&image).unwrap(), &content);
     let mount = scene.mount(&image).with(UNITS).with("--sparse").up();

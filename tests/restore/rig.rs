@@ -28,13 +28,14 @@ pub(crate) enum Way {
 }
 
 /// Those that write in place or to a temporary name: no file is removed.
-pub(crate) const IN_PLACE: [Way; 10] = [
+pub(crate) const IN_PLACE: [Way; 11] = [
     Way::Rsync("-a"),
     Way::Rsync("-a --inplace"),
     Way::Rsync("-a --fsync"),
     Way::Rsync("-a --whole-file --partial"),
     Way::Rclone,
     Way::Restic,
+    Way::Borg,
     Way::Cp("-p"),
     Way::Cp("--sparse=never --no-preserve=all"),
     Way::Tar("--overwrite"),
@@ -42,11 +43,10 @@ pub(crate) const IN_PLACE: [Way; 10] = [
 ];
 
 /// Those that remove a file before they make it again.
-pub(crate) const REMOVING: [Way; 5] = [
+pub(crate) const REMOVING: [Way; 4] = [
     Way::Tar(""),
     Way::Tar("--unlink-first"),
     Way::Cp("-p --remove-destination"),
-    Way::Borg,
     Way::Install,
 ];
 

@@ -152,6 +152,7 @@ fn p12_memory_is_bounded() {
     blocks::refused("no room", fs::write(at(2), pattern(2, BLOCK)), libc::ENOSPC);
     let two = File::options().write(true).open(at(2)).unwrap();
     blocks::refused("no room", two.set_len(BLOCK as u64), libc::ENOSPC);
+    drop(two);
     fs::rename(at(0), mount.block(0)).unwrap();
     fs::write(at(2), pattern(2, BLOCK)).unwrap();
     fs::remove_file(at(1)).unwrap();

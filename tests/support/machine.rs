@@ -42,6 +42,9 @@ static FUSE: LazyLock<()> = LazyLock::new(|| {
     );
     fs::set_permissions("/dev/fuse", Permissions::from_mode(0o666))
         .expect("/dev/fuse must be there");
+    // As systemd has it: where mounts are private, a namespace that one test makes keeps every mount that was there,
+    // also when another test unmounts it.
+    tool("mount").words("--make-rshared /").run();
 });
 
 /// Checks, once, that the machine can run the tests at all.

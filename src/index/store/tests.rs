@@ -53,7 +53,7 @@ fn p21_a_save_that_fails_leaves_the_old_file_and_nothing_else() {
     let full = || io::Error::from_raw_os_error(libc::ENOSPC);
     let early = store.save(
         &mut |out| {
-            out.write_all(&[7; 1 << 20])?;
+            out.write_all(&vec![7; 1 << 20])?;
             Err(full())
         },
         &mut |_| Ok(Vec::new()),
@@ -169,7 +169,7 @@ fn p21_a_full_or_read_only_disk_keeps_the_old_file() {
     let path = small.0.path().join("index");
     let store = FileStore::open(&path).unwrap();
     save(&store, b"old").unwrap();
-    let error = save(&store, &[7; 1 << 20]).unwrap_err();
+    let error = save(&store, &vec![7; 1 << 20]).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
     assert_eq!(names(small.0.path()), ["index", "index.lock"]);
     assert_eq!(place_of(&store).unwrap(), b"old!");

@@ -1,0 +1,81 @@
+//! What is checked whenever a stamp is shown.
+
+use super::op::Mode;
+use super::world::{Held, Model, Mounted, Pair, World, number};
+use crate::index::record::HASHED;
+use crate::volume::Attr;
+
+impl World {
+    /// A block showed this, in a request that began in state `since` of the image. `listed`: the root was opened
+    /// for it.
+    pub(super) fn shown(
+        &self,
+        mounted: &Mounted,
+        block: usize,
+        attr: &Attr,
+        since: usize,
+        listed: bool,
+    ) {
+        if self.disk.dead() {
+            return;
+        }
+        let mut model = self.model();
+        let Some(mount) = &model.mount else {
+            return;
+        };
+        let quiet = !self.live.foreign_since(mount.begin);
+        let follows = matches!(mounted.mode, Mode::Long | Mode::Force);
+        let exact = quiet || mounted.mode == Mode::Write || (follows && listed);
+        let allowed = if exact { since } else { mount.base };
+        let size = usize::try_from(attr.size).unwrap();
+        for Held { pair, at } in &model.held[block] {
+            // A copy that was torn after the last scan counts at the next one.
+            assert!(
+                pair.stamp != attr.stamp
+                    || pair.content.len != size
+                    || (!exact && *at >= allowed)
+                    || (!exact && self.live.found_since(allowed, block, pair.content))
+                    || self.live.had_since(allowed, block, pair.content),
+                "block {block} shows {}: whoever has {:?} with it would skip {:?}",
+                attr.stamp,
+                pair.content,
+                self.live.present().content(block, size),
+            );
+        }
+        if !model.set_by_clients.contains(&(block, attr.stamp)) {
+            model.latest = model.latest.max(attr.stamp);
+        }
+        let content = self.live.present().content(block, size);
+        // Somebody reads it at once; without -w alone, that is noticed unless it is what was hashed.
+        let hashed = mounted
+            .index
+            .records
+            .with(number(block), |record| record.has(HASHED));
+        let noticed = mounted.mode != Mode::Write && !hashed;
+        let still = quiet && !noticed && self.live.number() == since && !model.bad;
+        if still && content.len == size {
+            let stamp = attr.stamp;
+            model.hold(block, Pair { stamp, content }, since);
+        }
+    }
+}
+
+impl Model {
+    /// Somebody has this, since state `at` of the image.
+    pub(super) fn hold(&mut self, block: usize, pair: Pair, at: usize) {
+        if !self.holds(block, pair) {
+            self.held[block].push(Held { pair, at });
+        }
+    }
+
+    pub(super) fn holds(&self, block: usize, pair: Pair) -> bool {
+        self.held[block].iter().any(|held| held.pair == pair)
+    }
+
+    /// A client gave the block this stamp: whatever else went with it is that client's word.
+    pub(super) fn set_by_client(&mut self, block: usize, stamp: i64) {
+        self.sets.push((block, stamp));
+        self.set_by_clients.insert((block, stamp));
+        self.held[block].retain(|held| held.pair.stamp != stamp);
+    }
+}

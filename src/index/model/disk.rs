@@ -1,0 +1,178 @@
+//! A place for an index that fails and crashes at a chosen step, and from which older versions can be put back.
+
+use std::io::{self, Cursor, Write};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::op::Fault;
+use crate::clock::{Clock, testing::TestClock};
+use crate::index::format::Place;
+use crate::index::store::{Loaded, Store};
+
+#[derive(Debug, Clone)]
+struct Version {
+    bytes: Vec<u8>,
+    place: Place,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    versions: Vec<Version>,
+    present: Option<Version>,
+    note: Option<i64>,
+    inodes: u64,
+    /// After so many more saves.
+    fault: Option<(usize, Fault, bool)>,
+    /// The process is gone: nothing that it does counts.
+    dead: bool,
+}
+
+/// The disk below; outlives every process.
+#[derive(Debug)]
+pub(super) struct Disk {
+    state: Mutex<State>,
+    clock: Arc<TestClock>,
+}
+
+impl Disk {
+    pub(super) fn new(clock: &Arc<TestClock>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            clock: Arc::clone(clock),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub(super) fn dead(&self) -> bool {
+        self.state().dead
+    }
+
+    pub(super) fn kill(&self) {
+        self.state().dead = true;
+    }
+
+    /// A new process.
+    pub(super) fn revive(&self) {
+        let mut state = self.state();
+        state.dead = false;
+        state.fault = None;
+    }
+
+    pub(super) fn fail(&self, fault: Fault, after: usize, crash: bool) {
+        self.state().fault = Some((after, fault, crash));
+    }
+
+    pub(super) fn no_faults(&self) {
+        self.state().fault = None;
+    }
+
+    pub(super) fn lose(&self, note: bool) {
+        let mut state = self.state();
+        state.present = None;
+        if note {
+            state.note = None;
+        }
+    }
+
+    /// When a version was finished.
+    pub(super) fn finished(&self, version: usize) -> Option<i64> {
+        let state = self.state();
+        let count = state.versions.len();
+        (count > 0).then(|| state.versions[version % count].place.finished)
+    }
+
+    pub(super) fn put_back(&self, version: usize, link: bool, note: bool) {
+        let mut state = self.state();
+        let count = state.versions.len();
+        let mut old = state.versions[version % count].clone();
+        old.place.finished = self.clock.now();
+        if !link {
+            state.inodes += 1;
+            old.place.inode = state.inodes;
+            old.place.born = Some((self.clock.now(), 1));
+        }
+        state.present = Some(old);
+        if note {
+            state.note = None;
+        }
+    }
+}
+
+/// What one process sees of the disk.
+#[derive(Debug)]
+pub(super) struct DiskStore(pub(super) Arc<Disk>);
+
+impl Store for DiskStore {
+    fn load(&self) -> io::Result<Option<Loaded>> {
+        Ok(self.0.state().present.clone().map(|found| Loaded {
+            input: Box::new(Cursor::new(found.bytes)),
+            place: found.place,
+        }))
+    }
+
+    fn save(
+        &self,
+        body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+        end: &mut dyn FnMut(Place) -> io::Result<Vec<u8>>,
+    ) -> io::Result<()> {
+        let full = || Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        let fault = {
+            let mut state = self.0.state();
+            match &mut state.fault {
+                Some((0, ..)) => state.fault.take(),
+                Some((after, ..)) => {
+                    *after -= 1;
+                    None
+                }
+                None => None,
+            }
+        };
+        if let Some((_, Fault::Nothing, crash)) = fault {
+            self.0.state().dead |= crash;
+            return full();
+        }
+        let mut bytes = Vec::new();
+        body(&mut bytes)?;
+        let mut state = self.0.state();
+        state.inodes += 1;
+        let place = Place {
+            lock: None,
+            inode: state.inodes,
+            born: Some((self.0.clock.now(), 0)),
+            finished: self.0.clock.now(),
+        };
+        drop(state);
+        bytes.extend(end(place)?);
+        let mut state = self.0.state();
+        if state.dead {
+            return full();
+        }
+        if let Some((_, Fault::Temporary, crash)) = fault {
+            state.dead |= crash;
+            return full();
+        }
+        let version = Version { bytes, place };
+        state.versions.push(version.clone());
+        state.present = Some(version);
+        if let Some((_, Fault::Replaced, crash)) = fault {
+            state.dead |= crash;
+            return full();
+        }
+        Ok(())
+    }
+
+    fn ending(&self) {}
+
+    fn note_ceiling(&self, ceiling: i64) {
+        let mut state = self.0.state();
+        if !state.dead {
+            state.note = state.note.max(Some(ceiling));
+        }
+    }
+
+    fn noted_ceiling(&self) -> Option<i64> {
+        self.0.state().note
+    }
+}

@@ -1,0 +1,324 @@
+//! An image that others write at any moment, also in the middle of a scan, of a read, of a look at its history.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+use super::op::{Op, Part};
+use super::world::World;
+use crate::clock::{Clock, testing::TestClock};
+use crate::geometry::Span;
+use crate::image::faulty::{History, Memory};
+use crate::image::{Image, Moment, Ownership, Written};
+
+/// Length of a block.
+pub(super) const BLOCK: usize = 4096;
+/// What is read and written at once.
+pub(super) const HALF: usize = BLOCK / 2;
+/// No image is longer.
+pub(super) const LONGEST: usize = 4 * BLOCK;
+
+/// What an image tells of its past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// A file on a file system whose times are believed.
+    File,
+    /// On another.
+    Untrusted,
+    /// A device with statistics; `true`: with a number of its own.
+    Device(bool),
+    Nothing,
+}
+
+/// A block's content: so many bytes, and what each half is filled with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Content {
+    pub(super) len: usize,
+    pub(super) letters: [u8; 2],
+}
+
+/// The whole image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Snapshot {
+    size: usize,
+    letters: [u8; LONGEST / HALF],
+}
+
+impl Snapshot {
+    /// The first `len` bytes of a block, or as many as there are.
+    pub(super) fn content(&self, block: usize, len: usize) -> Content {
+        let start = block * BLOCK;
+        let len = self.size.saturating_sub(start).min(len);
+        let mut letters = [u8::MAX; 2];
+        for (half, letter) in letters.iter_mut().enumerate() {
+            if half * HALF < len {
+                *letter = self.letters[block * 2 + half];
+            }
+        }
+        Content { len, letters }
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    /// Every state that the image was in, and its number.
+    history: Vec<Snapshot>,
+    /// The last change by others.
+    foreign: usize,
+    /// Seconds, and something that no other write has.
+    mtime: (i64, usize),
+    boot: u32,
+}
+
+/// The image.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) memory: Arc<Memory>,
+    clock: Arc<TestClock>,
+    told: Told,
+    state: Mutex<State>,
+    plan: Mutex<VecDeque<(usize, Op)>>,
+    pub(super) world: OnceLock<Weak<World>>,
+}
+
+impl Live {
+    pub(super) fn new(size: usize, told: Told, clock: &Arc<TestClock>) -> Arc<Self> {
+        let memory = Memory::with(vec![1; size], History::File, false, Arc::clone(clock));
+        memory.faults(|faults| faults.longest_read = Some(HALF));
+        let live = Arc::new(Self {
+            memory,
+            clock: Arc::clone(clock),
+            told,
+            state: Mutex::new(State {
+                history: Vec::new(),
+                foreign: 0,
+                mtime: (0, 0),
+                boot: 0,
+            }),
+            plan: Mutex::default(),
+            world: OnceLock::new(),
+        });
+        live.changed(false);
+        live
+    }
+
+    fn changed(&self, foreign: bool) {
+        let bytes = self.memory.bytes();
+        let mut letters = [0; LONGEST / HALF];
+        for (half, letter) in letters.iter_mut().enumerate() {
+            *letter = bytes.get(half * HALF).copied().unwrap_or(u8::MAX);
+        }
+        let mut state = self.state.lock().unwrap();
+        state.history.push(Snapshot {
+            size: bytes.len(),
+            letters,
+        });
+        if foreign {
+            state.foreign = state.history.len();
+        }
+        state.mtime = (self.clock.now(), state.history.len());
+    }
+
+    /// The number of the present state.
+    pub(super) fn number(&self) -> usize {
+        self.state.lock().unwrap().history.len()
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.present().size
+    }
+
+    pub(super) fn present(&self) -> Snapshot {
+        *self.state.lock().unwrap().history.last().unwrap()
+    }
+
+    /// Whether others wrote since state `number`.
+    pub(super) fn foreign_since(&self, number: usize) -> bool {
+        self.state.lock().unwrap().foreign > number
+    }
+
+    /// Whether a block had this content at any time since state `number`.
+    pub(super) fn had_since(&self, number: usize, block: usize, content: Content) -> bool {
+        let state = self.state.lock().unwrap();
+        state.history[number - 1..]
+            .iter()
+            .any(|snapshot| snapshot.content(block, content.len) == content)
+    }
+
+    /// Whether a scan that began in state `number` can have found this content: each half at another time.
+    pub(super) fn found_since(&self, number: usize, block: usize, content: Content) -> bool {
+        let state = self.state.lock().unwrap();
+        (0..2).all(|half| {
+            state.history[number - 1..].iter().any(|snapshot| {
+                let then = snapshot.content(block, content.len);
+                then.len == content.len && then.letters[half] == content.letters[half]
+            })
+        })
+    }
+
+    pub(super) fn plan(&self, after: usize, op: Op) {
+        self.plan.lock().unwrap().push_back((after, op));
+    }
+
+    pub(super) fn forget_plans(&self) {
+        self.plan.lock().unwrap().clear();
+    }
+
+    pub(super) fn boot(&self) {
+        self.state.lock().unwrap().boot += 1;
+    }
+
+    /// What others write.
+    pub(super) fn poke(&self, block: usize, part: Part, letter: u8) {
+        let (start, end) = range(block, part);
+        let (start, end) = (start.min(self.size()), end.min(self.size()));
+        if letter == 0 {
+            self.memory.punch(start, end);
+        } else {
+            self.memory.poke(start, &vec![letter; end - start]);
+        }
+        self.changed(true);
+    }
+
+    /// A half is never of two kinds.
+    pub(super) fn grow(&self, by: usize) {
+        let bytes = self.memory.bytes();
+        let end = (bytes.len() + by).min(LONGEST);
+        let to_half = bytes.len().next_multiple_of(HALF).min(end) - bytes.len();
+        let last = bytes.last().copied().unwrap_or(1);
+        let mut more = vec![last; to_half];
+        more.resize(end - bytes.len(), 2);
+        self.memory.grow(&more);
+        self.changed(true);
+    }
+
+    pub(super) fn cut(&self, by: usize) {
+        self.memory.cut(self.size().saturating_sub(by));
+        self.changed(true);
+    }
+
+    fn tick(&self) {
+        let due = {
+            let mut plan = self.plan.lock().unwrap();
+            match plan.front_mut() {
+                Some((0, _)) => plan.pop_front(),
+                Some((after, _)) => {
+                    *after -= 1;
+                    None
+                }
+                None => None,
+            }
+        };
+        if let (Some((_, op)), Some(world)) = (due, self.world.get().and_then(Weak::upgrade)) {
+            world.meanwhile(&op);
+        }
+    }
+
+    fn check_alive(&self) -> io::Result<()> {
+        let world = self.world.get().and_then(Weak::upgrade);
+        match world {
+            Some(world) if world.disk.dead() => Err(io::Error::from_raw_os_error(libc::EIO)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Bytes of a part of a block.
+pub(super) fn range(block: usize, part: Part) -> (usize, usize) {
+    let start = block * BLOCK;
+    match part {
+        Part::First => (start, start + HALF),
+        Part::Second => (start + HALF, start + BLOCK),
+        Part::Whole => (start, start + BLOCK),
+    }
+}
+
+/// What the index is given.
+#[derive(Debug)]
+pub(super) struct Shared(pub(super) Arc<Live>);
+
+impl Image for Shared {
+    fn size(&self) -> io::Result<u64> {
+        self.0.memory.size()
+    }
+
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.tick();
+        self.0.memory.read_at(out, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
+        self.0.check_alive()?;
+        let done = self.0.memory.write_at(data, offset);
+        self.0.changed(false);
+        done
+    }
+
+    fn zero(&self, span: Span) -> io::Result<()> {
+        self.0.check_alive()?;
+        let done = self.0.memory.zero(span);
+        self.0.changed(false);
+        done
+    }
+
+    fn reserve(&self, span: Span) -> io::Result<()> {
+        self.0.memory.reserve(span)
+    }
+
+    fn sync(&self, data_only: bool) -> io::Result<()> {
+        self.0.memory.sync(data_only)
+    }
+
+    fn next_data(&self, from: u64) -> io::Result<Option<u64>> {
+        self.0.tick();
+        self.0.memory.next_data(from)
+    }
+
+    fn next_hole(&self, from: u64) -> io::Result<u64> {
+        self.0.memory.next_hole(from)
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn written(&self) -> io::Result<Written> {
+        self.0.memory.written()
+    }
+
+    fn moment(&self) -> io::Result<Moment> {
+        self.0.tick();
+        let (size, now) = (self.0.size(), self.0.clock.now());
+        let state = self.0.state.lock().unwrap();
+        let boot = state.boot.to_string();
+        let json = match self.0.told {
+            Told::File | Told::Untrusted => serde_json::json!({"File": {
+                "trusted": self.0.told == Told::File && state.mtime.0 <= now - 2,
+                "boot": boot, "device": 1, "inode": 1, "size": size,
+                "mtime": state.mtime, "ctime": state.mtime,
+            }}),
+            Told::Device(numbered) => serde_json::json!({"Device": {
+                "boot": boot, "major": 7, "minor": 1,
+                "sectors_written": state.history.len(), "sectors_discarded": 0,
+                "start": 0, "size": size, "sequence": numbered.then_some(3),
+            }}),
+            Told::Nothing => serde_json::json!("Unknown"),
+        };
+        drop(state);
+        let moment = Ok(serde_json::from_value(json).unwrap());
+        self.0.tick();
+        moment
+    }
+
+    fn sector(&self) -> u64 {
+        self.0.memory.sector()
+    }
+
+    fn is_direct(&self) -> bool {
+        false
+    }
+
+    fn ownership(&self) -> Ownership {
+        self.0.memory.ownership()
+    }
+}

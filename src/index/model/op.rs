@@ -1,0 +1,311 @@
+//! What can happen, and how a random number means it.
+
+/// How an image is mounted, or only scanned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// `bmapfs run`: listings show the scan's stamps to the end.
+    Run,
+    /// A mount that may live long.
+    Long,
+    /// `bmapfs scan`.
+    Scan,
+    /// With -w.
+    Write,
+    /// With -w and -o force.
+    Force,
+}
+
+/// A part of a block that is written at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    First,
+    Second,
+    Whole,
+}
+
+/// How a client reads a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Style {
+    Ordered,
+    Backwards,
+    /// Each piece through a handle of its own.
+    TwoHandles,
+    /// The first piece twice.
+    Again,
+}
+
+/// What goes wrong at a save.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Nothing is written.
+    Nothing,
+    /// The temporary file is written, and stays what it is.
+    Temporary,
+    /// It is replaced, but the answer is an error.
+    Replaced,
+}
+
+/// A time that a client sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Time {
+    FromNow(i64),
+    /// One that the block showed before.
+    Old(usize),
+}
+
+/// Numbers of blocks, readers and the like are taken modulo how many there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Op {
+    Mount {
+        mode: Mode,
+        rescan: bool,
+    },
+    /// `busy`: files are still open.
+    Close {
+        busy: bool,
+    },
+    Crash {
+        reboot: bool,
+    },
+    /// Run, sync, and end.
+    Night {
+        target: usize,
+    },
+    /// By others.
+    Poke {
+        block: usize,
+        part: Part,
+        letter: u8,
+    },
+    Grow {
+        by: usize,
+    },
+    Cut {
+        by: usize,
+    },
+    /// A block that cannot be read from now on, or that can again.
+    Bad {
+        block: usize,
+        bad: bool,
+    },
+    Turn(i64),
+    List,
+    Attr {
+        block: usize,
+    },
+    Start {
+        block: usize,
+        style: Style,
+        listed: bool,
+    },
+    Step {
+        reader: usize,
+    },
+    Abandon {
+        reader: usize,
+    },
+    Sync {
+        target: usize,
+    },
+    Write {
+        block: usize,
+        part: Part,
+        letter: u8,
+        looked: bool,
+        release: bool,
+    },
+    Release,
+    Utimens {
+        block: usize,
+        time: Time,
+    },
+    Restore {
+        block: usize,
+        which: usize,
+    },
+    Rescan,
+    Reread,
+    /// Also ends the process, if `crash`.
+    Fail {
+        fault: Fault,
+        after: usize,
+        crash: bool,
+    },
+    /// The index is gone; `note`: the lock file too.
+    Lose {
+        note: bool,
+    },
+    /// An older index is put back, as a copy or (`link`) as the very same file.
+    PutBack {
+        version: usize,
+        link: bool,
+        note: bool,
+    },
+    /// Ends a scan that is under way.
+    Cancel,
+    /// Something to happen in the middle of what comes next.
+    Plan {
+        after: usize,
+        what: Box<Op>,
+    },
+}
+
+/// What happens, in order.
+#[derive(Debug, Clone)]
+pub(super) struct History(pub(super) Vec<Op>);
+
+/// A random number, used up piece by piece.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> usize {
+        let rolled = self.0 % sides;
+        self.0 /= sides;
+        usize::try_from(rolled).unwrap()
+    }
+
+    fn yes(&mut self) -> bool {
+        self.roll(2) == 1
+    }
+
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.roll(of.len() as u64)]
+    }
+
+    fn part(&mut self) -> Part {
+        self.pick(&[Part::Whole, Part::First, Part::Second, Part::Whole])
+    }
+
+    fn letter(&mut self) -> u8 {
+        self.pick(&[1, 2, 0])
+    }
+}
+
+pub(super) fn decode(number: u64) -> Op {
+    let mut dice = Dice(number);
+    if dice.roll(6) == 5 {
+        let after = dice.roll(14);
+        return Op::Plan {
+            after,
+            what: Box::new(common(&mut dice)),
+        };
+    }
+    if dice.roll(3) > 0 {
+        return common(&mut dice);
+    }
+    match dice.roll(24) {
+        0..=4 => Op::Mount {
+            mode: dice.pick(&[
+                Mode::Run,
+                Mode::Long,
+                Mode::Long,
+                Mode::Scan,
+                Mode::Write,
+                Mode::Write,
+                Mode::Force,
+            ]),
+            rescan: dice.roll(8) == 0,
+        },
+        5..=7 => Op::Close {
+            busy: dice.roll(3) == 0,
+        },
+        8 => Op::Crash { reboot: dice.yes() },
+        9..=11 => Op::Night {
+            target: dice.roll(2),
+        },
+        12..=13 => Op::Sync {
+            target: dice.roll(2),
+        },
+        14..=15 => Op::Rescan,
+        16..=17 => Op::Fail {
+            fault: dice.pick(&[Fault::Nothing, Fault::Temporary, Fault::Replaced]),
+            after: dice.roll(3),
+            crash: dice.yes(),
+        },
+        18 => Op::Lose { note: dice.yes() },
+        19 => Op::PutBack {
+            version: dice.roll(8),
+            link: dice.yes(),
+            note: dice.yes(),
+        },
+        20 => Op::Grow {
+            by: dice.pick(&[700, 2048, 4096]),
+        },
+        21 => Op::Cut {
+            by: dice.pick(&[700, 2048, 4096]),
+        },
+        22 => Op::Bad {
+            block: dice.roll(4),
+            bad: dice.yes(),
+        },
+        _ => Op::Reread,
+    }
+}
+
+/// What can also happen in the middle of something else.
+fn common(dice: &mut Dice) -> Op {
+    let kind = dice.roll(24);
+    let block = dice.roll(4);
+    match kind {
+        0..=5 => Op::Poke {
+            block,
+            part: dice.part(),
+            letter: dice.letter(),
+        },
+        6 => Op::List,
+        7 => Op::Attr { block },
+        8..=9 => Op::Start {
+            block,
+            style: dice.pick(&[
+                Style::Ordered,
+                Style::Ordered,
+                Style::Backwards,
+                Style::TwoHandles,
+                Style::Again,
+            ]),
+            listed: dice.roll(3) > 0,
+        },
+        10..=13 => Op::Step { reader: block },
+        14 => Op::Abandon { reader: block },
+        15..=17 => Op::Write {
+            block,
+            part: dice.part(),
+            letter: dice.letter(),
+            looked: dice.roll(4) > 0,
+            release: dice.yes(),
+        },
+        18 => Op::Release,
+        19 => Op::Utimens {
+            block,
+            time: if dice.yes() {
+                Time::Old(dice.roll(5))
+            } else {
+                Time::FromNow(dice.pick(&[0, 1, -1, 3, -20, 40_000_000, -40_000_000]))
+            },
+        },
+        20 => Op::Restore {
+            block,
+            which: dice.roll(7),
+        },
+        21..=22 => Op::Turn(dice.pick(&[
+            1,
+            1,
+            2,
+            3,
+            10,
+            700,
+            -1,
+            -2,
+            -30,
+            -700,
+            40_000_000,
+            -40_000_000,
+        ])),
+        _ if dice.roll(3) == 0 => Op::Cancel,
+        _ => Op::Fail {
+            fault: Fault::Nothing,
+            after: 0,
+            crash: true,
+        },
+    }
+}
