@@ -4,6 +4,7 @@
 mod expect;
 mod faults;
 mod promises;
+mod resize;
 mod stamps;
 mod world;
 

@@ -343,7 +343,7 @@ fn source() -> Arg {
         .required(true)
         .value_parser(bytes())
         .value_hint(ValueHint::FilePath)
-        .help("The image: a regular file or a block device")
+        .help("The image: a regular file or block device; or a directory of block files, to see as one image")
 }
 
 fn mountpoint(help: &'static str) -> Arg {

@@ -7,6 +7,7 @@
 mod act;
 mod check;
 mod disk;
+mod known;
 mod live;
 mod op;
 mod read;

@@ -22,7 +22,7 @@ impl World {
     fn begin_what_it_needs(&self, op: &Op) {
         let mode = match op {
             Op::List | Op::Rescan => Mode::Long,
-            Op::Attr { .. } | Op::Start { .. } | Op::Sync { .. } => Mode::Run,
+            Op::Attr { .. } | Op::Start { .. } | Op::Sync { .. } | Op::Flash { .. } => Mode::Run,
             Op::Write { .. } | Op::Utimens { .. } | Op::Restore { .. } => Mode::Write,
             _ => return,
         };
@@ -39,7 +39,7 @@ impl World {
         }
         match op {
             Op::Fail { .. } => self.disk.kill(),
-            Op::Poke { .. } | Op::Turn(_) | Op::Cancel => self.act(op),
+            Op::Poke { .. } | Op::Grow { .. } | Op::Turn(_) | Op::Cancel => self.act(op),
             _ if self.mounted().is_some() => {
                 self.model().nested_requests += 1;
                 self.act(op);
@@ -165,6 +165,9 @@ impl World {
             } => self.start(mounted, block, style, listed),
             Op::Step { reader } => self.step(mounted, reader),
             Op::Abandon { reader } => self.abandon(mounted, reader),
+            Op::Flash { block } => {
+                self.flash(mounted, block);
+            }
             Op::Reread => mounted.blocks.reread_size(),
             Op::Release => {
                 let writer = self.model().writers.pop();
@@ -198,6 +201,20 @@ impl World {
             }
             Op::Restore { block, which } if writable => self.restore(mounted, block, which),
             _ => {}
+        }
+    }
+
+    /// Others write a block, a client copies it, and the others put back what was there.
+    fn flash(&self, mounted: &Mounted, block: usize) {
+        let (start, end) = range(block, Part::Whole);
+        if self.model().exclusive || self.live.size() < end {
+            return;
+        }
+        let before = self.live.present().content(block, end - start);
+        self.live.poke(block, Part::Whole, 2);
+        self.copy(mounted, block);
+        for (part, letter) in [Part::First, Part::Second].into_iter().zip(before.letters) {
+            self.live.poke(block, part, letter);
         }
     }
 

@@ -197,7 +197,14 @@ impl Live {
         self.changed(true);
     }
 
+    /// Between two steps: what was planned for now happens.
     fn tick(&self) {
+        let Some(world) = self.world.get().and_then(Weak::upgrade) else {
+            return;
+        };
+        if world.model().nested {
+            return;
+        }
         let due = {
             let mut plan = self.plan.lock().unwrap();
             match plan.front_mut() {
@@ -209,7 +216,7 @@ impl Live {
                 None => None,
             }
         };
-        if let (Some((_, op)), Some(world)) = (due, self.world.get().and_then(Weak::upgrade)) {
+        if let Some((_, op)) = due {
             world.meanwhile(&op);
         }
     }

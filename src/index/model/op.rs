@@ -104,6 +104,10 @@ pub(super) enum Op {
     Abandon {
         reader: usize,
     },
+    /// Others write, a client copies all of that, and the others write back what was there.
+    Flash {
+        block: usize,
+    },
     Sync {
         target: usize,
     },
@@ -244,7 +248,7 @@ pub(super) fn decode(number: u64) -> Op {
 
 /// What can also happen in the middle of something else.
 fn common(dice: &mut Dice) -> Op {
-    let kind = dice.roll(24);
+    let kind = dice.roll(27);
     let block = dice.roll(4);
     match kind {
         0..=5 => Op::Poke {
@@ -301,6 +305,10 @@ fn common(dice: &mut Dice) -> Op {
             40_000_000,
             -40_000_000,
         ])),
+        23..=24 => Op::Flash { block },
+        25 => Op::Grow {
+            by: dice.pick(&[700, 2048, 4096]),
+        },
         _ if dice.roll(3) == 0 => Op::Cancel,
         _ => Op::Fail {
             fault: Fault::Nothing,

@@ -124,6 +124,16 @@ impl World {
         Some(reader)
     }
 
+    /// `cp`: looks, and reads all of it.
+    pub(super) fn copy(&self, mounted: &Mounted, block: usize) {
+        let sets = self.model().sets.len();
+        let attr = self.look(mounted, block);
+        let mut reader = attr.and_then(|attr| open(mounted, block, &attr, Style::Ordered, sets));
+        while let Some(next) = reader {
+            reader = self.advance(mounted, next);
+        }
+    }
+
     /// It has all of the block.
     fn copied(&self, reader: &Reader) -> Pair {
         let pair = Pair {

@@ -341,7 +341,8 @@ impl World {
         let _ = mounted.blocks.look_again(&tally);
         let cancelled = tally.cancel.load(SeqCst);
         let mut model = self.model();
-        let disturbed = readers > 0 || requests != model.nested_requests;
+        let watched = mounted.mode != Mode::Write;
+        let disturbed = watched && (readers > 0 || requests != model.nested_requests);
         if let Some(mount) = &mut model.mount {
             mount.doubt |= disturbed || cancelled;
             if !cancelled {

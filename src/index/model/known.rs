@@ -1,0 +1,210 @@
+//! Histories that once went wrong, or that chance seldom finds.
+
+use super::op::{Fault, History, Mode, Op, Part, Style, Time};
+use super::play;
+use super::world::Setup;
+
+/// A file whose times are believed, of three whole blocks.
+const FILE: Setup = Setup { told: 0, size: 0 };
+
+fn mount(mode: Mode) -> Op {
+    Op::Mount {
+        mode,
+        rescan: false,
+    }
+}
+
+fn poke(block: usize, letter: u8) -> Op {
+    Op::Poke {
+        block,
+        part: Part::Whole,
+        letter,
+    }
+}
+
+fn write(block: usize, letter: u8, release: bool) -> Op {
+    Op::Write {
+        block,
+        part: Part::Whole,
+        letter,
+        looked: true,
+        release,
+    }
+}
+
+fn plan(after: usize, what: Op) -> Op {
+    Op::Plan {
+        after,
+        what: Box::new(what),
+    }
+}
+
+const CRASH: Op = Op::Fail {
+    fault: Fault::Nothing,
+    after: 0,
+    crash: true,
+};
+
+fn holds(setup: Setup, history: Vec<Op>) {
+    play(setup, &History(history));
+}
+
+#[test]
+fn p24_a_listing_after_the_ceiling_was_passed_ends() {
+    holds(
+        FILE,
+        vec![mount(Mode::Long), Op::Turn(700), poke(0, 2), Op::List],
+    );
+}
+
+#[test]
+fn p20_a_stamp_of_the_last_mount_counts_as_shown() {
+    let unseen = Op::Write {
+        block: 0,
+        part: Part::Whole,
+        letter: 0,
+        looked: false,
+        release: true,
+    };
+    holds(FILE, vec![Op::Night { target: 0 }, unseen]);
+}
+
+#[test]
+fn p20_one_stamp_for_all_blocks_is_later_than_those_that_clients_set_back() {
+    holds(
+        FILE,
+        vec![
+            write(1, 2, true),
+            Op::List,
+            write(1, 1, true),
+            Op::Utimens {
+                block: 1,
+                time: Time::FromNow(-1),
+            },
+            mount(Mode::Long),
+            poke(1, 2),
+            Op::List,
+        ],
+    );
+}
+
+#[test]
+fn p20_a_block_that_comes_back_with_the_image_s_growth_is_another() {
+    holds(
+        FILE,
+        vec![
+            Op::List,
+            Op::Cut { by: 4096 },
+            mount(Mode::Run),
+            Op::Grow { by: 4096 },
+            Op::List,
+        ],
+    );
+}
+
+#[test]
+fn p20_written_with_force_while_all_blocks_show_one_stamp() {
+    holds(
+        FILE,
+        vec![
+            mount(Mode::Force),
+            poke(2, 2),
+            Op::List,
+            write(1, 0, true),
+            Op::Attr { block: 1 },
+            write(1, 2, true),
+            Op::Attr { block: 1 },
+        ],
+    );
+}
+
+#[test]
+fn p20_written_again_while_the_first_write_is_hashed() {
+    holds(
+        FILE,
+        vec![
+            mount(Mode::Write),
+            write(0, 2, false),
+            plan(2, write(0, 0, true)),
+            Op::Release,
+        ],
+    );
+}
+
+#[test]
+fn p20_written_and_hashed_while_the_scan_reads_it() {
+    for after in 0..4 {
+        holds(
+            FILE,
+            vec![
+                mount(Mode::Write),
+                plan(after, write(0, 2, true)),
+                Op::Rescan,
+            ],
+        );
+    }
+}
+
+#[test]
+fn p21_killed_in_a_rescan_after_its_stamps_were_shown() {
+    for after in 0..10 {
+        holds(
+            FILE,
+            vec![
+                mount(Mode::Long),
+                Op::Turn(700),
+                poke(0, 2),
+                plan(
+                    after,
+                    Op::Start {
+                        block: 0,
+                        style: Style::Ordered,
+                        listed: false,
+                    },
+                ),
+                plan(0, Op::Step { reader: 0 }),
+                plan(0, Op::Step { reader: 0 }),
+                plan(0, CRASH),
+                Op::Rescan,
+                Op::Turn(-1),
+                poke(0, 0),
+            ],
+        );
+    }
+}
+
+#[test]
+fn p24_a_copy_of_what_was_there_for_a_moment() {
+    for after in 0..10 {
+        for mode in [Mode::Long, Mode::Force] {
+            for told in 0..7 {
+                let setup = Setup { told, size: 0 };
+                let flash = Op::Flash { block: 1 };
+                let during_scan = vec![
+                    mount(mode),
+                    Op::Turn(10),
+                    plan(after, flash.clone()),
+                    Op::Rescan,
+                ];
+                holds(setup, during_scan);
+                let twice = vec![
+                    mount(mode),
+                    plan(after, flash.clone()),
+                    Op::List,
+                    flash,
+                    Op::Rescan,
+                ];
+                holds(setup, twice);
+            }
+        }
+    }
+}
+
+#[test]
+fn p22_what_can_be_read_again_is_settled_without_a_scan() {
+    let bad = |bad| Op::Bad { block: 1, bad };
+    holds(
+        FILE,
+        vec![Op::Turn(5), bad(true), mount(Mode::Run), bad(false)],
+    );
+}
