@@ -3,12 +3,13 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
 
 use super::lock::{self, Intent};
+use super::once::ReadOnce;
 use super::{Source, holders};
 use crate::config::VolumeConfig;
 use crate::exit::{Failure, OrFail, Result, Status};
@@ -274,7 +275,8 @@ fn reason(error: &io::Error) -> String {
 /// Formats that hold a disk inside themselves: what is mounted is the container, which surprises.
 fn warn_of_formats(file: &File, path: &Path) {
     let mut magic = [0; 4];
-    if file.read_exact_at(&mut magic, 0).is_ok() && &magic == b"QFI\xfb" {
+    let read = ReadOnce::default().read_at(file, &mut magic, 0);
+    if read.is_ok_and(|len| len == magic.len()) && &magic == b"QFI\xfb" {
         log::warn!(
             "{} is a qcow2 file: the mount shows the file itself, not the disk in it",
             path.display()

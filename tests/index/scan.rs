@@ -106,6 +106,8 @@ fn drop_pages(path: &Path) {
 #[test]
 fn p22_a_scan_leaves_the_page_cache_as_it_was() {
     const SIZE: u64 = 48 << 20;
+    /// Pages of one read-ahead window, generously.
+    const WINDOW: u64 = 128;
     let scene = Scene::new();
     let image = scene.file("a.img", &pattern(1, 48 << 20));
     let rig = Rig::new(&scene, &image);
@@ -121,8 +123,9 @@ fn p22_a_scan_leaves_the_page_cache_as_it_was() {
     assert!(warm >= 2048, "the harness: {warm}");
     assert_eq!(rig.counts("-o rescan")["bytes_read"], SIZE);
     let after = cached(&image);
+    // The mark at the end of what dd has read ahead makes the kernel read ahead once more.
     assert!(
-        after <= warm,
+        after <= warm + WINDOW,
         "cached by a scan: {warm} pages became {after}"
     );
     assert!(
