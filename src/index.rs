@@ -130,6 +130,12 @@ pub enum Meanwhile {
 impl Index {
     /// The stamp that a block shows. From now on it counts as reported.
     pub(crate) fn show(&self, block: BlockIndex) -> i64 {
+        if !self.geometry().has(block) {
+            self.follow_size();
+            if !self.geometry().has(block) {
+                self.came_back(block);
+            }
+        }
         let overlay = self.overlay_stamp();
         let shown = self.records.with(block, |record| {
             if let Some(stamp) = overlay.filter(|_| !record.has(OWN)) {
@@ -340,6 +346,17 @@ impl Index {
             .with(block, |record| record.has(HASHED) && record.digest == zeros)
     }
 
+    /// The image may have grown before anybody could say so.
+    fn follow_size(&self) {
+        let known = self.geometry();
+        let size = self.image.size().unwrap_or(0);
+        if size > known.image_size()
+            && let Ok(grown) = Geometry::new(size, known.block_size())
+        {
+            self.resized(grown);
+        }
+    }
+
     /// The image has another size.
     pub(crate) fn resized(&self, geometry: Geometry) {
         let before = std::mem::replace(
@@ -387,6 +404,7 @@ impl Index {
 
     /// SIGHUP: saves, and scans the image again while it is served.
     pub fn rescan(&self, tally: &Tally) -> io::Result<()> {
+        self.follow_size();
         if self.writable {
             self.hash_dirty();
         } else {
@@ -428,10 +446,10 @@ impl Index {
             )
         };
         self.records.for_each(|record| {
+            // If it is certain, it stays noted: it may have been served only since.
             if !certain && record.has(TORN) {
-                record.clear(SETTLED);
+                record.clear(SETTLED | TORN);
             }
-            record.clear(TORN);
         });
         let present = match differs {
             Some(true) => Meanwhile::Written,

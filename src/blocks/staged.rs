@@ -219,6 +219,10 @@ impl Staging {
             self.used.fetch_sub(present - len, SeqCst);
         }
         state.content.resize(target, 0);
+        if len < present {
+            // What counts is what is held, not what is used of it.
+            state.content.shrink_to_fit();
+        }
         Ok(())
     }
 

@@ -59,17 +59,20 @@ impl Blocks {
         let Place::Block(block) = open.staged.lock().place else {
             return Some(Ok(Meaning::Staged(open)));
         };
+        Some(self.go_on(&open, block).map(Meaning::Block))
+    }
+
+    /// The handle of the block that a staged file was renamed over.
+    fn go_on(&self, open: &StagedOpen, block: BlockIndex) -> Result<Handle> {
         if let Some(inner) = open.inner.get() {
-            return Some(Ok(Meaning::Block(*inner)));
+            return Ok(*inner);
         }
-        let made = self.open(Inode::Block(block), open.write);
-        Some(made.map(|made| {
-            let inner = *open.inner.get_or_init(|| made);
-            if inner != made {
-                self.release(made);
-            }
-            Meaning::Block(inner)
-        }))
+        let made = self.open(Inode::Block(block), open.write)?;
+        let inner = *open.inner.get_or_init(|| made);
+        if inner != made {
+            self.release(made);
+        }
+        Ok(inner)
     }
 
     fn open_staged(&self, staged: &Arc<Staged>, write: bool) -> Handle {
@@ -143,8 +146,9 @@ impl Blocks {
 
     pub(super) fn change_number(&self, id: u64, change: &Change) -> Result<Attr> {
         let staged = self.staging.numbered(id).ok_or(Errno::ENOENT)?;
-        let place = staged.lock().place.clone();
-        if let Place::Block(block) = place {
+        let mut state = staged.lock();
+        if let Place::Block(block) = state.place {
+            drop(state);
             let attr = self.change(Inode::Block(block), change)?;
             return Ok(Attr {
                 inode: Inode::Other(id),
@@ -156,23 +160,22 @@ impl Blocks {
             SetTime::Now => now,
             SetTime::At(seconds) => seconds,
         };
-        {
-            let mut state = staged.lock();
-            if let Some(size) = change.size {
-                self.staging.resize(&mut state, size)?;
-                state.mtime = now;
-            }
-            if let Some(mode) = change.mode {
-                state.mode = u16::try_from(mode & 0o7777).unwrap_or(0o600);
-            }
-            state.uid = change.uid.unwrap_or(state.uid);
-            state.gid = change.gid.unwrap_or(state.gid);
-            state.atime = change.atime.map(seconds).or(state.atime);
-            if let Some(mtime) = change.mtime {
-                state.mtime = seconds(mtime);
-                state.mtime_set = true;
-            }
+        if let Some(size) = change.size {
+            self.staging.resize(&mut state, size)?;
+            state.mtime = now;
+            state.mtime_set = false;
         }
+        if let Some(mode) = change.mode {
+            state.mode = u16::try_from(mode & 0o7777).unwrap_or(0o600);
+        }
+        state.uid = change.uid.unwrap_or(state.uid);
+        state.gid = change.gid.unwrap_or(state.gid);
+        state.atime = change.atime.map(seconds).or(state.atime);
+        if let Some(mtime) = change.mtime {
+            state.mtime = seconds(mtime);
+            state.mtime_set = true;
+        }
+        drop(state);
         Ok(self.staged_attr(&staged))
     }
 
@@ -186,6 +189,11 @@ impl Blocks {
             return Err(Errno::EBADF);
         }
         let mut state = open.staged.lock();
+        // It may have been renamed over its block while this waited.
+        if let Place::Block(block) = state.place {
+            drop(state);
+            return self.write(self.go_on(open, block)?, offset, data);
+        }
         let end = offset.checked_add(data.len() as u64).ok_or(Errno::EFBIG)?;
         if end > state.content.len() as u64 {
             self.staging.resize(&mut state, end)?;
@@ -205,6 +213,10 @@ impl Blocks {
         len: u64,
     ) -> Result<()> {
         let mut state = open.staged.lock();
+        if let Place::Block(block) = state.place {
+            drop(state);
+            return self.allocate(self.go_on(open, block)?, what, offset, len);
+        }
         let end = offset.checked_add(len).ok_or(Errno::EFBIG)?;
         match what {
             // As posix_fallocate(3) has it, the file is as long afterwards.

@@ -14,7 +14,7 @@ const SIZE: usize = 11 * BLOCK + 12_345;
 
 #[test]
 fn every_tool_restores_to_a_sparse_directory() {
-    for kind in ["ext4", "xfs", "tmpfs"] {
+    for (third, kind) in ["ext4", "xfs", "tmpfs"].into_iter().enumerate() {
         let scene = Scene::new();
         let disk = Filesystem::new(&scene, kind);
         let (source, target) = (disk.path("source"), disk.path("target"));
@@ -29,7 +29,8 @@ fn every_tool_restores_to_a_sparse_directory() {
             .ok();
         mount.unmount();
         let names = blocks::names(&backup);
-        for way in REMOVING.into_iter().chain(IN_PLACE) {
+        let ways = REMOVING.into_iter().chain(IN_PLACE);
+        for way in ways.skip(third).step_by(3) {
             let what = format!("{way:?}, {kind}");
             fs::write(&target, pattern(2, SIZE)).unwrap();
             let mount = scene.mount(&target).with(UNITS).with("-rw --sparse").up();

@@ -15,9 +15,9 @@ use crate::support::scene::Scene;
 const SIZE: usize = 9 * BLOCK + 12_345;
 
 /// Restores in every way over old content, beside the backup that is in the scene.
-fn restore(scene: &Scene, image: &Path, size: usize, options: &str) {
+fn restore(scene: &Scene, image: &Path, size: usize, options: &str, ways: &[Way]) {
     let backup = scene.dir("backup");
-    for (seed, way) in (0..).zip(IN_PLACE) {
+    for (seed, way) in (0..).zip(ways) {
         let content = disk_like(seed, size);
         for name in blocks::names(&backup) {
             fs::remove_file(backup.join(name)).unwrap();
@@ -50,11 +50,12 @@ fn restore(scene: &Scene, image: &Path, size: usize, options: &str) {
 
 #[test]
 fn p12_every_tool_restores_to_a_file() {
-    for kind in ["ext4", "xfs", "tmpfs"] {
+    let some = [Way::Rsync("-a"), Way::Rclone, Way::Cp("-p")];
+    for (kind, ways) in [("ext4", &IN_PLACE[..]), ("xfs", &some), ("tmpfs", &some)] {
         let scene = Scene::new();
         let disk = Filesystem::new(&scene, kind);
         let image = disk.sparse("image", SIZE.try_into().unwrap());
-        restore(&scene, &image, SIZE, &format!("-rw {UNITS}"));
+        restore(&scene, &image, SIZE, &format!("-rw {UNITS}"), ways);
     }
 }
 
@@ -62,8 +63,16 @@ fn p12_every_tool_restores_to_a_file() {
 fn p12_every_tool_restores_with_all_options() {
     let scene = Scene::new();
     let image = scene.sparse("image", SIZE.try_into().unwrap());
-    for options in ["--sparse", "--resize", "--sparse --resize -o zero=keep"] {
-        restore(&scene, &image, SIZE, &format!("-rw {UNITS} {options}"));
+    let all = ["--sparse", "--resize", "--sparse --resize -o zero=keep"];
+    for (third, options) in all.into_iter().enumerate() {
+        let ways: Vec<_> = IN_PLACE.into_iter().skip(third).step_by(3).collect();
+        restore(
+            &scene,
+            &image,
+            SIZE,
+            &format!("-rw {UNITS} {options}"),
+            &ways,
+        );
     }
 }
 
@@ -73,7 +82,8 @@ fn p12_every_tool_restores_with_an_index() {
     let image = scene.sparse("image", SIZE.try_into().unwrap());
     let index = scene.path("index");
     let options = format!("-rw {UNITS} --sparse --index={}", index.display());
-    restore(&scene, &image, SIZE, &options);
+    let ways = [Way::Rsync("-a"), Way::Restic, Way::Dd];
+    restore(&scene, &image, SIZE, &options, &ways);
 }
 
 #[test]
@@ -82,13 +92,11 @@ fn p12_every_tool_restores_to_a_device() {
     let size = 9 * BLOCK + 12_288;
     let image = scene.sparse("image", size.try_into().unwrap());
     let device = LoopDevice::new(&image);
-    restore(&scene, device.path(), size, &format!("-rw {UNITS}"));
-    restore(
-        &scene,
-        device.path(),
-        size,
-        &format!("-rw {UNITS} --sparse"),
-    );
+    let ways = [Way::Rsync("-a"), Way::Rclone, Way::Borg];
+    for options in ["", "--sparse"] {
+        let options = format!("-rw {UNITS} {options}");
+        restore(&scene, device.path(), size, &options, &ways);
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! temporary files: with and without --sparse, --resize and zero detection.
 
 mod expect;
+mod handles;
 mod world;
 
 use proptest::prelude::*;

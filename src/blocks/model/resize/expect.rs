@@ -7,6 +7,8 @@ use crate::volume::{Errno, Result};
 
 /// What a case starts with.
 #[derive(Debug, Clone, Copy)]
+// Each is an option of its own, and any of them goes with any other.
+#[allow(clippy::struct_excessive_bools)]
 pub(super) struct Setup {
     pub(super) block: usize,
     pub(super) size: usize,
@@ -179,7 +181,11 @@ impl Model {
 
     pub(super) fn truncate(&mut self, file: File, len: usize) -> Result<()> {
         match file {
-            File::Temporary(number) => self.resize_temporary(number, len),
+            File::Temporary(number) => {
+                self.resize_temporary(number, len)?;
+                self.temporary[number].stamp = None;
+                Ok(())
+            }
             File::Block(block) if !self.has(block) => Err(Errno::ENOENT),
             File::Block(block) => self.truncate_block(block, len),
         }

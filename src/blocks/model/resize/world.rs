@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::super::world::config;
 use super::expect::{File, Model, Place, Setup};
+use super::handles::Client;
 use super::{Len, Name, Op};
 use crate::blocks::{Blocks, Presence};
 use crate::clock::{Clock, testing::TestClock};
@@ -12,30 +13,18 @@ use crate::config::VolumeConfig;
 use crate::geometry::{BlockSize, Geometry};
 use crate::image::faulty::{History, Memory, UNIT, pattern};
 use crate::inode::Inode;
-use crate::volume::{Allocate, Change, Create, Errno, Handle, Result, SetTime, Volume};
-
-/// A handle as a client and the model know it.
-#[derive(Debug, Clone, Copy)]
-struct Client {
-    handle: Handle,
-    inode: Inode,
-    /// What was opened.
-    file: File,
-    write: bool,
-    /// Of a temporary file that is a block now: it was used since.
-    went_on: bool,
-}
+use crate::volume::{Change, Errno, SetTime, Volume};
 
 #[derive(Debug)]
 pub(super) struct World {
-    blocks: Blocks,
+    pub(super) blocks: Blocks,
     memory: Arc<Memory>,
     clock: Arc<TestClock>,
-    model: Model,
-    clients: Vec<Client>,
+    pub(super) model: Model,
+    pub(super) clients: Vec<Client>,
 }
 
-fn text(name: Name) -> OsString {
+pub(super) fn text(name: Name) -> OsString {
     match name {
         Name::Block(block) => format!("{block:08}"),
         Name::Temporary(block, 0) => format!(".{block:08}.Ab12Cd"),
@@ -160,7 +149,7 @@ impl World {
         }
     }
 
-    fn bytes(&self, len: Len) -> usize {
+    pub(super) fn bytes(&self, len: Len) -> usize {
         let block = self.model.setup.block;
         match len {
             Len::Zero => 0,
@@ -171,79 +160,13 @@ impl World {
         }
     }
 
-    fn client(&self, number: u8) -> Option<usize> {
-        (!self.clients.is_empty()).then(|| usize::from(number) % self.clients.len())
-    }
-
-    /// What the handle is of now. Of a temporary file that was renamed over a block, the block; an error if it
-    /// was cut off before the handle was used there.
-    fn target(&mut self, client: usize) -> Result<File> {
-        let Client { file, went_on, .. } = self.clients[client];
-        let File::Temporary(number) = file else {
-            return Ok(file);
-        };
-        let Place::Block(block) = self.model.temporary[number].place else {
-            return Ok(file);
-        };
-        if !went_on && !self.model.has(block) {
-            return Err(Errno::ENOENT);
-        }
-        self.clients[client].went_on = true;
-        Ok(File::Block(block))
-    }
-
-    fn opened(&mut self, handle: Handle, inode: Inode, file: File, write: bool) {
-        if let File::Temporary(number) = file {
-            self.model.temporary[number].handles += 1;
-        }
-        self.clients.push(Client {
-            handle,
-            inode,
-            file,
-            write,
-            went_on: false,
-        });
-        if self.clients.len() > 8 {
-            self.release(0);
-        }
-    }
-
-    fn create(&mut self, name: Name, exclusive: bool, truncate: bool, write: bool) {
-        let create = Create {
-            mode: 0o600,
-            exclusive,
-            truncate,
-            write,
-            ..Create::default()
-        };
-        let made = self.blocks.create(Inode::Root, &text(name), &create);
-        let expected = match self.model.find(name) {
-            Ok(_) if exclusive => Err(Errno::EEXIST),
-            Ok(file) if truncate => self.model.truncate(file, 0).map(|()| file),
-            Ok(file) => Ok(file),
-            Err(_) => self.model.create(name),
-        };
-        assert_eq!(made.map(|_| ()), expected.map(|_| ()), "create {name:?}");
-        if let (Ok((entry, handle)), Ok(file)) = (made, expected) {
-            self.opened(handle, entry.attr.inode, file, write);
-        }
-    }
-
-    fn open(&mut self, name: Name, write: bool) {
-        let found = self.blocks.lookup(Inode::Root, &text(name));
-        if let (Ok(found), Ok(file)) = (found, self.model.find(name)) {
-            let handle = self.blocks.open(found.attr.inode, write).unwrap();
-            self.opened(handle, found.attr.inode, file, write);
-        }
-    }
-
     fn lookup(&self, name: Name) {
         let found = self.blocks.lookup(Inode::Root, &text(name));
         let expected = self.model.find(name).map(|file| self.size(file));
         assert_eq!(found.map(|entry| entry.attr.size), expected, "{name:?}");
     }
 
-    fn size(&self, file: File) -> u64 {
+    pub(super) fn size(&self, file: File) -> u64 {
         let size = match file {
             File::Block(block) => self.model.len(block),
             File::Temporary(number) => self.model.temporary[number].content.len(),
@@ -260,23 +183,7 @@ impl World {
         self.change_size(found.attr.inode, file, size);
     }
 
-    fn truncate_open(&mut self, handle: u8, len: Len) {
-        let Some(client) = self.client(handle) else {
-            return;
-        };
-        let inode = self.clients[client].inode;
-        let file = match self.clients[client].file {
-            File::Temporary(number) => match self.model.temporary[number].place {
-                Place::Block(block) => File::Block(block),
-                _ => File::Temporary(number),
-            },
-            file @ File::Block(_) => file,
-        };
-        let size = self.bytes(len);
-        self.change_size(inode, file, size);
-    }
-
-    fn change_size(&mut self, inode: Inode, file: File, size: usize) {
+    pub(super) fn change_size(&mut self, inode: Inode, file: File, size: usize) {
         let change = Change {
             size: Some(size as u64),
             ..Change::default()
@@ -353,79 +260,6 @@ impl World {
         self.rename(name, Name::Block(block), true);
         if !keep_open {
             self.release(last);
-        }
-    }
-
-    fn write(&mut self, handle: u8, offset: Len, len: Len, fill: u8) {
-        let (Some(client), offset, len) =
-            (self.client(handle), self.bytes(offset), self.bytes(len))
-        else {
-            return;
-        };
-        // Not past the end of a whole block: that is asked of mounts without --resize elsewhere.
-        if len == 0 || offset >= self.model.setup.block {
-            return;
-        }
-        let data = vec![fill; len];
-        let Client { handle, write, .. } = self.clients[client];
-        let written = self.blocks.write(handle, offset as u64, &data);
-        let expected = self.target(client).and_then(|file| {
-            if write {
-                self.model.write(file, offset, &data)
-            } else {
-                Err(Errno::EBADF)
-            }
-        });
-        assert_eq!(written, expected, "{:?}", self.clients[client]);
-    }
-
-    fn read(&mut self, handle: u8, offset: Len, len: Len) {
-        let (Some(client), offset, len) =
-            (self.client(handle), self.bytes(offset), self.bytes(len))
-        else {
-            return;
-        };
-        let mut out = vec![0xAA; len];
-        let handle = self.clients[client].handle;
-        let got = self.blocks.read(handle, offset as u64, &mut out, true);
-        match self.target(client) {
-            Ok(file) => assert!(out[..got.unwrap()] == *self.model.read(file, offset, len)),
-            Err(e) => assert_eq!(got, Err(e)),
-        }
-    }
-
-    fn zero(&mut self, handle: u8, offset: Len, len: Len) {
-        let (Some(client), offset, len) =
-            (self.client(handle), self.bytes(offset), self.bytes(len))
-        else {
-            return;
-        };
-        let Client { handle, write, .. } = self.clients[client];
-        // The kernel refuses it for others.
-        if !write || len == 0 {
-            return;
-        }
-        let zeroed = self
-            .blocks
-            .allocate(handle, Allocate::Zero, offset as u64, len as u64);
-        let expected = self
-            .target(client)
-            .and_then(|file| self.model.zero(file, offset, len));
-        assert_eq!(zeroed, expected);
-    }
-
-    fn release(&mut self, number: u8) {
-        let Some(client) = self.client(number) else {
-            return;
-        };
-        let Client { handle, file, .. } = self.clients.remove(client);
-        self.blocks.release(handle);
-        if let File::Temporary(number) = file {
-            let file = &mut self.model.temporary[number];
-            file.handles -= 1;
-            if file.handles == 0 && !matches!(file.place, Place::Named(_)) {
-                file.content = Vec::new();
-            }
         }
     }
 
