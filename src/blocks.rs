@@ -285,7 +285,11 @@ impl Blocks {
         let set = self.owners.of(inode);
         let (kind, links, size, sectors, stamp) = match inode {
             Inode::Root => {
-                let newest = self.times.newest(view.base, view.geometry.blocks());
+                // An empty image has no block with a time.
+                let newest = match self.times.newest(view.base, view.geometry.blocks()) {
+                    i64::MIN => 0,
+                    newest => newest,
+                };
                 let set = set.mtime.filter(|time| time.made == self.times.made());
                 (
                     Kind::Directory,

@@ -9,6 +9,9 @@ use crate::volume::{Allocate, Attr, Errno, Kind, Result, Seek, SetTime};
 /// What stat(2) shows as the best size for I/O, in bytes: a page. Larger ones have upset kernels.
 const BLKSIZE: u32 = 4096;
 
+/// The farthest time that is shown, in seconds from the epoch: a billion years.
+const FARTHEST: i64 = 1 << 55;
+
 pub(super) fn errno(errno: Errno) -> ReplyErrno {
     ReplyErrno::from_i32(errno as i32)
 }
@@ -22,6 +25,8 @@ pub(super) fn kind(kind: Kind) -> FileType {
 
 /// Whole seconds since the epoch, negative before it.
 fn time(seconds: i64) -> SystemTime {
+    // A client may hand back what it was shown, and fuser cannot take the farthest of all.
+    let seconds = seconds.clamp(-FARTHEST, FARTHEST);
     let distance = Duration::from_secs(seconds.unsigned_abs());
     let time = if seconds < 0 {
         UNIX_EPOCH.checked_sub(distance)
