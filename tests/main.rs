@@ -12,6 +12,5 @@ mod documents;
 mod index;
 mod joined;
 mod promises;
-mod restore;
 mod support;
 mod tools;
