@@ -5,6 +5,7 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -27,6 +28,8 @@ pub(crate) fn is_in_a_scene(path: &Path) -> bool {
 #[derive(Debug)]
 pub(crate) struct Scene {
     dir: TempDir,
+    /// Whether the program is at its path.
+    installed: Once,
 }
 
 impl Scene {
@@ -35,7 +38,10 @@ impl Scene {
         let dir = tempfile::Builder::new().prefix(PREFIX).tempdir().unwrap();
         // Ordinary users have to get in.
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-        Self { dir }
+        Self {
+            dir,
+            installed: Once::new(),
+        }
     }
 
     /// The path of something in the scene.
@@ -84,14 +90,15 @@ impl Scene {
     /// The program under test at a path that ordinary users can reach.
     pub(crate) fn program(&self) -> PathBuf {
         let path = self.dir("bin").join("bmapfs");
-        if !path.exists() {
+        // Several threads of a test may ask at once.
+        self.installed.call_once(|| {
             let built = Path::new(env!("CARGO_BIN_EXE_bmapfs"));
             if fs::hard_link(built, &path).is_err() {
                 // Not fs::copy: a process that another thread forks meanwhile would keep the copy open for
                 // writing, and then it cannot be run.
                 tool("cp").arg(built).arg(&path).ok();
             }
-        }
+        });
         path
     }
 

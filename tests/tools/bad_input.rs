@@ -82,7 +82,8 @@ impl Untouched {
 #[test]
 fn bad_sources() {
     let test = Untouched::new();
-    test.scene.dir("directory");
+    // An empty one would be the backup of an empty image.
+    fs::write(test.scene.dir("directory").join("notes"), b"").unwrap();
     nix::unistd::mkfifo(&test.scene.path("fifo"), Mode::S_IRUSR).unwrap();
     symlink("nowhere", test.scene.path("dangling")).unwrap();
     symlink("circle", test.scene.path("circle")).unwrap();
@@ -113,7 +114,8 @@ fn bad_sources() {
             &["dangling", "No such file or directory"],
         );
         test.refuses(options, "circle", FAILED, &["circle"]);
-        test.refuses(options, "directory", USAGE, &["directory"]);
+        let reason = "it is not a backup made from a mount";
+        test.refuses(options, "directory", FAILED, &["directory", reason]);
         test.refuses(options, "fifo", USAGE, &["fifo", "FIFO"]);
         test.refuses(options, "socket", USAGE, &["socket"]);
         test.refuses(
