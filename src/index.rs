@@ -7,6 +7,7 @@ mod file;
 mod format;
 mod name;
 mod open;
+mod partial;
 mod record;
 mod served;
 mod store;
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use crate::changes::State;
 use crate::clock::Clock;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::{Image, Moment};
@@ -85,6 +87,8 @@ pub struct Index {
     newest_is_stale: AtomicBool,
     /// Before the last finished scan.
     moment: Mutex<Moment>,
+    /// The state of the image that the digests describe, if somebody can tell what changes after it.
+    state: Mutex<Option<State>>,
     /// What others may have written is watched for: without -w, and with -o force.
     watch: bool,
     writable: bool,
@@ -416,6 +420,10 @@ impl Index {
         } else {
             Moment::Unknown
         };
+        // Unless nobody can write the image, the digests are of a later state from now on.
+        if self.watch || self.writable {
+            *lock(&self.state) = None;
+        }
         // From here on: what a handle that is open already was served may be older than `moment`.
         self.epoch.fetch_add(1, SeqCst);
         self.judge();

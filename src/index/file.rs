@@ -66,6 +66,7 @@ impl Index {
                     floor: self.floor.load(SeqCst),
                     moment: moment.clone(),
                     place,
+                    state: lock(&self.state).clone(),
                 };
                 Ok(trailer(&header, hasher.borrow().clone())?)
             },

@@ -8,6 +8,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use serde::{Deserialize, Serialize};
 
 use super::record::{LASTING, Record};
+use crate::changes::State;
 use crate::image::Moment;
 
 /// The first bytes of every index, with the version of the layout.
@@ -39,6 +40,9 @@ pub(super) struct Header {
     pub(super) moment: Moment,
     /// Where the file was written, so that a copy of an older one is known as such.
     pub(super) place: Place,
+    /// The state of the image that the digests describe, if somebody can tell what changes after it.
+    #[serde(default)]
+    pub(super) state: Option<State>,
 }
 
 /// What only the file itself has, and no copy of it.

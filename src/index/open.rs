@@ -2,19 +2,21 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use super::format::{self, Header};
-use super::record::{HASHED, REPORTED, Record, SETTLED, STAMPED};
+use super::partial::Reading;
+use super::record::{REPORTED, Record, SETTLED, STAMPED};
 use super::store::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
 use super::{Index, lock};
+use crate::changes::ChangeSource;
 use crate::clock::Clock;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::{Image, Moment};
 use crate::per_block::PerBlock;
-use crate::scan::{Cancelled, Tally, ZeroDigests};
+use crate::scan::{Tally, ZeroDigests};
 
 /// The longest wait for the second of the first stamps to end.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -40,6 +42,8 @@ pub enum Purpose {
 
 /// An index that is wanted, and of what.
 #[derive(Debug)]
+// Each is a circumstance of its own.
+#[allow(clippy::struct_excessive_bools)]
 pub struct Request<'a> {
     /// The image, locked as the mount needs it.
     pub image: Arc<dyn Image>,
@@ -53,6 +57,10 @@ pub struct Request<'a> {
     pub writable: bool,
     /// Others may write the image although it is mounted with -w.
     pub force: bool,
+    /// Nobody can write the image: it is a clone that only this process knows.
+    pub immutable: bool,
+    /// Who can tell what changed without reading, if anybody can.
+    pub changes: Option<&'a dyn ChangeSource>,
     /// Read everything, whatever the index says.
     pub rescan: bool,
     /// What for.
@@ -122,7 +130,7 @@ impl Index {
         let noted = store.noted_ceiling().unwrap_or(i64::MIN);
         let mut count = request.geometry.blocks();
         let mut floor = i64::MIN;
-        let mut skip = false;
+        let mut reading = Reading::All;
         let valid = matches!(worth, Worth::Good(_));
         let mut moment = now.clone();
         let first = match worth {
@@ -131,9 +139,11 @@ impl Index {
                 let unwritten = matches!(now, Moment::File(_))
                     && now.proves_unwritten_since(&header.moment, false)
                     && header.image_size == request.geometry.image_size();
-                skip = unwritten && !request.rescan;
-                if skip {
+                if unwritten && !request.rescan {
                     moment = header.moment.clone();
+                    reading = Reading::Nothing;
+                } else {
+                    reading = Reading::told_by(request, &header);
                 }
                 count = count.max(header.records);
                 floor = header.floor;
@@ -180,7 +190,13 @@ impl Index {
             newest: AtomicI64::new(i64::MIN),
             newest_is_stale: AtomicBool::new(false),
             moment: Mutex::new(moment),
-            watch: !request.writable || request.force,
+            state: Mutex::new(
+                request
+                    .changes
+                    .filter(|_| !request.writable)
+                    .and_then(ChangeSource::now),
+            ),
+            watch: !request.immutable && (!request.writable || request.force),
             writable: request.writable,
             overlay: Mutex::new(None),
             restamp_listings: request.purpose == Purpose::Mount,
@@ -195,27 +211,18 @@ impl Index {
             saving: Mutex::new(()),
             threads: request.threads,
         };
-        index.begin(request, first, skip, valid)
+        index.begin(request, first, &reading, valid)
     }
 
     fn begin(
         self,
         request: &Request<'_>,
         first: i64,
-        skip: bool,
+        reading: &Reading,
         valid: bool,
     ) -> Result<Option<Self>, OpenError> {
-        if skip {
-            log::info!(
-                "{} was not written since it was scanned last: not read again",
-                self.source
-            );
-            self.take_over(request.tally, first)
-                .map_err(|_| OpenError::Interrupted)?;
-        } else {
-            self.scan(request.tally, first, &|_| true)
-                .map_err(|_| OpenError::Interrupted)?;
-        }
+        self.look(request, first, reading)
+            .map_err(|_| OpenError::Interrupted)?;
         if matches!(request.purpose, Purpose::Scan { dry_run: true, .. }) {
             return Ok(Some(self));
         }
@@ -228,54 +235,6 @@ impl Index {
             self.clock.wait_past(first, LONGEST_WAIT);
         }
         Ok(Some(self))
-    }
-
-    /// Reads only what could not be read last time; what is not settled gets a new stamp all the same.
-    fn take_over(&self, tally: &Tally, now: i64) -> Result<(), Cancelled> {
-        self.scan(tally, now, &|block| {
-            !self.records.with(block, |record| record.has(HASHED))
-        })?;
-        let now = now.max(self.floor.load(SeqCst));
-        let geometry = self.geometry();
-        let mut report = self.report();
-        report.zero = 0;
-        let mut last = None;
-        let (zero_full, zero_last) = (
-            self.zeros.of(geometry.block_size().bytes()),
-            geometry
-                .last()
-                .map(|last| self.zeros.of(geometry.span(last).len())),
-        );
-        for number in 0..geometry.blocks() {
-            let Some(block) = BlockIndex::new(number) else {
-                break;
-            };
-            let is_last = geometry.last() == Some(block);
-            self.records.with(block, |record| {
-                let zero = if is_last { zero_last } else { Some(zero_full) };
-                report.zero += u64::from(record.has(HASHED) && Some(record.digest) == zero);
-                if !record.has(HASHED) || record.has(SETTLED | STAMPED) {
-                    return;
-                }
-                record.restamp(record.next_stamp(now));
-                record.set(SETTLED);
-                report.unsettled += 1;
-                last = Some(block);
-            });
-            if let (Some(list), true) = (&self.restamped, last == Some(block)) {
-                lock(list).push(number);
-            }
-        }
-        if let Some(last) = last {
-            self.records.with(last, |record| {
-                record.restamp(record.stamp.saturating_add(super::STEP));
-            });
-        }
-        let otherwise = report.changed + report.new + report.unsettled + report.unreadable;
-        report.unchanged = report.blocks.saturating_sub(otherwise);
-        *lock(&self.report) = report;
-        self.find_newest();
-        Ok(())
     }
 
     /// The blocks that got new stamps in the last scan, as runs of block numbers, ends included. Empty unless the

@@ -201,6 +201,8 @@ impl Indexing<'_> {
             source: self.path.to_string_lossy().into_owned(),
             writable: self.volume.writable,
             force: self.volume.force,
+            immutable: false,
+            changes: None,
             rescan: config.rescan,
             purpose,
             threads: self.threads.unwrap_or(processors),

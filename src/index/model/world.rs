@@ -148,6 +148,8 @@ impl World {
             source: "image".to_owned(),
             writable: matches!(mode, Mode::Write | Mode::Force),
             force: mode == Mode::Force,
+            immutable: false,
+            changes: None,
             rescan,
             purpose: match mode {
                 Mode::Run => Purpose::Run {

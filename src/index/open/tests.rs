@@ -1,5 +1,6 @@
 //! An index file that is damaged in every way there is: never believed, and always in the way of nobody.
 
+use super::super::record::HASHED;
 use super::*;
 use crate::clock::testing::TestClock;
 use crate::geometry::BlockSize;
@@ -46,6 +47,8 @@ impl Fixture {
             source: "image".to_owned(),
             writable: false,
             force: false,
+            immutable: false,
+            changes: None,
             rescan: false,
             purpose: Purpose::Run {
                 refuse_shrunk: false,
