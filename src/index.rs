@@ -9,8 +9,10 @@ mod name;
 mod open;
 mod partial;
 mod record;
+mod rescan;
 mod served;
 mod store;
+mod written;
 
 #[cfg(test)]
 mod model;
@@ -26,11 +28,9 @@ use crate::clock::Clock;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::{Image, Moment};
 use crate::per_block::PerBlock;
-use crate::scan::{Cancelled, Digest, Found, Hasher, Tally, ZeroDigests};
+use crate::scan::{Digest, ZeroDigests};
 
-use record::{
-    DIRTY, HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN, TOUCHED, WRITTEN,
-};
+use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN};
 use store::Store;
 
 pub use name::{default_path, mount_name};
@@ -176,95 +176,6 @@ impl Index {
         }
     }
 
-    /// The block was, or may have been, written: called after the write, before it is acknowledged.
-    pub(crate) fn wrote(&self, block: BlockIndex) {
-        let overlaid = self.overlay_stamp().is_some();
-        self.make_stamp(block, |record| {
-            self.touch(record);
-            record.set(DIRTY | WRITTEN);
-            record.clear(HASHED | SETTLED);
-            !record.has(STAMPED)
-                || record.has_any(REPORTED | READ)
-                || (overlaid && !record.has(OWN))
-        });
-        if overlaid {
-            self.records.with(block, |record| record.set(OWN));
-        }
-    }
-
-    /// A block that the image had before is part of it again, with other content.
-    pub(crate) fn came_back(&self, block: BlockIndex) {
-        if self
-            .records
-            .peek(block)
-            .is_some_and(|record| record.has(STAMPED))
-        {
-            self.records.with(block, |record| record.set(REPORTED));
-            self.wrote(block);
-        }
-    }
-
-    /// A client sets the block's time.
-    pub(crate) fn set(&self, block: BlockIndex, stamp: i64) {
-        let stamp = stamp.clamp(-FURTHEST, FURTHEST);
-        let replaced = self.records.with(block, |record| {
-            self.touch(record);
-            let replaced = record.stamp;
-            record.set_stamp(stamp);
-            record.set(OWN);
-            replaced
-        });
-        // Looked for only when somebody asks: a restore sets back the newest of all with every block.
-        self.newest_is_stale.fetch_or(
-            replaced > stamp && replaced >= self.newest.load(SeqCst),
-            SeqCst,
-        );
-        self.newest.fetch_max(stamp, SeqCst);
-    }
-
-    /// A handle that can write the block was opened.
-    pub(crate) fn writer_came(&self, block: BlockIndex) {
-        *lock(&self.writers).entry(block).or_insert(0) += 1;
-    }
-
-    /// Such a handle was closed. With the last one, what was written is hashed.
-    pub(crate) fn writer_left(&self, block: BlockIndex) {
-        {
-            let mut writers = lock(&self.writers);
-            if let Some(count) = writers.get_mut(&block) {
-                *count -= 1;
-                if *count > 0 {
-                    return;
-                }
-                writers.remove(&block);
-            }
-        }
-        if self.records.with(block, |record| record.has(DIRTY)) {
-            self.hash_again(block);
-        }
-    }
-
-    fn hash_again(&self, block: BlockIndex) {
-        // Cleared first: a write that comes meanwhile sets it again, and the digest is not believed; nor if that write
-        // has been hashed already.
-        let turn = self.records.with(block, |record| {
-            record.clear(DIRTY);
-            record.hashes = record.hashes.wrapping_add(1);
-            record.hashes
-        });
-        let geometry = self.geometry();
-        let hasher = Hasher::new(self.image.as_ref(), geometry, &self.zeros);
-        match hasher.hash(block, &AtomicU64::new(0)) {
-            Ok(digest) => self.records.with(block, |record| {
-                if !record.has(DIRTY) && record.hashes == turn {
-                    record.digest = digest;
-                    record.set(HASHED | SETTLED);
-                }
-            }),
-            Err(e) => log::warn!("block {block} cannot be hashed after it was written: {e}"),
-        }
-    }
-
     /// A handle was served all it ever will be. Unless that was the whole block with the content that the index
     /// names, what its client has is not certain.
     pub(crate) fn served(&self, block: BlockIndex, digest: Option<Digest>, epoch: u64) {
@@ -351,7 +262,7 @@ impl Index {
     }
 
     /// The image may have grown before anybody could say so.
-    fn follow_size(&self) {
+    pub(super) fn follow_size(&self) {
         let known = self.geometry();
         let size = self.image.size().unwrap_or(0);
         if size > known.image_size()
@@ -406,42 +317,8 @@ impl Index {
         Ok(meanwhile)
     }
 
-    /// SIGHUP: saves, and scans the image again while it is served.
-    pub fn rescan(&self, tally: &Tally) -> io::Result<()> {
-        self.follow_size();
-        if self.writable {
-            self.hash_dirty();
-        } else {
-            // Blocks that grew; nothing else writes here.
-            self.records.for_each(|record| record.clear(DIRTY));
-        }
-        let moment = if self.watch {
-            self.image.moment().unwrap_or(Moment::Unknown)
-        } else {
-            Moment::Unknown
-        };
-        // Unless nobody can write the image, the digests are of a later state from now on.
-        if self.watch || self.writable {
-            *lock(&self.state) = None;
-        }
-        // From here on: what a handle that is open already was served may be older than `moment`.
-        self.epoch.fetch_add(1, SeqCst);
-        self.judge();
-        let now = self.clock.now();
-        // The scan's stamps are shown before it is over.
-        let highest = now.max(self.floor.load(SeqCst)).max(self.latest());
-        if let Err(e) = self.raise_ceiling(highest.saturating_add(2 * STEP)) {
-            log::warn!("the index cannot be saved: {e}");
-        }
-        self.scan(tally, now, &|_| true)
-            .map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
-        *lock(&self.moment) = moment;
-        *lock(&self.overlay) = None;
-        self.save(true)
-    }
-
     /// Whether the image was written since the scan began; then what was served counts (promise P24).
-    fn judge(&self) -> Meanwhile {
+    pub(super) fn judge(&self) -> Meanwhile {
         if !self.watch {
             return Meanwhile::Quiet;
         }
@@ -471,154 +348,12 @@ impl Index {
         *meanwhile
     }
 
-    fn hash_dirty(&self) {
-        for number in 0..self.geometry().blocks() {
-            if let Some(block) = BlockIndex::new(number)
-                && self.records.with(block, |record| record.has(DIRTY))
-            {
-                self.hash_again(block);
-            }
-        }
-    }
-
-    /// Scans the blocks for which `wanted` is true and gives stamps by the rule, those of second `now`.
-    fn scan(
-        &self,
-        tally: &Tally,
-        now: i64,
-        wanted: &(dyn Fn(BlockIndex) -> bool + Sync),
-    ) -> Result<(), Cancelled> {
-        let start = std::time::Instant::now();
-        let geometry = self.geometry();
-        let before = tally.read.load(SeqCst);
-        let counts = Counts::default();
-        let now = now.max(self.floor.load(SeqCst));
-        let hasher = Hasher::new(self.image.as_ref(), geometry, &self.zeros);
-        let wanted = |block| {
-            let wanted = wanted(block);
-            if wanted {
-                self.records.with(block, |record| record.clear(WRITTEN));
-            }
-            wanted
-        };
-        let scanned = hasher.scan(self.threads, tally, &wanted, &|block, found| {
-            self.scanned(block, found, now, geometry, &counts);
-        });
-        // One later than all others, for borg, which forgets every file that is as new as the newest.
-        if let Some(last) = counts
-            .last
-            .load(SeqCst)
-            .checked_sub(1)
-            .and_then(BlockIndex::new)
-        {
-            self.records.with(last, |record| {
-                // Unless somebody was quicker.
-                if !record.has(REPORTED) {
-                    record.restamp(record.stamp.saturating_add(STEP));
-                }
-            });
-        }
-        let mut report = counts.report();
-        report.blocks = geometry.blocks();
-        report.bytes_read = tally.read.load(SeqCst) - before;
-        report.seconds = start.elapsed().as_secs_f64();
-        *lock(&self.report) = report;
-        self.find_newest();
-        scanned
-    }
-
-    fn scanned(
-        &self,
-        block: BlockIndex,
-        found: Found,
-        now: i64,
-        geometry: Geometry,
-        counts: &Counts,
-    ) {
-        let digest = match found {
-            Found::Digest(digest) => Some(digest),
-            Found::Unreadable(e) => {
-                log::warn!("block {block} cannot be read: {e}");
-                None
-            }
-        };
-        if digest.is_some_and(|digest| digest == self.zeros.of(geometry.span(block).len())) {
-            counts.zero.fetch_add(1, SeqCst);
-        }
-        let (before, restamped) = self.records.with(block, |record| {
-            let before = *record;
-            (before, record.found(digest, now))
-        });
-        let count = if digest.is_none() {
-            &counts.unreadable
-        } else if !restamped {
-            &counts.unchanged
-        } else if !before.has(STAMPED) {
-            &counts.new
-        } else if before.has(HASHED) && digest == Some(before.digest) {
-            &counts.unsettled
-        } else {
-            &counts.changed
-        };
-        count.fetch_add(1, SeqCst);
-        if restamped {
-            if let Some(list) = &self.restamped {
-                lock(list).push(block.get());
-            }
-            counts.last.fetch_max(block.get() + 1, SeqCst);
-        }
-    }
-
-    /// Gives a block a new stamp if `needed` says so, and returns the one it has then.
-    fn make_stamp(&self, block: BlockIndex, needed: impl Fn(&mut Record) -> bool) -> i64 {
-        let floor = self.clock.now().max(self.floor.load(SeqCst));
-        let mut wanted = self.ceiling.load(SeqCst);
-        loop {
-            let ceiling = wanted;
-            let made = self.records.with(block, |record| {
-                if !needed(record) {
-                    return Ok((record.stamp, false));
-                }
-                let stamp = record.next_stamp(floor);
-                if stamp > ceiling {
-                    return Err(stamp);
-                }
-                record.restamp(stamp);
-                Ok((stamp, true))
-            });
-            match made {
-                Ok((stamp, new)) => {
-                    self.made.fetch_add(i64::from(new), SeqCst);
-                    self.newest.fetch_max(stamp, SeqCst);
-                    // It may lie past what was scanned, and must not get this stamp again.
-                    self.count.fetch_max(block.get() + 1, SeqCst);
-                    return stamp;
-                }
-                Err(stamp) => {
-                    if let Err(e) = self.raise_ceiling(stamp) {
-                        log::warn!(
-                            "the index cannot be saved: {e}; a crash would now cost a whole new sync"
-                        );
-                    }
-                    wanted = stamp.max(self.ceiling.load(SeqCst));
-                }
-            }
-        }
-    }
-
     /// The stamp that all blocks show but those with one of their OWN.
     fn overlay_stamp(&self) -> Option<i64> {
         if !self.watch {
             return None;
         }
         lock(&self.overlay).as_ref().map(|overlay| overlay.stamp)
-    }
-
-    fn touch(&self, record: &mut Record) {
-        if !record.has(TOUCHED) {
-            record.set(TOUCHED);
-            self.touched.fetch_add(1, SeqCst);
-        }
     }
 
     fn find_newest(&self) {
@@ -633,33 +368,6 @@ impl Index {
 
     fn geometry(&self) -> Geometry {
         *self.geometry.read().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Counters that a scan's workers share.
-#[derive(Debug, Default)]
-struct Counts {
-    changed: AtomicU64,
-    new: AtomicU64,
-    unsettled: AtomicU64,
-    unreadable: AtomicU64,
-    unchanged: AtomicU64,
-    zero: AtomicU64,
-    /// One more than the index of the last block that got a new stamp.
-    last: AtomicU64,
-}
-
-impl Counts {
-    fn report(&self) -> Report {
-        Report {
-            changed: self.changed.load(SeqCst),
-            new: self.new.load(SeqCst),
-            unsettled: self.unsettled.load(SeqCst),
-            unreadable: self.unreadable.load(SeqCst),
-            unchanged: self.unchanged.load(SeqCst),
-            zero: self.zero.load(SeqCst),
-            ..Report::default()
-        }
     }
 }
 
