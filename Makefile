@@ -25,6 +25,9 @@ TEST_PACKAGES = $(DEMO_PACKAGES) fio attr acl procps passwd kmod strace mandoc b
 	btrfs-progs openssh-server openssh-client restic borgbackup rclone
 PACKAGES = $(TEST_PACKAGES)
 
+# More than the machine has processors: a test of times mostly waits for a second to end.
+TEST_THREADS ?= 6
+
 .PHONY: all build help demo test bench check install uninstall clean deps cargo-there
 
 all: build
@@ -66,7 +69,7 @@ demo: cargo-there
 
 test: cargo-there
 	@$(MAKE) --no-print-directory deps
-	@$(CARGO) test --locked
+	@RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked
 
 bench: cargo-there
 	@$(MAKE) --no-print-directory deps PACKAGES='$(BENCH_PACKAGES)'
