@@ -7,6 +7,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use nix::sys::stat;
 
+use crate::support::blocks;
 use crate::support::command::tool;
 use crate::support::devices::LoopDevice;
 use crate::support::filesystem::Filesystem;
@@ -271,4 +272,42 @@ fn p22_progress_is_shown_on_a_terminal_and_not_with_q() {
     let outcome = rig.scan("-q -o rescan").run();
     assert_eq!(outcome.stderr, "");
     outcome.ok();
+}
+
+#[test]
+fn p22_progress_in_a_log_is_a_line_every_ten_seconds() {
+    let scene = Scene::new();
+    let content = pattern(1, 40 * 65_536);
+    // A source that stops to answer when half of it is read: a block of a backup, which is another mount's.
+    let far = scene
+        .mount(scene.file("far.img", &content))
+        .with("-b 64K")
+        .at("far")
+        .up();
+    let backup = scene.dir("backup");
+    blocks::split_into(&backup, &content, 65_536);
+    let block = backup.join("00000020");
+    tool("mount")
+        .arg("--bind")
+        .args([far.block(20), block.clone()])
+        .ok();
+    let near = scene.mount(&backup).at("near").up();
+    let rig = Rig::new(&scene, &near.point().join("image"));
+    far.signal(Signal::SIGSTOP);
+    let log = scene.path("log");
+    let running = rig.scan("--threads 1").log_to(&log).spawn();
+    wait_until("a line of progress", || {
+        fs::read_to_string(&log).unwrap().contains(" left\n")
+    });
+    far.signal(Signal::SIGCONT);
+    assert!(running.finish().success());
+    let said = fs::read_to_string(&log).unwrap();
+    let line = said.lines().next().unwrap();
+    assert!(
+        line.contains("scanning image: 1.25 MiB of 2.50 MiB, ") && line.contains("/s, "),
+        "{said}"
+    );
+    near.unmount();
+    tool("umount").arg(&block).ok();
+    far.unmount();
 }
