@@ -176,6 +176,10 @@ impl Index {
                 started.saturating_add(1)
             }
         };
+        if !valid {
+            // What was lost may be of any time until now, also if the clock goes back later.
+            floor = floor.max(first);
+        }
         let index = Self {
             image: Arc::clone(&request.image),
             clock: Arc::clone(&request.clock),

@@ -208,3 +208,29 @@ fn p22_what_can_be_read_again_is_settled_without_a_scan() {
         vec![Op::Turn(5), bad(true), mount(Mode::Run), bad(false)],
     );
 }
+
+#[test]
+fn p21_an_older_index_and_a_clock_that_goes_back_after_the_next_mount() {
+    let odd = Setup { told: 0, size: 1 };
+    // The index is put back, its mount learns of a block that it does not have only after the clock went back.
+    for back in 690..710 {
+        let history = vec![
+            Op::Night { target: 0 },
+            write(0, 2, false),
+            mount(Mode::Long),
+            Op::Crash { reboot: false },
+            Op::Night { target: 1 },
+            Op::Cut { by: 4096 },
+            Op::PutBack {
+                version: 0,
+                link: false,
+                note: true,
+            },
+            Op::List,
+            Op::Grow { by: 4096 },
+            Op::Turn(-back),
+            poke(2, 2),
+        ];
+        holds(odd, history);
+    }
+}
