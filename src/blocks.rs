@@ -3,6 +3,7 @@
 //! Invariants: what a client reads is what the image holds now; a write reaches the image before it is
 //! acknowledged and never leaves its block; nothing but a client's request changes a byte.
 
+mod data;
 pub(crate) mod handles;
 mod open;
 pub(crate) mod owner;
@@ -13,7 +14,6 @@ mod staged;
 mod staged_volume;
 mod stamps;
 mod times;
-
 mod volume;
 pub(crate) mod zeros;
 
@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::config::VolumeConfig;
 use crate::geometry::{BlockIndex, BlockSize, Geometry, GeometryError, Span};
-use crate::image::{Image, Moment, read_span, write_span};
+use crate::image::{Image, Moment};
 use crate::index::{Index, Meanwhile, Report};
 use crate::inode::Inode;
 use crate::scan::Tally;
@@ -377,96 +377,6 @@ impl Blocks {
         self.check_latch()?;
         open.wrote.store(true, SeqCst);
         Ok((open, block))
-    }
-
-    fn check_latch(&self) -> Result<()> {
-        if self.latched.load(SeqCst) {
-            Err(Errno::EPERM)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// After a request that a tool which knows the block size never makes: no more writes, since the next ones
-    /// would damage the start of every block (promise P25).
-    fn latch(&self, block: BlockIndex, what: &str) {
-        if !self.config.latch {
-            log::warn!("block {block}: {what}; refused");
-            return;
-        }
-        if !self.latched.swap(true, SeqCst) {
-            log::error!(
-                "block {block}: {what}; every write is refused from now on, until it is mounted again. \
-                 Was the backup made with another block size? This mount has -b {}",
-                self.config.block_size
-            );
-        }
-    }
-
-    /// Writes all of `data`, or as much as can be; long runs of zeros as holes, if that is wanted.
-    fn write_parts(&self, data: &[u8], offset: u64) -> io::Result<usize> {
-        if !self.config.detect_zeros {
-            return write_span(self.image.as_ref(), data, offset);
-        }
-        zeros::write(self.image.as_ref(), data, offset)
-    }
-
-    /// Reads `out` from the part of a block that it is cut for.
-    fn read_block(
-        &self,
-        open: &Open,
-        out: &mut [u8],
-        offset: u64,
-        end: u64,
-        whole: bool,
-    ) -> Result<usize> {
-        if let Some(ahead) = &open.ahead
-            && let Ok(mut ahead) = ahead.try_lock()
-            && let Some(len) = ahead.read(
-                self.image.as_ref(),
-                out,
-                offset,
-                end,
-                self.version.load(SeqCst),
-            )
-        {
-            return Ok(len);
-        }
-        let got = read_span(self.image.as_ref(), out, offset);
-        match got.error {
-            None => Ok(got.len),
-            Some(_) if got.len > 0 && !whole => Ok(got.len),
-            Some(e) => {
-                log::error!("reading the image at byte {}: {e}", offset + got.len as u64);
-                Err(Errno::EIO)
-            }
-        }
-    }
-
-    fn write_block(&self, block: BlockIndex, data: &[u8], offset: u64) -> Result<usize> {
-        let written = self.write_parts(data, offset);
-        self.changed(block);
-        self.appear(block);
-        written.map_err(|e| self.write_failed(&e, offset))
-    }
-
-    fn zero_block(&self, block: BlockIndex, span: Span) -> Result<()> {
-        let zeroed = self.image.zero(span);
-        self.changed(block);
-        zeroed.map_err(|e| self.write_failed(&e, span.start))
-    }
-
-    /// Also after a write that failed: part of it may have arrived.
-    fn changed(&self, block: BlockIndex) {
-        self.version.fetch_add(1, SeqCst);
-        self.times
-            .wrote(block, self.times.base(self.image.as_ref()));
-    }
-
-    #[allow(clippy::unused_self)]
-    fn write_failed(&self, error: &io::Error, offset: u64) -> Errno {
-        log::error!("writing the image at byte {offset}: {error}");
-        errno(error)
     }
 
     /// Tells a handle that wrote of every sync failure since it was last told (promise P9).

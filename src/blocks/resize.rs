@@ -8,6 +8,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::Blocks;
+use super::data::write_failed;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::volume::{Errno, Result};
 
@@ -38,7 +39,7 @@ impl Blocks {
         let before = *geometry;
         self.image
             .set_len(size)
-            .map_err(|e| self.write_failed(&e, size))?;
+            .map_err(|e| write_failed(&e, size))?;
         *geometry = grown;
         self.pending
             .store(pending.map_or(NONE, BlockIndex::get), SeqCst);

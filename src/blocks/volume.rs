@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::Blocks;
+use super::data::write_failed;
 use super::open::Open;
 use super::owner::RootTime;
 use super::staged_volume::{Meaning, is_staged};
@@ -192,7 +193,7 @@ impl Volume for Blocks {
             Allocate::Reserve => self
                 .image
                 .reserve(span)
-                .map_err(|e| self.write_failed(&e, span.start)),
+                .map_err(|e| write_failed(&e, span.start)),
         }
     }
 

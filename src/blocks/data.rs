@@ -1,0 +1,101 @@
+//! Block files' bytes: where they are read, written and zeroed, and when no more are (promises P5, P7 and P25).
+
+use std::io;
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::open::Open;
+use super::{Blocks, errno, zeros};
+use crate::geometry::{BlockIndex, Span};
+use crate::image::{read_span, write_span};
+use crate::volume::{Errno, Result};
+
+impl Blocks {
+    pub(super) fn check_latch(&self) -> Result<()> {
+        if self.latched.load(SeqCst) {
+            Err(Errno::EPERM)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// After a request that a tool which knows the block size never makes: no more writes, since the next ones
+    /// would damage the start of every block (promise P25).
+    pub(super) fn latch(&self, block: BlockIndex, what: &str) {
+        if !self.config.latch {
+            log::warn!("block {block}: {what}; refused");
+            return;
+        }
+        if !self.latched.swap(true, SeqCst) {
+            log::error!(
+                "block {block}: {what}; every write is refused from now on, until it is mounted again. \
+                 Was the backup made with another block size? This mount has -b {}",
+                self.config.block_size
+            );
+        }
+    }
+
+    /// Writes all of `data`, or as much as can be; long runs of zeros as holes, if that is wanted.
+    pub(super) fn write_parts(&self, data: &[u8], offset: u64) -> io::Result<usize> {
+        if !self.config.detect_zeros {
+            return write_span(self.image.as_ref(), data, offset);
+        }
+        zeros::write(self.image.as_ref(), data, offset)
+    }
+
+    /// Reads `out` from the part of a block that it is cut for.
+    pub(super) fn read_block(
+        &self,
+        open: &Open,
+        out: &mut [u8],
+        offset: u64,
+        end: u64,
+        whole: bool,
+    ) -> Result<usize> {
+        if let Some(ahead) = &open.ahead
+            && let Ok(mut ahead) = ahead.try_lock()
+            && let Some(len) = ahead.read(
+                self.image.as_ref(),
+                out,
+                offset,
+                end,
+                self.version.load(SeqCst),
+            )
+        {
+            return Ok(len);
+        }
+        let got = read_span(self.image.as_ref(), out, offset);
+        match got.error {
+            None => Ok(got.len),
+            Some(_) if got.len > 0 && !whole => Ok(got.len),
+            Some(e) => {
+                log::error!("reading the image at byte {}: {e}", offset + got.len as u64);
+                Err(Errno::EIO)
+            }
+        }
+    }
+
+    pub(super) fn write_block(&self, block: BlockIndex, data: &[u8], offset: u64) -> Result<usize> {
+        let written = self.write_parts(data, offset);
+        self.changed(block);
+        self.appear(block);
+        written.map_err(|e| write_failed(&e, offset))
+    }
+
+    pub(super) fn zero_block(&self, block: BlockIndex, span: Span) -> Result<()> {
+        let zeroed = self.image.zero(span);
+        self.changed(block);
+        zeroed.map_err(|e| write_failed(&e, span.start))
+    }
+
+    /// Also after a write that failed: part of it may have arrived.
+    pub(super) fn changed(&self, block: BlockIndex) {
+        self.version.fetch_add(1, SeqCst);
+        self.times
+            .wrote(block, self.times.base(self.image.as_ref()));
+    }
+}
+
+pub(super) fn write_failed(error: &io::Error, offset: u64) -> Errno {
+    log::error!("writing the image at byte {offset}: {error}");
+    errno(error)
+}
