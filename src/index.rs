@@ -80,6 +80,8 @@ pub struct Index {
     count: AtomicU64,
     /// Before this second no stamp is made.
     floor: AtomicI64,
+    /// While a scan goes on in a mount: later than all stamps that it will make.
+    scan_ends_below: AtomicI64,
     /// The latest second of a stamp that may be shown before the next save.
     ceiling: AtomicI64,
     /// The latest stamp of all blocks.
@@ -227,6 +229,7 @@ impl Index {
             .clock
             .now()
             .max(self.floor.load(SeqCst))
+            .max(self.scan_ends_below.load(SeqCst))
             .max(latest.saturating_add(STEP));
         // Nobody knows what content goes with it, so no block may get it later.
         self.floor.fetch_max(stamp.saturating_add(STEP), SeqCst);

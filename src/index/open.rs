@@ -190,6 +190,7 @@ impl Index {
             geometry: RwLock::new(request.geometry),
             count: AtomicU64::new(count),
             floor: AtomicI64::new(floor),
+            scan_ends_below: AtomicI64::new(i64::MIN),
             ceiling: AtomicI64::new(i64::MIN),
             newest: AtomicI64::new(i64::MIN),
             newest_is_stale: AtomicBool::new(false),

@@ -64,6 +64,7 @@ impl Index {
         now: i64,
         reading: &Reading,
     ) -> Result<(), Cancelled> {
+        let now = now.max(self.floor.load(SeqCst));
         match reading {
             Reading::All => return self.scan(request.tally, now, &|_| true),
             Reading::Nothing => log::info!(
@@ -119,7 +120,6 @@ impl Index {
     fn take_over(&self, tally: &Tally, now: i64, reading: &Reading) -> Result<(), Cancelled> {
         let geometry = self.geometry();
         self.scan(tally, now, &|block| self.is_read(block, reading, geometry))?;
-        let now = now.max(self.floor.load(SeqCst));
         let mut report = self.report();
         report.zero = 0;
         let mut last = None;

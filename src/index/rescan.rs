@@ -31,20 +31,28 @@ impl Index {
         // From here on: what a handle that is open already was served may be older than `moment`.
         self.epoch.fetch_add(1, SeqCst);
         self.judge();
-        let now = self.clock.now();
+        let (first, highest) = {
+            // Listings make one stamp for all blocks meanwhile: not one that the scan makes, too.
+            let _no_listing = lock(&self.overlay);
+            let first = self.clock.now().max(self.floor.load(SeqCst));
+            let highest = first.max(self.latest()).saturating_add(2 * STEP);
+            self.scan_ends_below.store(highest + 1, SeqCst);
+            (first, highest)
+        };
         // The scan's stamps are shown before it is over.
-        let highest = now.max(self.floor.load(SeqCst)).max(self.latest());
-        if let Err(e) = self.raise_ceiling(highest.saturating_add(2 * STEP)) {
+        if let Err(e) = self.raise_ceiling(highest) {
             log::warn!("the index cannot be saved: {e}");
         }
-        self.scan(tally, now, &|_| true)
-            .map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
+        let scanned = self.scan(tally, first, &|_| true);
+        self.scan_ends_below.store(i64::MIN, SeqCst);
+        scanned.map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
         *lock(&self.moment) = moment;
         *lock(&self.overlay) = None;
         self.save(true)
     }
 
-    /// Scans the blocks for which `wanted` is true and gives stamps by the rule, those of second `now`.
+    /// Scans the blocks for which `wanted` is true and gives stamps by the rule, those of second `now`,
+    /// which must not lie below the floor.
     pub(super) fn scan(
         &self,
         tally: &Tally,
@@ -55,7 +63,6 @@ impl Index {
         let geometry = self.geometry();
         let before = tally.read.load(SeqCst);
         let counts = Counts::default();
-        let now = now.max(self.floor.load(SeqCst));
         let hasher = Hasher::new(self.image.as_ref(), geometry, &self.zeros);
         let wanted = |block| {
             let wanted = wanted(block);

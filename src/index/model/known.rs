@@ -234,3 +234,33 @@ fn p21_an_older_index_and_a_clock_that_goes_back_after_the_next_mount() {
         holds(odd, history);
     }
 }
+
+#[test]
+fn p24_a_listing_in_the_middle_of_a_rescan_gets_a_stamp_of_its_own() {
+    let half = |block, letter| Op::Poke {
+        block,
+        part: Part::Second,
+        letter,
+    };
+    let listing = Op::Start {
+        block: 2,
+        style: Style::Ordered,
+        listed: true,
+    };
+    let history = vec![
+        plan(2, half(3, 1)),
+        Op::Grow { by: 2048 },
+        write(2, 0, false),
+        plan(12, half(0, 2)),
+        plan(11, half(0, 0)),
+        // Far behind all stamps, so that the scan's and the listing's are made of the same ones.
+        Op::Turn(-40_000_000),
+        Op::Flash { block: 0 },
+        Op::Sync { target: 0 },
+        plan(12, listing),
+        plan(0, Op::Flash { block: 0 }),
+        mount(Mode::Force),
+        Op::Rescan,
+    ];
+    holds(FILE, history);
+}
