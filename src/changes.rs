@@ -4,11 +4,18 @@
 //! Whoever tells (a [`ChangeSource`]) knows clones or maps and no digests; whoever asks (the index) knows digests
 //! and not where the ranges come from. Doubt means reading: a source that is not certain answers `None`.
 
+mod format;
+mod map;
+mod named;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::geometry::Span;
+
+pub use map::{ChangeMap, MapError};
+pub use named::Named;
 
 /// Ranges of an image that may differ from an earlier state of it; all other bytes are certain to be the same.
 /// Sorted, disjoint, none empty.

@@ -50,6 +50,37 @@ pub struct IndexConfig {
     pub id: Option<String>,
     /// `-o rescan`: read everything, whatever is known.
     pub rescan: bool,
+    /// `--changed`, `--since`, `--as`: what changed, if somebody can tell.
+    pub changes: ChangesConfig,
+}
+
+/// What an administrator tells of the image's states.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChangesConfig {
+    /// `--changed` and `--since`.
+    pub map: Option<MapConfig>,
+    /// `--as`: what the present state is called.
+    pub now: Option<String>,
+}
+
+/// A map of changes that another program has made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapConfig {
+    /// `--changed FILE`
+    pub file: MapFile,
+    /// `--since ID`: the state from which on it tells what changed.
+    pub since: String,
+    /// `-o era-block-size=SIZE`, in bytes.
+    pub era_block: Option<u64>,
+}
+
+/// Where a map of changes is read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MapFile {
+    /// `-`
+    Stdin,
+    /// A file as typed (made absolute).
+    Path(PathBuf),
 }
 
 /// Everything that `bmapfs run SRC -- CMD` was asked to do.

@@ -35,6 +35,7 @@ use store::Store;
 
 pub use name::{default_path, mount_name};
 pub use open::{OpenError, Purpose, Request};
+pub use partial::Plan;
 pub(crate) use served::Served;
 
 /// What a scan found, in blocks.

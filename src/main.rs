@@ -22,13 +22,15 @@ fn run() -> Result<ExitCode> {
         Command::Mount(request) => mount(*request).map(ExitCode::from),
         Command::Run(config) => {
             logging::init(config.mount.verbosity);
+            let map = session::read_map(config.mount.index.as_ref())?;
             daemon::start(true)?;
-            session::run(&config).map(ExitCode::from)
+            session::run(&config, map.as_ref()).map(ExitCode::from)
         }
         Command::Scan(config) => {
             logging::init(config.verbosity);
+            let map = session::read_map(Some(&config.index))?;
             daemon::start(true)?;
-            print(&session::scan(&config)?.text(config.json)?)
+            print(&session::scan(&config, map.as_ref())?.text(config.json)?)
         }
         Command::Umount(config) => {
             logging::init(cli::umount_verbosity(&config));
@@ -61,6 +63,7 @@ fn mount(request: MountRequest) -> Result<Status> {
     if fake {
         return Ok(Status::Success);
     }
+    let map = session::read_map(config.index.as_ref())?;
     let mut ready = match daemon::start(config.foreground)? {
         Role::Parent(outcome) => return outcome.map(|()| Status::Success),
         Role::Server(ready) => ready,
@@ -68,7 +71,7 @@ fn mount(request: MountRequest) -> Result<Status> {
     for line in announcements {
         ready.announce(line);
     }
-    match session::serve(&config, &mut ready) {
+    match session::serve(&config, map.as_ref(), &mut ready) {
         Ok(()) => Ok(Status::Success),
         Err(failure) if ready.fail(&failure) => Ok(failure.status()),
         Err(failure) => Err(failure),

@@ -3,6 +3,7 @@
 //! Invariant: every option is either a setting here, handed to the kernel, or known to be without meaning
 //! for bmapfs; anything else is a usage error that names it. This module asks the system nothing.
 
+mod changes;
 mod split;
 mod word;
 
@@ -12,6 +13,8 @@ use std::path::PathBuf;
 
 pub use split::{RawWord, SplitError, split};
 pub use word::Word;
+
+use changes::{ChangesDraft, ChangesSetting};
 
 use crate::config::{
     Access, IndexConfig, KernelConfig, OwnerConfig, Typed, Verbosity, VolumeConfig,
@@ -128,6 +131,7 @@ enum Setting {
     Index(Option<PathBuf>),
     Id(String),
     Rescan,
+    Changes(ChangesSetting),
     Shrunk,
     Strict,
     Uid(u32),
@@ -158,6 +162,7 @@ impl Setting {
                 | Self::Index(_)
                 | Self::Id(_)
                 | Self::Rescan
+                | Self::Changes(_)
                 | Self::Shrunk
                 | Self::Strict
         )
@@ -231,6 +236,10 @@ fn own(word: &Word) -> Result<Option<Setting>> {
         "index" => Setting::Index(word.optional_path()?),
         "id" => Setting::Id(word.text()?),
         "rescan" => word.alone(Setting::Rescan)?,
+        "changed" => Setting::Changes(ChangesSetting::Changed(changes::map_file(word)?)),
+        "since" => Setting::Changes(ChangesSetting::Since(changes::state(word)?)),
+        "as" => Setting::Changes(ChangesSetting::As(changes::state(word)?)),
+        "era-block-size" => Setting::Changes(ChangesSetting::EraBlock(changes::era_block(word)?)),
         "shrunk" => word.alone(Setting::Shrunk)?,
         "strict" => word.alone(Setting::Strict)?,
         "kernel-cache" => word.alone(Setting::KernelCache)?,
@@ -284,6 +293,7 @@ struct Draft {
     index: Option<IndexConfig>,
     id: Option<(String, String)>,
     rescan: Option<String>,
+    changes: ChangesDraft,
     only_run: OnlyRun,
     owner: OwnerConfig,
     threads: Option<NonZeroUsize>,
@@ -322,6 +332,7 @@ impl Draft {
             }
             Setting::Id(id) => self.id = Some((id, word.to_string())),
             Setting::Rescan => self.rescan = typed(),
+            Setting::Changes(setting) => self.changes.apply(setting, word.to_string()),
             Setting::Shrunk => self.only_run.shrunk = typed(),
             Setting::Strict => self.only_run.strict = typed(),
             Setting::Uid(uid) => self.owner.uid = Some(uid),
@@ -360,15 +371,24 @@ impl Draft {
                 "{resize} has no meaning without -w: only what is written can grow and shrink"
             )));
         }
+        conflict(
+            self.changes.typed(),
+            self.write.as_ref(),
+            "; a state that is being written has no name",
+        )?;
         conflict(self.kernel_cache.as_ref(), self.direct_io.as_ref(), "")?;
         conflict(self.allow_other.as_ref(), self.allow_root.as_ref(), "")?;
         let index = match self.index {
             Some(index) => Some(IndexConfig {
                 id: self.id.map(|(id, _)| id),
                 rescan: self.rescan.is_some(),
+                changes: self.changes.finish()?,
                 ..index
             }),
-            None => match self.id.map(|(_, typed)| typed).or(self.rescan) {
+            None => match (self.id.map(|(_, typed)| typed))
+                .or(self.rescan)
+                .or(self.changes.typed().cloned())
+            {
                 Some(typed) => {
                     return Err(Failure::usage(format!(
                         "{typed} has no meaning without --index"

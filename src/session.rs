@@ -2,6 +2,7 @@
 //!
 //! The only place where a source, an index, a block directory, FUSE and a mount point meet.
 
+mod changes;
 mod content;
 mod prepare;
 mod run;
@@ -21,6 +22,7 @@ use fuser::{Config, Session, SessionACL};
 use nix::sys::signal::Signal;
 
 use crate::blocks::Summary;
+use crate::changes::ChangeMap;
 use crate::config::{Access, MountConfig};
 use crate::daemon::Ready;
 use crate::exit::{OrFail, Result, Status};
@@ -34,6 +36,7 @@ use crate::volume::Volume;
 use content::Content;
 use prepare::{Prepared, forward_signals};
 
+pub use changes::read_map;
 pub use run::run;
 pub use scan::scan;
 
@@ -54,14 +57,15 @@ enum Event {
     Command(io::Result<std::process::ExitStatus>),
 }
 
-/// Mounts and serves until it is unmounted. `ready` is told when the mount can be used. The signals of
+/// Mounts and serves until it is unmounted. `map`: what [`read_map`] has read. `ready` is told when the mount can be
+/// used. The signals of
 /// [`crate::daemon::served_signals`] must be blocked in every thread.
-pub fn serve(config: &MountConfig, ready: &mut Ready) -> Result<()> {
+pub fn serve(config: &MountConfig, map: Option<&ChangeMap>, ready: &mut Ready) -> Result<()> {
     let (events, inbox) = channel();
     let tally = forward_signals(events.clone())?;
     // First, because a second mount of the same source has a better answer than its locks.
     let mountpoint = mount::check_mountpoint(&config.mountpoint, &config.source)?;
-    let prepared = prepare::prepare(config, Purpose::Mount, &tally)?;
+    let prepared = prepare::prepare(config, map, Purpose::Mount, &tally)?;
     let served = Served::start(config, prepared, &mountpoint, events)?;
     if let Err(e) = ready.ready() {
         served.abandon();

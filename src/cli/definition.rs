@@ -22,7 +22,7 @@ pub(super) struct Flag {
 }
 
 /// Every flag with a long name, in the order of the help.
-pub(super) const FLAGS: [Flag; 13] = [
+pub(super) const FLAGS: [Flag; 16] = [
     flag(
         "write",
         Some('w'),
@@ -55,6 +55,25 @@ pub(super) const FLAGS: [Flag; 13] = [
         None,
         None,
         "A regular image may grow and shrink by its last block file; with -w",
+    ),
+    flag(
+        "changed",
+        None,
+        Some("FILE"),
+        "Read only what FILE says has changed since --since: thin_delta, era_invalidate, rbd diff or nbdinfo made it, \
+         or it has lines of OFFSET LENGTH; - is stdin; with --index",
+    ),
+    flag(
+        "since",
+        None,
+        Some("ID"),
+        "The state from which on FILE tells; if the index is of another, everything is read",
+    ),
+    flag(
+        "as",
+        None,
+        Some("ID"),
+        "What SRC's present state is called, for the next --since; with --index",
     ),
     flag(
         "foreground",
@@ -166,6 +185,7 @@ Mount options (-o): every long option above is one (-o write,block-size=64K), an
   direct_io       keep no pages, which is the default; not with kernel_cache
   id=NAME         what SRC is called in the state directory; with index
   rescan          read all of SRC, whatever the index knows; with index
+  era-block-size=SIZE    length of a block of era_invalidate; with changed
   shrunk          of bmapfs run: go on although SRC is smaller than the index remembers
   strict          of bmapfs run: end with status 9 if SRC was written meanwhile
   allow_root      let root in, beside the user who mounts; not with allow_other
@@ -234,7 +254,15 @@ pub(super) fn run() -> Command {
 
 /// `bmapfs scan`.
 pub(super) fn scan() -> Command {
-    let shared = ["block-size", "index", "quiet", "threads"];
+    let shared = [
+        "block-size",
+        "index",
+        "changed",
+        "since",
+        "as",
+        "quiet",
+        "threads",
+    ];
     named("bmapfs scan")
         .about("Brings the index of SRC up to date without mounting, and says what changed.")
         .override_usage("bmapfs scan [OPTIONS] SRC")
@@ -250,12 +278,12 @@ pub(super) fn scan() -> Command {
             Arg::new("dry-run")
                 .long("dry-run")
                 .action(ArgAction::SetTrue)
-                .help("Leave the index as it is"),
+                .help("Leave the index as it is; with --changed only say what would be read"),
         )
         .arg(switch(
             "verbose",
             'v',
-            "List the blocks that get new times, as NUMBER or FIRST-LAST",
+            "List the blocks that get new times, or would be read, as NUMBER or FIRST-LAST",
         ))
         .arg(
             Arg::new("json")

@@ -75,20 +75,31 @@ fn flags_and_words_come_to_the_same() {
 }
 
 #[test]
+fn names_of_states_keep_their_spaces_and_commas() {
+    let flags = ["--index=/i", "--changed", "-", "--since", "a b", "--as=c,d"];
+    let flags = request(&[&flags[..], &["/a", "/b"]].concat());
+    let list = "index=/i,changed=-,since=a b,as=c\\,d";
+    let words = request(&["/a", "-o", list, "/b"]);
+    assert_eq!(flags.config.index, words.config.index);
+}
+
+#[test]
 fn every_flag_is_a_mount_option() {
     for flag in definition::FLAGS {
         let value = flag.value.map_or("", |_| "=4096");
         let word = format!("{}{value}", flag.word)
             .replace("umask=4096", "umask=0")
             .replace("threads=4096", "threads=1");
-        // Some are only for what can be written.
-        let writable = if flag.word == "resize" {
-            "write"
-        } else {
-            "direct_io"
+        // Some are for others only.
+        let with = match flag.word {
+            "resize" => "write",
+            "changed" => "index,since=a",
+            "since" => "index,changed=a",
+            "as" => "index",
+            _ => "direct_io",
         };
         assert!(
-            parsed(&["-o", &word, "-o", writable, "/a", "/b"]).is_ok(),
+            parsed(&["-o", &word, "-o", with, "/a", "/b"]).is_ok(),
             "{word}"
         );
     }

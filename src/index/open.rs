@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use super::format::{self, Header};
-use super::partial::Reading;
+use super::partial::{Plan, Reading};
 use super::record::{REPORTED, Record, SETTLED, STAMPED};
 use super::store::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
 use super::{Index, lock};
@@ -106,6 +106,16 @@ enum Worth {
     Unsettled(Header, &'static str),
 }
 
+/// How an index that was loaded is brought up to date.
+#[derive(Debug)]
+struct Begin {
+    /// The second of the first stamps.
+    first: i64,
+    reading: Reading,
+    /// What was loaded is good.
+    valid: bool,
+}
+
 impl Index {
     /// Brings the index of an image up to date. `None`: it cannot be used, which is logged, and must not be.
     pub fn open(request: &Request<'_>) -> Result<Option<Self>, OpenError> {
@@ -119,10 +129,32 @@ impl Index {
         }
     }
 
+    /// What [`Index::open`] would read. Reads nothing of the image and saves nothing. `None`: the index cannot be used,
+    /// which is logged.
+    pub fn plan_open(request: &Request<'_>) -> Result<Option<Plan>, OpenError> {
+        match FileStore::open(request.path) {
+            Ok(store) => {
+                let (index, begin) = Self::begin(request, Box::new(store))?;
+                Ok(Some(index.plan(&begin.reading)))
+            }
+            Err(StoreError::Held(holder)) => Err(OpenError::Held(holder)),
+            Err(StoreError::Io(e)) => {
+                unusable(request.path, &e);
+                Ok(None)
+            }
+        }
+    }
+
     pub(super) fn open_store(
         request: &Request<'_>,
         store: Box<dyn Store>,
     ) -> Result<Option<Self>, OpenError> {
+        let (index, begin) = Self::begin(request, store)?;
+        index.update(request, &begin)
+    }
+
+    /// Loads what there is and judges it.
+    fn begin(request: &Request<'_>, store: Box<dyn Store>) -> Result<(Self, Begin), OpenError> {
         let started = request.clock.now();
         let now = request.image.moment().unwrap_or(Moment::Unknown);
         let records = PerBlock::new();
@@ -216,17 +248,16 @@ impl Index {
             saving: Mutex::new(()),
             threads: request.threads,
         };
-        index.begin(request, first, &reading, valid)
+        let begin = Begin {
+            first,
+            reading,
+            valid,
+        };
+        Ok((index, begin))
     }
 
-    fn begin(
-        self,
-        request: &Request<'_>,
-        first: i64,
-        reading: &Reading,
-        valid: bool,
-    ) -> Result<Option<Self>, OpenError> {
-        self.look(request, first, reading)
+    fn update(self, request: &Request<'_>, begin: &Begin) -> Result<Option<Self>, OpenError> {
+        self.look(request, begin.first, &begin.reading)
             .map_err(|_| OpenError::Interrupted)?;
         if matches!(request.purpose, Purpose::Scan { dry_run: true, .. }) {
             return Ok(Some(self));
@@ -236,8 +267,8 @@ impl Index {
             return Ok(None);
         }
         // Stamps of a first scan must have ended, so that another first scan makes others.
-        if !valid {
-            self.clock.wait_past(first, LONGEST_WAIT);
+        if !begin.valid {
+            self.clock.wait_past(begin.first, LONGEST_WAIT);
         }
         Ok(Some(self))
     }

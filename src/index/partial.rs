@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher as _, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 
 use super::format::Header;
 use super::open::Request;
@@ -29,6 +29,21 @@ pub(super) enum Reading {
         /// What the digests describe.
         before: Geometry,
     },
+}
+
+/// What bringing an index up to date would read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Plan {
+    /// Blocks of the image.
+    pub blocks: u64,
+    /// Blocks that would be read.
+    pub read: u64,
+    /// Their bytes, holes included.
+    pub bytes: u64,
+    /// Others, chosen at random, that would be read to check the map of changes.
+    pub checked: u64,
+    /// The blocks that would be read, as runs of block numbers, ends included.
+    pub ranges: Vec<(u64, u64)>,
 }
 
 impl Reading {
@@ -65,24 +80,62 @@ impl Index {
         reading: &Reading,
     ) -> Result<(), Cancelled> {
         let now = now.max(self.floor.load(SeqCst));
+        let tally = request.tally;
+        let before = tally.read.load(SeqCst);
         match reading {
-            Reading::All => return self.scan(request.tally, now, &|_| true),
+            Reading::All => return self.scan(tally, now, &|_| true),
             Reading::Nothing => log::info!(
                 "{} was not written since it was scanned last: not read again",
                 self.source
             ),
             Reading::Told { changes, .. } => {
-                if let Some(wrong) = self.first_wrong(reading, changes.checks) {
+                if let Some(wrong) = self.first_wrong(tally, reading, changes.checks) {
                     log::error!(
                         "{}: block {wrong} is not among the changes, but it is not what it was: the changes are not \
                          those since the last scan; everything is read",
                         self.source
                     );
-                    return self.scan(request.tally, now, &|_| true);
+                    self.scan(tally, now, &|_| true)?;
+                    self.count_read_since(before, tally);
+                    return Ok(());
                 }
             }
         }
-        self.take_over(request.tally, now, reading)
+        self.take_over(tally, now, reading)?;
+        self.count_read_since(before, tally);
+        Ok(())
+    }
+
+    /// What was read before the scan, to check others' words, is read too.
+    fn count_read_since(&self, before: u64, tally: &Tally) {
+        lock(&self.report).bytes_read = tally.read.load(SeqCst) - before;
+    }
+
+    /// What would be read, if it were done now.
+    pub(super) fn plan(&self, reading: &Reading) -> Plan {
+        let geometry = self.geometry();
+        let mut plan = Plan {
+            blocks: geometry.blocks(),
+            ..Plan::default()
+        };
+        for block in (0..geometry.blocks()).filter_map(BlockIndex::new) {
+            let number = block.get();
+            let read = matches!(reading, Reading::All) || self.is_read(block, reading, geometry);
+            if !read {
+                continue;
+            }
+            plan.read += 1;
+            plan.bytes += geometry.span(block).len();
+            match plan.ranges.last_mut() {
+                Some((_, last)) if *last + 1 == number => *last = number,
+                _ => plan.ranges.push((number, number)),
+            }
+        }
+        if let Reading::Told { changes, .. } = reading {
+            let checks = u64::try_from(changes.checks).unwrap_or(u64::MAX);
+            plan.checked = checks.min(plan.blocks - plan.read);
+        }
+        plan
     }
 
     /// Whether a block has to be read.
@@ -92,7 +145,7 @@ impl Index {
     }
 
     /// Reads up to `checks` blocks of those that need not be read. The first that is not as the index has it.
-    fn first_wrong(&self, reading: &Reading, checks: usize) -> Option<BlockIndex> {
+    fn first_wrong(&self, tally: &Tally, reading: &Reading, checks: usize) -> Option<BlockIndex> {
         if checks == 0 {
             return None;
         }
@@ -108,10 +161,12 @@ impl Index {
             .enumerate()
             .filter(|(rank, _)| chosen.contains(&(*rank as u64)))
             .map(|(_, block)| block)
+            // The scan that follows says that it was ended early.
+            .take_while(|_| !tally.cancel.load(SeqCst))
             .find(|block| {
                 let known = self.records.with(*block, |record| record.digest);
                 !hasher
-                    .hash(*block, &AtomicU64::new(0))
+                    .hash(*block, &tally.read)
                     .is_ok_and(|digest| digest == known)
             })
     }

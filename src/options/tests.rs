@@ -266,9 +266,81 @@ fn what_a_directory_takes_in_another_way_is_known_as_typed() {
         ("write,resize", "-o resize"),
         ("no-latch,staging=1M", "-o no-latch"),
         ("index,rescan", "-o index"),
+        ("as=a,index", "-o as=a"),
         ("strict", "-o strict"),
         ("shrunk", "-o shrunk"),
     ] {
         assert_eq!(typed(list).image_only.as_deref(), Some(first));
     }
+}
+
+#[test]
+fn a_map_of_changes_needs_an_index_and_the_state_that_it_begins_with() {
+    let index = settings("index,changed=/m,since=a,as=b,era-block-size=64K").index;
+    let changes = index.unwrap().changes;
+    let map = changes.map.unwrap();
+    assert_eq!(map.file, crate::config::MapFile::Path("/m".into()));
+    assert_eq!((map.since.as_str(), map.era_block), ("a", Some(65_536)));
+    assert_eq!(changes.now.as_deref(), Some("b"));
+    let alone = settings("as=b,index").index.unwrap().changes;
+    assert_eq!((alone.map, alone.now.as_deref()), (None, Some("b")));
+    let once = settings("index,changed=-,since=a").index.unwrap().changes;
+    assert_eq!(once.map.unwrap().file, crate::config::MapFile::Stdin);
+    let long = "n".repeat(256);
+    for (text, parts) in [
+        (
+            "changed=/m,since=a",
+            &["-o changed=/m", "without --index"][..],
+        ),
+        ("as=b", &["-o as=b", "without --index"]),
+        ("since=a", &["-o since=a", "without --index"]),
+        ("index,changed=/m", &["-o changed=/m", "without --since"]),
+        (
+            "index,changed=/m,as=b",
+            &["-o changed=/m", "without --since"],
+        ),
+        ("index,since=a", &["-o since=a", "without --changed"]),
+        ("index,era-block-size=4K", &["size=4K", "without --changed"]),
+        ("index,write,as=b", &["-o as=b", "-o write", "exclude"]),
+        (
+            "index,write,changed=/m,since=a",
+            &["-o changed=/m", "-o write", "exclude"],
+        ),
+        (
+            "index,changed=/m,since=a,as=a",
+            &["-o since=a", "-o as=a", "same state"],
+        ),
+        ("index,as=", &["-o as=:", "a value is missing"]),
+        ("index,as", &["-o as:", "a value is missing"]),
+        (
+            "index,changed=,since=a",
+            &["-o changed=:", "a value is missing"],
+        ),
+        (
+            "index,as=a\nb",
+            &["-o as=a", "one line of at most 255 bytes"],
+        ),
+        (
+            &format!("index,as={long}"),
+            &["one line of at most 255 bytes"],
+        ),
+        (
+            "index,changed=/m,since=a,era-block-size=128",
+            &["-o era-block-size=128:", "a multiple of 4096 bytes"],
+        ),
+        (
+            "index,changed=/m,since=a,era-block-size=0",
+            &["a multiple of 4096 bytes"],
+        ),
+    ] {
+        let sentence = refusal(text);
+        for part in parts {
+            assert!(sentence.contains(part), "{text}: {sentence}");
+        }
+    }
+    assert!(
+        settings(&format!("index,as={}", &long[1..]))
+            .index
+            .is_some()
+    );
 }

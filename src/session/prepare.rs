@@ -10,15 +10,17 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
 use super::Event;
+use super::changes::named;
 use super::content::Content;
 use crate::blocks::{Blocks, BlocksError, Presence};
+use crate::changes::{ChangeMap, ChangeSource};
 use crate::clock::SystemClock;
 use crate::config::{IndexConfig, MountConfig, OwnerConfig, Verbosity, VolumeConfig};
 use crate::daemon::served_signals;
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::geometry::Geometry;
 use crate::image::{self, Image, Opened};
-use crate::index::{self, Index, OpenError, Purpose};
+use crate::index::{self, Index, OpenError, Plan, Purpose};
 use crate::joined::{Joined, JoinedConfig};
 use crate::progress::Progress;
 use crate::scan::{Found, Hasher, Tally, ZeroDigests};
@@ -35,6 +37,7 @@ pub(super) struct Prepared {
 /// Opens the source, and scans it if there is to be an index.
 pub(super) fn prepare(
     config: &MountConfig,
+    map: Option<&ChangeMap>,
     purpose: Purpose,
     tally: &Arc<Tally>,
 ) -> Result<Prepared> {
@@ -56,6 +59,7 @@ pub(super) fn prepare(
                 image: &image,
                 path: &path,
                 volume: &config.volume,
+                map,
                 threads,
             };
             request.open(index, purpose, config.verbosity, tally)?
@@ -164,6 +168,8 @@ pub(super) struct Indexing<'a> {
     pub(super) image: &'a Arc<dyn Image>,
     pub(super) path: &'a PathBuf,
     pub(super) volume: &'a VolumeConfig,
+    /// What `--changed` has told.
+    pub(super) map: Option<&'a ChangeMap>,
     pub(super) threads: Option<usize>,
 }
 
@@ -176,10 +182,38 @@ impl Indexing<'_> {
         verbosity: Verbosity,
         tally: &Arc<Tally>,
     ) -> Result<Option<Index>> {
+        self.with_request(config, purpose, tally, &|request, size| {
+            let name = self.path.file_name().unwrap_or(self.path.as_os_str());
+            let what = format!("scanning {}", name.to_string_lossy());
+            let _progress = Progress::show(&what, tally, size, verbosity);
+            Index::open(request)
+        })
+    }
+
+    /// What bringing it up to date would read. `None`: as for [`Self::open`].
+    pub(super) fn plan(&self, config: &IndexConfig, tally: &Arc<Tally>) -> Result<Option<Plan>> {
+        let purpose = Purpose::Scan {
+            list: false,
+            dry_run: true,
+        };
+        self.with_request(config, purpose, tally, &|request, _| {
+            Index::plan_open(request)
+        })
+    }
+
+    /// Has `act` done with what there is to know of the index and the image's size.
+    fn with_request<T>(
+        &self,
+        config: &IndexConfig,
+        purpose: Purpose,
+        tally: &Arc<Tally>,
+        act: &dyn Fn(&index::Request<'_>, u64) -> std::result::Result<Option<T>, OpenError>,
+    ) -> Result<Option<T>> {
         let attempt = || format!("reading {}", self.path.display());
         let size = self.image.size().or_fail(Status::System, attempt)?;
         let geometry = Geometry::new(size, self.volume.block_size)
             .map_err(|e| unshowable(&BlocksError::Geometry(e), self.path))?;
+        let named = named(&config.changes, self.map, self.path, size)?;
         self.image.settle().or_fail(Status::System, attempt)?;
         let default =
             || index::default_path(self.path, config.id.as_deref(), self.volume.block_size);
@@ -190,11 +224,8 @@ impl Indexing<'_> {
                 return Ok(None);
             }
         };
-        let name = self.path.file_name().unwrap_or(self.path.as_os_str());
-        let what = format!("scanning {}", name.to_string_lossy());
-        let progress = Progress::show(&what, tally, size, verbosity);
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        let opened = Index::open(&index::Request {
+        let request = index::Request {
             image: Arc::clone(self.image),
             geometry,
             path: &file,
@@ -202,15 +233,14 @@ impl Indexing<'_> {
             writable: self.volume.writable,
             force: self.volume.force,
             immutable: false,
-            changes: None,
+            changes: named.as_ref().map(|named| named as &dyn ChangeSource),
             rescan: config.rescan,
             purpose,
             threads: self.threads.unwrap_or(processors),
             tally,
             clock: Arc::new(SystemClock),
-        });
-        drop(progress);
-        opened.map_err(|e| {
+        };
+        act(&request, size).map_err(|e| {
             let object = match e {
                 OpenError::Held(_) => format!("index {}", file.display()),
                 OpenError::Shrunk { .. } => self.path.display().to_string(),

@@ -20,6 +20,7 @@ use nix::unistd::{Pid, geteuid};
 
 use super::prepare::{forward_signals, prepare};
 use super::{Event, Served, describe};
+use crate::changes::ChangeMap;
 use crate::config::{MountConfig, RunConfig};
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::index::{Meanwhile, Purpose, mount_name};
@@ -34,9 +35,9 @@ const NOT_FOUND: u8 = 127;
 /// As shells: a signal ended the command; its number is added.
 const BY_SIGNAL: i32 = 128;
 
-/// Mounts, runs the command, unmounts. The status to exit with: the command's, or 9 for `-o strict`. Must be
-/// called before the first thread, with the signals of [`crate::daemon::served_signals`] blocked.
-pub fn run(config: &RunConfig) -> Result<u8> {
+/// Mounts, runs the command, unmounts. `map`: what [`super::read_map`] has read. The status to exit with: the
+/// command's, or 9 for `-o strict`. Must be called before the first thread, with the signals of [`crate::daemon::served_signals`] blocked.
+pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
     let private = geteuid().is_root();
     if private {
         enter_private_namespace()?;
@@ -61,7 +62,7 @@ pub fn run(config: &RunConfig) -> Result<u8> {
         mountpoint: place.clone(),
         ..config.mount.clone()
     };
-    let ended = prepare(&mount_config, purpose, &tally)
+    let ended = prepare(&mount_config, map, purpose, &tally)
         .and_then(|prepared| Served::start(&mount_config, prepared, &place, events.clone()))
         .and_then(|served| {
             let status = serve_command(&served, config, &place, events, &inbox);

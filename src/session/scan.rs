@@ -1,25 +1,37 @@
-//! `bmapfs scan`: brings an index up to date without mounting.
+//! `bmapfs scan`: brings an index up to date without mounting, or says what that would read.
 
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use super::prepare::{Indexing, forward_signals};
+use crate::changes::ChangeMap;
 use crate::config::ScanConfig;
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::image::{self, Image, Opened};
-use crate::index::{Purpose, Report};
+use crate::index::{Plan, Purpose, Report};
 
 /// What `bmapfs scan` has to say.
 #[derive(Debug)]
-pub struct Scanned {
-    /// The counts.
-    pub report: Report,
-    /// Blocks with new times, as runs of block numbers, ends included; if they were asked for.
-    pub restamped: Vec<(u64, u64)>,
+pub enum Scanned {
+    /// It was done.
+    Done {
+        /// The counts.
+        report: Report,
+        /// Blocks with new times, as runs of block numbers, ends included; if they were asked for.
+        restamped: Vec<(u64, u64)>,
+    },
+    /// It would be done so: a dry run with a map of changes.
+    Planned {
+        /// What would be read.
+        plan: Plan,
+        /// Its blocks were asked for.
+        list: bool,
+    },
 }
 
-/// Scans. The signals of [`crate::daemon::served_signals`] must be blocked in every thread.
-pub fn scan(config: &ScanConfig) -> Result<Scanned> {
+/// Scans. `map`: what [`super::read_map`] has read. The signals of [`crate::daemon::served_signals`] must be blocked
+/// in every thread.
+pub fn scan(config: &ScanConfig, map: Option<&ChangeMap>) -> Result<Scanned> {
     let (events, _inbox) = channel();
     let tally = forward_signals(events)?;
     let Opened { source, path } = image::open(&config.source, &config.volume)?;
@@ -32,59 +44,93 @@ pub fn scan(config: &ScanConfig) -> Result<Scanned> {
         image: &image,
         path: &path,
         volume: &config.volume,
+        map,
         threads: config.threads.map(usize::from),
     };
+    let unusable = || {
+        Failure::new(
+            Status::System,
+            format!("scanning {}: its index cannot be saved", path.display()),
+        )
+    };
+    if config.dry_run && map.is_some() {
+        let plan = request.plan(&config.index, &tally)?.ok_or_else(unusable)?;
+        let list = config.list;
+        return Ok(Scanned::Planned { plan, list });
+    }
     let index = request
         .open(&config.index, purpose, config.verbosity, &tally)?
-        .ok_or_else(|| {
-            Failure::new(
-                Status::System,
-                format!("scanning {}: its index cannot be saved", path.display()),
-            )
-        })?;
-    let scanned = Scanned {
-        report: index.report(),
-        restamped: index.restamped(),
-    };
+        .ok_or_else(unusable)?;
+    let (report, restamped) = (index.report(), index.restamped());
     if !config.dry_run {
         index
             .close()
             .or_fail(Status::System, || "saving the index")?;
     }
-    Ok(scanned)
+    Ok(Scanned::Done { report, restamped })
 }
 
 impl Scanned {
     /// As text for people, or as one JSON object.
     pub fn text(&self, json: bool) -> Result<String> {
-        let Report {
-            blocks,
-            changed,
-            new,
-            unsettled,
-            unreadable,
-            unchanged,
-            zero,
-            bytes_read,
-            seconds,
-        } = &self.report;
-        if json {
-            let object = serde_json::to_string(&self.report)
-                .or_fail(Status::Internal, || "printing the counts")?;
-            return Ok(format!("{object}\n"));
-        }
-        let runs = self.restamped.iter().map(|(first, last)| {
-            if first == last {
-                format!("{first}\n")
-            } else {
-                format!("{first}-{last}\n")
+        match self {
+            Self::Done { report, .. } if json => object(report),
+            Self::Done { report, restamped } => Ok(runs(restamped) + &counts(report)),
+            Self::Planned { plan, .. } if json => object(plan),
+            Self::Planned { plan, list } => {
+                let shown = if *list {
+                    runs(&plan.ranges)
+                } else {
+                    String::new()
+                };
+                let Plan {
+                    blocks,
+                    read,
+                    bytes,
+                    checked,
+                    ..
+                } = plan;
+                Ok(shown
+                    + &format!(
+                        "{read} of {blocks} blocks would be read, {bytes} bytes with their holes, and {checked} others \
+                         to check the map\n"
+                    ))
             }
-        });
-        let text = runs.collect::<String>()
-            + &format!(
-                "{blocks} blocks: {changed} changed, {new} new, {unchanged} unchanged, {unsettled} unsettled, \
-                 {unreadable} unreadable; {zero} zero; {bytes_read} bytes read in {seconds:.1} seconds\n"
-            );
-        Ok(text)
+        }
     }
+}
+
+fn object(value: &impl serde::Serialize) -> Result<String> {
+    let object =
+        serde_json::to_string(value).or_fail(Status::Internal, || "printing the counts")?;
+    Ok(format!("{object}\n"))
+}
+
+fn runs(runs: &[(u64, u64)]) -> String {
+    let runs = runs.iter().map(|(first, last)| {
+        if first == last {
+            format!("{first}\n")
+        } else {
+            format!("{first}-{last}\n")
+        }
+    });
+    runs.collect()
+}
+
+fn counts(report: &Report) -> String {
+    let Report {
+        blocks,
+        changed,
+        new,
+        unsettled,
+        unreadable,
+        unchanged,
+        zero,
+        bytes_read,
+        seconds,
+    } = report;
+    format!(
+        "{blocks} blocks: {changed} changed, {new} new, {unchanged} unchanged, {unsettled} unsettled, \
+         {unreadable} unreadable; {zero} zero; {bytes_read} bytes read in {seconds:.1} seconds\n"
+    )
 }

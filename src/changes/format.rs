@@ -1,0 +1,50 @@
+//! The texts that programs print about what changed, told apart by their content.
+//!
+//! Each reader takes the whole text, and refuses whatever it does not know: a word that is not understood may be the
+//! one that says what changed.
+
+mod era;
+mod json;
+mod lines;
+mod thin;
+mod xml;
+
+use super::map::{Format, MapError, Parts};
+
+/// The smallest piece of a disk that is written, in bytes.
+pub(super) const SECTOR: u64 = 512;
+
+/// What a map can be, for an error.
+pub(super) const KNOWN: &str = "what thin_delta, era_invalidate, rbd diff --format json or nbdinfo --map --json \
+    print, or lines of OFFSET LENGTH";
+
+/// Reads a map of any format.
+pub(super) fn read(text: &str, era_block: Option<u64>) -> Result<(Format, Parts), MapError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    match text.trim_start().bytes().next() {
+        None => Err(MapError::new(
+            "it is empty, as a command that failed leaves it",
+        )),
+        Some(b'<') => match xml::root(text)?.as_str() {
+            "superblock" => Ok((Format::ThinDelta, thin::read(text)?)),
+            "blocks" => Ok((Format::EraInvalidate, era::read(text, era_block)?)),
+            other => Err(MapError::new(format!(
+                "it is XML of '{other}'; it must be {KNOWN}"
+            ))),
+        },
+        Some(b'[') => json::read(text),
+        Some(b'0'..=b'9' | b'#') => Ok((Format::Lines, lines::read(text)?)),
+        Some(_) => Err(MapError::new(format!("it must be {KNOWN}"))),
+    }
+}
+
+/// A decimal number without sign or space.
+fn number(text: &str) -> Result<u64, MapError> {
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let shown: String = text.chars().take(40).collect();
+    if !plain {
+        return Err(MapError::new(format!("'{shown}' is not a decimal number")));
+    }
+    text.parse()
+        .map_err(|_| MapError::new(format!("{shown} is more than 64 bits hold")))
+}
