@@ -29,10 +29,12 @@ impl World {
         let allowed = if exact { since } else { mount.base };
         let size = usize::try_from(attr.size).unwrap();
         for Held { pair, at } in &model.held[block] {
-            // A copy that was torn after the last scan counts at the next one.
+            // A copy that was torn after the last scan counts at the next one; one that was finished after this
+            // request began, and the image was written in between, at the next request.
             assert!(
                 pair.stamp != attr.stamp
                     || pair.content.len != size
+                    || *at > since
                     || (!exact && *at >= allowed)
                     || (!exact && self.live.found_since(allowed, block, pair.content))
                     || self.live.had_since(allowed, block, pair.content),
