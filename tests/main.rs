@@ -12,5 +12,6 @@ mod documents;
 mod index;
 mod joined;
 mod promises;
+mod restore;
 mod support;
 mod tools;

@@ -76,7 +76,9 @@ pub(crate) fn package_of(program: &OsStr) -> String {
         .unwrap_or(program)
         .to_string_lossy();
     let package = match &*name {
-        "rsync" | "fio" | "strace" | "tar" | "passwd" => &*name,
+        "rsync" | "fio" | "strace" | "tar" | "passwd" | "restic" | "rclone" | "mandoc" => &*name,
+        "borg" => "borgbackup",
+        "script" => "bsdutils",
         "mkfs.ext4" | "e2fsck" => "e2fsprogs",
         "mkfs.xfs" | "xfs_io" => "xfsprogs",
         "mkfs.btrfs" => "btrfs-progs",
@@ -89,7 +91,8 @@ pub(crate) fn package_of(program: &OsStr) -> String {
         "cmp" => "diffutils",
         "mount" | "umount" | "losetup" => "mount",
         "mkswap" | "swapon" | "swapoff" | "flock" | "findmnt" | "blockdev" | "addpart"
-        | "unshare" | "nsenter" => "util-linux",
+        | "unshare" | "nsenter" | "setpriv" | "blkdiscard" => "util-linux",
+        "fincore" => "util-linux-extra",
         _ => return String::new(),
     };
     format!(": apt-get install {package}")
