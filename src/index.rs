@@ -92,6 +92,8 @@ pub struct Index {
     moment: Mutex<Moment>,
     /// The state of the image that the digests describe, if somebody can tell what changes after it.
     state: Mutex<Option<State>>,
+    /// Some digests are of that state, on others' word, and not of `moment`, which may be later.
+    vouched: AtomicBool,
     /// What others may have written is watched for: without -w, and with -o force.
     watch: bool,
     writable: bool,
@@ -308,6 +310,13 @@ impl Index {
             self.hash_dirty();
         }
         let meanwhile = self.judge();
+        // What was read may be of a later state.
+        if meanwhile != Meanwhile::Quiet && lock(&self.state).take().is_some() {
+            log::warn!(
+                "{}: it was, or may have been, written since the scan began: the next one reads everything",
+                self.source
+            );
+        }
         if self.writable {
             *lock(&self.moment) = Moment::Unknown;
         }
@@ -330,7 +339,7 @@ impl Index {
         let (certain, differs) = {
             let then = lock(&self.moment);
             (
-                now.proves_unwritten_since(&then, true),
+                now.proves_unwritten_since(&then, true) && !self.vouched.load(SeqCst),
                 now.differs_from(&then),
             )
         };

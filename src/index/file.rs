@@ -67,6 +67,7 @@ impl Index {
                     moment: moment.clone(),
                     place,
                     state: lock(&self.state).clone(),
+                    vouched: self.vouched.load(SeqCst),
                 };
                 Ok(trailer(&header, hasher.borrow().clone())?)
             },

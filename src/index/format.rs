@@ -43,6 +43,9 @@ pub(super) struct Header {
     /// The state of the image that the digests describe, if somebody can tell what changes after it.
     #[serde(default)]
     pub(super) state: Option<State>,
+    /// Some digests are of that state, on others' word, and not of `moment`, which may be later.
+    #[serde(default)]
+    pub(super) vouched: bool,
 }
 
 /// What only the file itself has, and no copy of it.

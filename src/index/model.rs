@@ -11,6 +11,7 @@ mod known;
 mod live;
 mod op;
 mod read;
+mod told;
 mod world;
 
 use proptest::prelude::*;

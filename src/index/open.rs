@@ -170,7 +170,8 @@ impl Index {
                 check_size(request, &header)?;
                 let unwritten = matches!(now, Moment::File(_))
                     && now.proves_unwritten_since(&header.moment, false)
-                    && header.image_size == request.geometry.image_size();
+                    && header.image_size == request.geometry.image_size()
+                    && !header.vouched;
                 if unwritten && !request.rescan {
                     moment = header.moment.clone();
                     reading = Reading::Nothing;
@@ -233,6 +234,7 @@ impl Index {
                     .filter(|_| !request.writable)
                     .and_then(ChangeSource::now),
             ),
+            vouched: AtomicBool::new(false),
             watch: !request.immutable && (!request.writable || request.force),
             writable: request.writable,
             overlay: Mutex::new(None),

@@ -103,6 +103,9 @@ impl Index {
         }
         self.take_over(tally, now, reading)?;
         self.count_read_since(before, tally);
+        // Of an image that nobody can write, the state and the moment are the same.
+        let told = matches!(reading, Reading::Told { .. });
+        self.vouched.store(told && self.watch, SeqCst);
         Ok(())
     }
 

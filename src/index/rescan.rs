@@ -47,6 +47,7 @@ impl Index {
         self.scan_ends_below.store(i64::MIN, SeqCst);
         scanned.map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
         *lock(&self.moment) = moment;
+        self.vouched.store(false, SeqCst);
         *lock(&self.overlay) = None;
         self.save(true)
     }

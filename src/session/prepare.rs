@@ -182,7 +182,7 @@ impl Indexing<'_> {
         verbosity: Verbosity,
         tally: &Arc<Tally>,
     ) -> Result<Option<Index>> {
-        self.with_request(config, purpose, tally, &|request, size| {
+        self.with_request(config, purpose, tally, |request, size| {
             let name = self.path.file_name().unwrap_or(self.path.as_os_str());
             let what = format!("scanning {}", name.to_string_lossy());
             let _progress = Progress::show(&what, tally, size, verbosity);
@@ -196,7 +196,7 @@ impl Indexing<'_> {
             list: false,
             dry_run: true,
         };
-        self.with_request(config, purpose, tally, &|request, _| {
+        self.with_request(config, purpose, tally, |request, _| {
             Index::plan_open(request)
         })
     }
@@ -207,7 +207,7 @@ impl Indexing<'_> {
         config: &IndexConfig,
         purpose: Purpose,
         tally: &Arc<Tally>,
-        act: &dyn Fn(&index::Request<'_>, u64) -> std::result::Result<Option<T>, OpenError>,
+        act: impl FnOnce(&index::Request<'_>, u64) -> std::result::Result<Option<T>, OpenError>,
     ) -> Result<Option<T>> {
         let attempt = || format!("reading {}", self.path.display());
         let size = self.image.size().or_fail(Status::System, attempt)?;

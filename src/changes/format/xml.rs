@@ -56,7 +56,7 @@ pub(super) fn walk(text: &str, visitor: &mut dyn Visitor) -> Result<(), MapError
     let line_at = |position: u64| {
         let position = usize::try_from(position).unwrap_or(usize::MAX);
         let before = &text.as_bytes()[..position.min(text.len())];
-        1 + before.iter().filter(|byte| **byte == b'\n').count()
+        1 + before.split(|byte| *byte == b'\n').skip(1).count()
     };
     let mut depth = 0;
     let mut ended = false;

@@ -64,6 +64,13 @@ impl World {
                 self.sync(target);
                 self.close(false);
             }
+            Op::Name => self.name(),
+            Op::ToldMount { mode, telling } => self.mount_told(mode, false, Some(telling)),
+            Op::ToldNight { target, telling } => {
+                self.mount_told(Mode::Run, false, Some(telling));
+                self.sync(target);
+                self.close(false);
+            }
             Op::Poke { .. } | Op::Grow { .. } | Op::Cut { .. } | Op::Bad { .. } => self.others(op),
             Op::Turn(seconds) => self.clock.turn(seconds),
             Op::Sync { target } => {

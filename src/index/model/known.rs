@@ -2,6 +2,7 @@
 
 use super::op::{Fault, History, Mode, Op, Part, Style, Time};
 use super::play;
+use super::told::{Map, Since, Telling};
 use super::world::Setup;
 
 /// A file whose times are believed, of three whole blocks.
@@ -263,4 +264,109 @@ fn p24_a_listing_in_the_middle_of_a_rescan_gets_a_stamp_of_its_own() {
         Op::Rescan,
     ];
     holds(FILE, history);
+}
+
+/// A night that is told what was written since the one before.
+fn told_night(target: usize, map: Map) -> Op {
+    let telling = Telling {
+        since: Since::Last,
+        map,
+        named: true,
+    };
+    Op::ToldNight { target, telling }
+}
+
+#[test]
+fn p23_a_state_that_was_named_before_the_image_was_written() {
+    for map in [Map::Writes, Map::Difference] {
+        holds(
+            FILE,
+            vec![
+                Op::Turn(5),
+                told_night(0, map),
+                Op::Name,
+                poke(1, 2),
+                Op::Turn(5),
+                told_night(0, map),
+                told_night(0, map),
+                told_night(0, map),
+            ],
+        );
+    }
+}
+
+#[test]
+fn p24_a_copy_of_what_was_written_after_the_state_was_named() {
+    for told in 0..7 {
+        let setup = Setup { told, size: 0 };
+        holds(
+            setup,
+            vec![
+                Op::Turn(5),
+                told_night(0, Map::Writes),
+                Op::Name,
+                poke(1, 2),
+                Op::Turn(5),
+                told_night(1, Map::Writes),
+                poke(1, 1),
+                Op::Turn(5),
+                told_night(1, Map::Writes),
+            ],
+        );
+    }
+}
+
+#[test]
+fn p24_what_differs_from_a_state_that_the_index_is_not_of() {
+    for after in 0..12 {
+        for told in 0..7 {
+            let setup = Setup { told, size: 0 };
+            holds(
+                setup,
+                vec![
+                    plan(after, poke(1, 2)),
+                    told_night(0, Map::Difference),
+                    poke(1, 1),
+                    told_night(0, Map::Difference),
+                ],
+            );
+        }
+    }
+}
+
+#[test]
+fn p21_a_night_that_failed_hides_nothing() {
+    let fail = |crash| Op::Fail {
+        fault: Fault::Nothing,
+        after: 0,
+        crash,
+    };
+    for lost in [fail(true), fail(false), plan(3, CRASH)] {
+        holds(
+            FILE,
+            vec![
+                told_night(0, Map::Writes),
+                poke(1, 2),
+                lost,
+                told_night(0, Map::Writes),
+                poke(2, 2),
+                told_night(0, Map::Writes),
+            ],
+        );
+    }
+}
+
+#[test]
+fn p21_a_wrong_map_is_found_out_where_all_else_is_checked() {
+    for blocks in 0..8 {
+        holds(
+            FILE,
+            vec![
+                told_night(0, Map::Writes),
+                poke(1, 2),
+                poke(2, 0),
+                told_night(0, Map::Blocks(blocks)),
+            ],
+        );
+    }
 }

@@ -5,7 +5,9 @@ use std::io;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::op::{Op, Part};
+use super::told::half;
 use super::world::World;
+use crate::changes::ChangedRanges;
 use crate::clock::{Clock, testing::TestClock};
 use crate::geometry::Span;
 use crate::image::faulty::{History, Memory};
@@ -68,6 +70,8 @@ struct State {
     /// Seconds, and something that no other write has.
     mtime: (i64, usize),
     boot: u32,
+    /// The state in which bmapfs last noted a moment.
+    looked: usize,
 }
 
 /// The image.
@@ -94,6 +98,7 @@ impl Live {
                 foreign: 0,
                 mtime: (0, 0),
                 boot: 0,
+                looked: 0,
             }),
             plan: Mutex::default(),
             world: OnceLock::new(),
@@ -122,6 +127,11 @@ impl Live {
     /// The number of the present state.
     pub(super) fn number(&self) -> usize {
         self.state.lock().unwrap().history.len()
+    }
+
+    /// The state in which bmapfs last noted a moment.
+    pub(super) fn looked(&self) -> usize {
+        self.state.lock().unwrap().looked
     }
 
     pub(super) fn size(&self) -> usize {
@@ -154,6 +164,21 @@ impl Live {
                 then.len == content.len && then.letters[half] == content.letters[half]
             })
         })
+    }
+
+    /// The halves of blocks that differ between states `from` and `to`, or (`ends_only` is false) at any time between.
+    pub(super) fn changes(&self, from: usize, to: usize, ends_only: bool) -> ChangedRanges {
+        let state = self.state.lock().unwrap();
+        let states = &state.history[from - 1..to];
+        let first = states[0];
+        let differ = |number: &usize| {
+            let last = states.len() - 1;
+            let compared = if ends_only { &states[last..] } else { states };
+            compared
+                .iter()
+                .any(|then| then.letters[*number] != first.letters[*number])
+        };
+        (0..LONGEST / HALF).filter(differ).map(half).collect()
     }
 
     pub(super) fn plan(&self, after: usize, op: Op) {
@@ -296,7 +321,8 @@ impl Image for Shared {
     fn moment(&self) -> io::Result<Moment> {
         self.0.tick();
         let (size, now) = (self.0.size(), self.0.clock.now());
-        let state = self.0.state.lock().unwrap();
+        let mut state = self.0.state.lock().unwrap();
+        state.looked = state.history.len();
         let boot = state.boot.to_string();
         let json = match self.0.told {
             Told::File | Told::Untrusted => serde_json::json!({"File": {

@@ -1,5 +1,7 @@
 //! What can happen, and how a random number means it.
 
+use super::told::{Map, Since, Telling};
+
 /// How an image is mounted, or only scanned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -70,6 +72,18 @@ pub(super) enum Op {
     /// Run, sync, and end.
     Night {
         target: usize,
+    },
+    /// The present state gets the name that the next mount will be told.
+    Name,
+    /// Run with a map of changes, sync, and end.
+    ToldNight {
+        target: usize,
+        telling: Telling,
+    },
+    /// A mount with a map of changes.
+    ToldMount {
+        mode: Mode,
+        telling: Telling,
     },
     /// By others.
     Poke {
@@ -197,7 +211,7 @@ pub(super) fn decode(number: u64) -> Op {
     if dice.roll(3) > 0 {
         return common(&mut dice);
     }
-    match dice.roll(24) {
+    match dice.roll(34) {
         0..=4 => Op::Mount {
             mode: dice.pick(&[
                 Mode::Run,
@@ -242,7 +256,33 @@ pub(super) fn decode(number: u64) -> Op {
             block: dice.roll(4),
             bad: dice.yes(),
         },
-        _ => Op::Reread,
+        23 => Op::Reread,
+        24..=28 => Op::ToldNight {
+            target: dice.roll(2),
+            telling: telling(&mut dice),
+        },
+        29..=30 => Op::Name,
+        _ => Op::ToldMount {
+            mode: dice.pick(&[Mode::Run, Mode::Long, Mode::Scan]),
+            telling: telling(&mut dice),
+        },
+    }
+}
+
+fn telling(dice: &mut Dice) -> Telling {
+    Telling {
+        since: match dice.roll(8) {
+            0 => Since::Any(dice.roll(8)),
+            1 => Since::Nothing,
+            _ => Since::Last,
+        },
+        map: match dice.roll(8) {
+            0 => Map::Everything,
+            1..=2 => Map::Blocks(u8::try_from(dice.roll(16)).unwrap()),
+            3..=4 => Map::Difference,
+            _ => Map::Writes,
+        },
+        named: dice.roll(8) > 0,
     }
 }
 

@@ -8,7 +8,9 @@ use super::disk::{Disk, DiskStore};
 use super::live::{BLOCK, Content, Live, Shared, Snapshot, Told};
 use super::op::Mode;
 use super::read::Reader;
+use super::told::{Point, Teller, Telling};
 use crate::blocks::Blocks;
+use crate::changes::ChangeSource;
 use crate::clock::{Clock, testing::TestClock};
 use crate::config::{OwnerConfig, VolumeConfig};
 use crate::geometry::{BlockIndex, BlockSize, Geometry};
@@ -91,6 +93,10 @@ pub(super) struct Model {
     /// Since the mount, something was.
     pub(super) was_bad: bool,
     pub(super) tally: Arc<Tally>,
+    /// States that were named.
+    pub(super) points: Vec<Point>,
+    /// The state that is named before the next mount begins.
+    pub(super) checkpoint: Option<usize>,
     calm: Option<Calm>,
 }
 
@@ -136,7 +142,12 @@ impl World {
         model.mount.clone().filter(|_| usable)
     }
 
-    fn open_index(&self, mode: Mode, rescan: bool) -> Result<Option<Index>, OpenError> {
+    fn open_index(
+        &self,
+        mode: Mode,
+        rescan: bool,
+        teller: Option<&Teller>,
+    ) -> Result<Option<Index>, OpenError> {
         let image: Arc<dyn Image> = Arc::new(Shared(Arc::clone(&self.live)));
         let size = image.size().unwrap();
         let tally = Arc::new(Tally::default());
@@ -149,7 +160,7 @@ impl World {
             writable: matches!(mode, Mode::Write | Mode::Force),
             force: mode == Mode::Force,
             immutable: false,
-            changes: None,
+            changes: teller.map(|teller| teller as &dyn ChangeSource),
             rescan,
             purpose: match mode {
                 Mode::Run => Purpose::Run {
@@ -169,6 +180,11 @@ impl World {
     }
 
     pub(super) fn mount(&self, mode: Mode, rescan: bool) {
+        self.mount_told(mode, rescan, None);
+    }
+
+    /// The same, by an administrator who has something to tell.
+    pub(super) fn mount_told(&self, mode: Mode, rescan: bool, telling: Option<Telling>) {
         self.close(false);
         {
             let mut model = self.model();
@@ -180,8 +196,14 @@ impl World {
                     .turn((model.latest + 3 - self.clock.now()).max(0));
             }
         }
-        let begin = self.live.number();
-        let opened = self.open_index(mode, rescan);
+        let named = telling.and_then(|_| self.model().checkpoint.take());
+        // The index may be of this state, and never of an earlier one.
+        let begin = named.unwrap_or_else(|| self.live.number());
+        let teller = telling.map(|telling| self.tell(telling, begin));
+        let opened = self.open_index(mode, rescan, teller.as_ref());
+        if let Some(teller) = &teller {
+            self.told(teller);
+        }
         if self.disk.dead() {
             return;
         }
