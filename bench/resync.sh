@@ -1,5 +1,6 @@
 # Sourced by run.sh: a resync after a part of an image has changed, by `bmapfs run --index` and rsync, and by rsync
 # on the whole image, to the same machine and over a link of 1 Gbit/s. Uses run.sh's variables and functions.
+# virtsync.sh uses the link, too, and the ways of syncing.
 # shellcheck shell=bash
 
 near=bmapfs-near-$$
@@ -17,8 +18,8 @@ make_link() {
         local space=${!side}
         ip -n "$space" link set lo up
         ip -n "$space" link set "$side" up
-        tc -n "$space" qdisc add dev "$side" root tbf rate 1gbit burst 256kb latency 20ms || return 1
     done
+    set_rate 1gbit 256kb 20ms || return 1
     ip -n "$near" address add 10.0.0.1/24 dev near
     ip -n "$far" address add 10.0.0.2/24 dev far
     ssh-keygen -q -t ed25519 -N '' -f "$work_disk/host-key"
@@ -41,6 +42,12 @@ make_link() {
     done
     say "bench: no ssh over the link: $(tail -n 3 "$work_disk/sshd.log")"
     return 1
+}
+
+# How fast the cable is, both ways: set_rate RATE BURST LATENCY, as tc-tbf(8) has them.
+set_rate() {
+    tc -n "$near" qdisc replace dev near root tbf rate "$1" burst "$2" latency "$3" &&
+        tc -n "$far" qdisc replace dev far root tbf rate "$1" burst "$2" latency "$3"
 }
 
 remove_link() {
@@ -107,7 +114,7 @@ cool() {
 
 settle() { [ "$medium" != disk ] || sync -f "$work"; }
 
-# One way of syncing: sync_by bmapfs|delta|whole|first. rsync's --stats go to $work/stats.
+# One way of syncing: sync_by bmapfs|delta|whole|first|sparse|sparse-whole. rsync's --stats go to $work/stats.
 sync_by() {
     local common=(rsync -a --inplace --stats -e "$work_disk/shell"
         --rsync-path "$work_disk/counted $work_disk/read.backup rsync")
@@ -122,6 +129,13 @@ sync_by() {
     first | bmapfs)
         "${enter[@]}" "$BMAPFS" run "--index=$work_disk/resync-index-$medium" "$work/image" -- \
             "${counted[@]}" "${common[@]}" "$usual" '{}/' "$at:$work/backup/" >"$work/stats" 2>"$work/summary"
+        ;;
+    sparse)
+        "${enter[@]}" "$BMAPFS" run --sparse "--index=$work_disk/virtsync-index-$medium" "$work/image" -- \
+            "${counted[@]}" "${common[@]}" --delete "$usual" '{}/' "$at:$work/backup/" >"$work/stats" 2>"$work/summary"
+        ;;
+    sparse-whole)
+        "${enter[@]}" "${counted[@]}" "${common[@]}" -S "$usual" "$work/image" "$at:$work/whole" >"$work/stats"
         ;;
     # -I, since the other of the two has just synced the same file.
     delta | whole)
@@ -146,7 +160,7 @@ measure_sync() {
     if [ "$way" = local ]; then wire=$sent; else wire=$(($(on_wire) - wire)); fi
     source=$(($(cat "$work_disk/read.source") - $(cat "$work_disk/read.shell")))
     backup=$(($(cat "$work_disk/read.backup") - $(stat_of 'Total bytes sent')))
-    if [ "$1" = bmapfs ]; then
+    if [ "$1" = bmapfs ] || [ "$1" = sparse ]; then
         source=$((source + $(sed -n 's/.* \([0-9]*\) bytes read.*/\1/p' "$work/summary")))
     fi
     echo "$seconds $wire $source $backup $(stat_of 'Number of regular files transferred')"
@@ -268,15 +282,15 @@ report_resync() {
     echo "Goals at 1 %: 5 times faster than the whole image, and one pass of BLAKE3 plus 0.5 s."
 }
 
-# Puts the table between the marks in the README: into_readme README
+# Puts a table between the marks in the README: into_readme README NAME, where NAME_table prints it.
 into_readme() {
     local new
     new=$(mktemp)
-    resync_table >"$work_disk/resync-table"
-    awk -v table="$work_disk/resync-table" '
-        /^<!-- end of resync -->/ { skip = 0 }
+    "$2_table" >"$work_disk/readme-table"
+    awk -v table="$work_disk/readme-table" -v name="$2" '
+        index($0, "<!-- end of " name " -->") == 1 { skip = 0 }
         !skip { print }
-        /^<!-- resync:/ { while ((getline line < table) > 0) print line; skip = 1 }' "$1" >"$new"
+        index($0, "<!-- " name ":") == 1 { while ((getline line < table) > 0) print line; skip = 1 }' "$1" >"$new"
     cat "$new" >"$1"
     rm -f "$new"
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures bmapfs in one run: a mount against the raw image (reads and writes, a walk over a million block files,
-# mount time and memory), scans against a bare loop, resyncs against rsync on the whole image. Prints ratios, appends
-# them to RESULTS.md, draws results.svg and resync.svg, and puts the table of resyncs into the README.
+# mount time and memory), scans against a bare loop, resyncs against rsync on the whole image, sparse ones too. Prints
+# ratios, appends them to RESULTS.md, draws results.svg and resync.svg, and puts the tables of resyncs into the README.
 # README.md beside this file explains the method and the variables.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
@@ -10,7 +10,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 BMAPFS=${BMAPFS:-$here/../target/release/bmapfs}
 quick=${BENCH_QUICK:-}
 BARE_HASH=${BARE_HASH:-$here/../target/release/examples/bare-hash}
-parts=${BENCH_PARTS:-io walk memory scan resync}
+parts=${BENCH_PARTS:-io walk memory scan resync virtsync}
 media=${BENCH_MEDIA:-ram disk}
 operations=${BENCH_OPERATIONS:-read randread write randwrite}
 sizes=${BENCH_SIZES:-4K 128K 256K 1M}
@@ -28,6 +28,11 @@ resync_disk_rounds=${BENCH_RESYNC_DISK_ROUNDS:-1}
 resync_ram_mib=${BENCH_RESYNC_RAM_MIB:-4096}
 resync_disk_mib=${BENCH_RESYNC_DISK_MIB:-16384}
 run_kib=${BENCH_RUN_KIB:-1024}
+virtsync_cases=${BENCH_VIRTSYNC:-ram/local disk/local disk/link}
+virtsync_rounds=${BENCH_VIRTSYNC_ROUNDS:-1}
+virtsync_gib=${BENCH_VIRTSYNC_GIB:-50}
+virtsync_data_mib=${BENCH_VIRTSYNC_DATA_MIB:-3072}
+virtsync_list_mib=${BENCH_VIRTSYNC_LIST_MIB:-1024}
 ram=${BENCH_RAM:-/dev/shm}
 disk=${BENCH_DISK:-/var/tmp}
 results=${BENCH_RESULTS:-$here/RESULTS.md}
@@ -49,6 +54,9 @@ if [ -n "$quick" ]; then
     resync_ram_mib=${BENCH_RESYNC_RAM_MIB:-512}
     resync_disk_mib=${BENCH_RESYNC_DISK_MIB:-512}
     resync_plot=${BENCH_RESYNC_PLOT:-/dev/null}
+    virtsync_gib=${BENCH_VIRTSYNC_GIB:-2}
+    virtsync_data_mib=${BENCH_VIRTSYNC_DATA_MIB:-256}
+    virtsync_list_mib=${BENCH_VIRTSYNC_LIST_MIB:-256}
     readme=${BENCH_README-}
 fi
 # The block size of the I/O part is bmapfs's default, so that opening the block files is part of what is measured.
@@ -61,6 +69,8 @@ work_disk=
 . "$here/scan.sh"
 # shellcheck source=bench/resync.sh
 . "$here/resync.sh"
+# shellcheck source=bench/virtsync.sh
+. "$here/virtsync.sh"
 
 die() {
     echo "bench: $*" >&2
@@ -300,6 +310,7 @@ report() {
     fi
     report_scan
     report_resync
+    report_virtsync
 }
 
 trap cleanup EXIT
@@ -322,7 +333,9 @@ memories=$work_disk/memories
 scans=$work_disk/scans
 scan_memories=$work_disk/scan-memories
 resyncs=$work_disk/resyncs
-touch "$table" "$walks" "$memories" "$scans" "$scan_memories" "$resyncs"
+virtsyncs=$work_disk/virtsyncs
+sparse_lists=$work_disk/sparse-lists
+touch "$table" "$walks" "$memories" "$scans" "$scan_memories" "$resyncs" "$virtsyncs" "$sparse_lists"
 
 for part in $parts; do
     case $part in
@@ -331,7 +344,8 @@ for part in $parts; do
     memory) measure_memory ;;
     scan) measure_scan ;;
     resync) measure_resync ;;
-    *) die "BENCH_PARTS: no part '$part': io, walk, memory, scan and resync are there" ;;
+    virtsync) measure_virtsync ;;
+    *) die "BENCH_PARTS: no part '$part': io, walk, memory, scan, resync and virtsync are there" ;;
     esac
 done
 if [ ! -e "$results" ]; then
@@ -342,5 +356,6 @@ caption="$("$BMAPFS" --version), $(date -u +%F)"
 if [ -s "$table" ]; then "$here/plot.sh" "$table" "$caption" >"$plot"; fi
 if [ -s "$resyncs" ]; then
     "$here/plot-resync.sh" "$resyncs" "$caption" >"$resync_plot"
-    if [ -n "$readme" ]; then into_readme "$readme"; fi
+    if [ -n "$readme" ]; then into_readme "$readme" resync; fi
 fi
+if [ -s "$virtsyncs" ] && [ -n "$readme" ]; then into_readme "$readme" virtsync; fi

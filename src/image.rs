@@ -26,7 +26,7 @@ use crate::geometry::Span;
 
 pub(crate) use extents::believes as believes_holes;
 pub use moment::Moment;
-pub use open::{Opened, open};
+pub use open::{Opened, canonical, open};
 pub use source::Source;
 
 /// What tells whether an image was written: two equal values mean that it was not, in between.

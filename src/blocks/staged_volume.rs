@@ -2,10 +2,10 @@
 //! through a handle that is made for it then.
 
 use std::ffi::OsStr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, MutexGuard, OnceLock};
 
 use super::Blocks;
-use super::staged::{Place, Staged, Staging};
+use super::staged::{Place, Staged, Staging, State};
 use crate::geometry::BlockIndex;
 use crate::inode::{Inode, parse_block_name};
 use crate::volume::{
@@ -31,13 +31,31 @@ pub(super) struct StagedOpen {
 }
 
 impl StagedOpen {
-    pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> usize {
-        self.staged.lock().read(offset, out)
+    /// The file as long as it is staged. `None`: it has been renamed over a block since its handle was looked at.
+    fn state(&self) -> Option<MutexGuard<'_, State>> {
+        let state = self.staged.lock();
+        (!matches!(state.place, Place::Block(_))).then_some(state)
     }
 
-    /// The content is only in memory: it is made durable when it reaches the image.
-    pub(super) fn sync_later(&self) {
-        self.staged.lock().sync = true;
+    /// How much was read into `out`; `None`: it is a block now.
+    pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> Option<usize> {
+        Some(self.state()?.read(offset, out))
+    }
+
+    /// The content is only in memory: it is made durable when it reaches the image. `None`: it has.
+    pub(super) fn sync_later(&self) -> Option<()> {
+        self.state()?.sync = true;
+        Some(())
+    }
+
+    /// As lseek(2); `None`: it is a block now.
+    pub(super) fn seek(&self, offset: u64, towards: Seek) -> Option<Result<u64>> {
+        let len = self.state()?.content.len() as u64;
+        Some(match towards {
+            _ if offset >= len => Err(Errno::ENXIO),
+            Seek::Data => Ok(offset),
+            Seek::Hole => Ok(len),
+        })
     }
 }
 
@@ -231,15 +249,6 @@ impl Blocks {
                 state.content[start..end].fill(0);
                 Ok(())
             }
-        }
-    }
-
-    pub(super) fn seek_staged(open: &StagedOpen, offset: u64, towards: Seek) -> Result<u64> {
-        let len = open.staged.lock().content.len() as u64;
-        match towards {
-            _ if offset >= len => Err(Errno::ENXIO),
-            Seek::Data => Ok(offset),
-            Seek::Hole => Ok(len),
         }
     }
 

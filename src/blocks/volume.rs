@@ -84,8 +84,10 @@ impl Volume for Blocks {
             None => handle,
             Some(Ok(Meaning::Block(inner))) => inner,
             Some(Ok(Meaning::Staged(staged))) => {
-                let len = staged.read(offset, out);
-                return reply(Ok(&out[..len]));
+                return match staged.read(offset, out) {
+                    Some(len) => reply(Ok(&out[..len])),
+                    None => self.read_and(handle, offset, out, whole, reply),
+                };
             }
             Some(Err(e)) => return reply(Err(e)),
         };
@@ -150,8 +152,10 @@ impl Volume for Blocks {
             None => handle,
             Some(Meaning::Block(inner)) => inner,
             Some(Meaning::Staged(staged)) => {
-                staged.sync_later();
-                return Ok(());
+                return match staged.sync_later() {
+                    Some(()) => Ok(()),
+                    None => self.sync(handle, data_only),
+                };
             }
         };
         let open = self.handle(handle)?;
@@ -201,7 +205,12 @@ impl Volume for Blocks {
         let handle = match self.meaning(handle).transpose()? {
             None => handle,
             Some(Meaning::Block(inner)) => inner,
-            Some(Meaning::Staged(staged)) => return Self::seek_staged(&staged, offset, towards),
+            Some(Meaning::Staged(staged)) => {
+                return match staged.seek(offset, towards) {
+                    Some(found) => found,
+                    None => self.seek(handle, offset, towards),
+                };
+            }
         };
         let (_, block) = self.file(handle)?;
         let span = self.geometry().span(block);

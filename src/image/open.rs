@@ -1,9 +1,9 @@
 //! Opening a source: what it is, who else uses it, and with which locks (promise P18).
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
@@ -106,9 +106,20 @@ pub fn open(path: &Path, config: &VolumeConfig) -> Result<Opened> {
     })
 }
 
-/// With --resize an image that is not there is made, empty. A name below /dev would be a mistyped device.
+/// The canonical path of what [`open`] opens, also of an image that it will make.
+pub fn canonical(path: &Path, config: &VolumeConfig) -> io::Result<PathBuf> {
+    let found = std::fs::canonicalize(path);
+    match (&found, path.parent(), path.file_name()) {
+        (Err(e), Some(parent), Some(name)) if config.resize && e.kind() == ErrorKind::NotFound => {
+            Ok(std::fs::canonicalize(parent)?.join(name))
+        }
+        _ => found,
+    }
+}
+
+/// With --resize an image that is not there is made, empty.
 fn create_missing(path: &Path) -> Result<()> {
-    if path.starts_with("/dev") || std::fs::symlink_metadata(path).is_ok() {
+    if is_among_devices(path) || std::fs::symlink_metadata(path).is_ok() {
         return Ok(());
     }
     OpenOptions::new()
@@ -117,6 +128,13 @@ fn create_missing(path: &Path) -> Result<()> {
         .open(path)
         .map(|_| ())
         .map_err(|e| refused_writing(path, &e))
+}
+
+/// Whether a new file would lie where devices are, so that its name must be a mistyped one. Other file systems below
+/// /dev, like /dev/shm, are as good as any.
+fn is_among_devices(path: &Path) -> bool {
+    let device = |path: &Path| std::fs::metadata(path).ok().map(|stat| stat.dev());
+    path.starts_with("/dev") && path.parent().and_then(device) == device(Path::new("/dev"))
 }
 
 /// Opens with the access that the mount needs. Also says whether a block device is held exclusively.

@@ -44,7 +44,7 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
     }
     let (events, inbox) = channel();
     let tally = forward_signals(events.clone())?;
-    let source = std::fs::canonicalize(&config.mount.source)
+    let source = crate::image::canonical(&config.mount.source, &config.mount.volume)
         .or_fail(Status::MountFailed, || {
             format!("opening {}", config.mount.source.display())
         })?;

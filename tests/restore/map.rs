@@ -11,6 +11,7 @@ use crate::support::blocks;
 use crate::support::command::tool;
 use crate::support::devices::LoopDevice;
 use crate::support::filesystem::{Filesystem, WITH_HOLES};
+use crate::support::mounted::unmount_when_free;
 use crate::support::pattern::{assert_same, pattern};
 use crate::support::scene::{Scene, poke};
 
@@ -219,4 +220,24 @@ fn sparse_a_removed_block_is_zeros_and_comes_back_when_written() {
     let mount = scene.mount(&image).with(UNITS).with("--sparse").up();
     let names = blocks::names(mount.point());
     assert_eq!(names.len(), 21, "the first and the last have a file again");
+}
+
+#[test]
+fn sparse_a_device_is_scanned_with_progress() {
+    let scene = Scene::new();
+    let size = 256 << 20;
+    let device = LoopDevice::new(&scene.sparse("image", size));
+    let point = scene.dir("mnt");
+    let command = format!(
+        "{} --sparse {} {}",
+        scene.program().display(),
+        device.path().display(),
+        point.display()
+    );
+    let said = tool("script").args(["-qec", &command, "/dev/null"]).ok();
+    let names = blocks::names(&point);
+    unmount_when_free(&point).ok();
+    assert_eq!(names, ["00000000", "00000063"], "all is zeros");
+    assert!(said.contains("looking for zeros in"), "{said:?}");
+    assert!(said.contains("/s"), "a rate: {said:?}");
 }

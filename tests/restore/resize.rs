@@ -192,3 +192,30 @@ fn resize_and_sparse_make_the_same_holes() {
         assert_eq!(space(&new), space(&source), "{kind}");
     });
 }
+
+#[test]
+fn resize_a_run_makes_a_new_image_and_brings_it_in_step() {
+    let scene = Scene::new();
+    let source = scene.path("source");
+    let (new, backup) = (scene.path("new"), scene.dir("backup"));
+    let run = |options: &str, image: &Path, from: &Path, to: &Path| {
+        scene
+            .bmapfs()
+            .words(&format!("run -q --sparse {UNITS} {options}"))
+            .arg(image)
+            .words("-- rsync -a --inplace --delete")
+            .args([&from.join("."), to])
+            .ok()
+    };
+    let index = format!("--index={}", scene.path("index").display());
+    let mount = Path::new("{}");
+    for size in [9 * BLOCK + 12_345, 4 * BLOCK] {
+        let content = with_gaps(1, size);
+        write_thin(&source, &content);
+        // The smaller one is meant.
+        run(&format!("{index} -o shrunk"), &source, mount, &backup);
+        run("-w --resize", &new, &backup, mount);
+        assert_same("the new image", &fs::read(&new).unwrap(), &content);
+        assert_eq!(extents(&new), extents(&source));
+    }
+}

@@ -167,7 +167,7 @@ fn p12_memory_is_bounded() {
         .ok();
     let log = mount.unmount_for_log();
     assert!(
-        log.contains("staging") && log.contains("found no room"),
+        log.contains("2 writes to temporary files found no room") && log.contains("-o staging"),
         "{log}"
     );
     assert_same("the image", &fs::read(&image).unwrap(), &content);
