@@ -83,6 +83,10 @@ pub(crate) fn package_of(program: &OsStr) -> String {
         "mkfs.xfs" | "xfs_io" => "xfsprogs",
         "mkfs.btrfs" => "btrfs-progs",
         "qemu-img" | "qemu-io" | "qemu-nbd" => "qemu-utils",
+        "thin_restore" | "thin_delta" | "era_restore" | "era_invalidate" => {
+            "thin-provisioning-tools"
+        }
+        "nbdinfo" => "libnbd-bin",
         "ssh" | "ssh-keygen" => "openssh-client",
         "sshd" => "openssh-server",
         "useradd" => "passwd",
