@@ -30,7 +30,7 @@ use crate::image::{Image, Moment};
 use crate::per_block::PerBlock;
 use crate::scan::{Digest, ZeroDigests};
 
-use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN};
+use record::{HASHED, OWN, READ, REPORTED, Record, STAMPED, STEP, TORN};
 use store::Store;
 
 pub use name::{default_path, mount_name};
@@ -190,7 +190,7 @@ impl Index {
         let before_scan = epoch != self.epoch.load(SeqCst);
         self.records.with(block, |record| {
             if before_scan {
-                record.clear(SETTLED);
+                record.doubt();
             }
             if !record.has(HASHED) || digest != Some(record.digest) {
                 record.set(TORN);
@@ -346,7 +346,8 @@ impl Index {
         self.records.for_each(|record| {
             // If it is certain, it stays noted: it may have been served only since.
             if !certain && record.has(TORN) {
-                record.clear(SETTLED | TORN);
+                record.clear(TORN);
+                record.doubt();
             }
         });
         let present = match differs {

@@ -27,6 +27,8 @@ pub(super) const DIRTY: u16 = 128;
 pub(super) const WRITTEN: u16 = 256;
 /// The block was written or given a time since all blocks got one stamp, and shows its own again.
 pub(super) const OWN: u16 = 512;
+/// Somebody was served, with the present stamp, what nobody can tell any more: the next hash settles nothing.
+pub(super) const DOUBTED: u16 = 1024;
 
 /// A new stamp is at least this many seconds past the block's last: rsync compares whole seconds, FAT keeps two.
 pub(super) const STEP: i64 = 2;
@@ -82,7 +84,25 @@ impl Record {
         self.stamp = stamp;
         self.lead = 0;
         self.set(STAMPED);
-        self.clear(REPORTED | READ | TORN);
+        self.clear(REPORTED | READ | TORN | DOUBTED);
+    }
+
+    /// What was served with the present stamp is not known to be what the block holds, nor what it will be found to
+    /// hold if it has just been written.
+    pub(super) fn doubt(&mut self) {
+        self.clear(SETTLED);
+        if self.has(DIRTY) {
+            self.set(DOUBTED);
+        }
+    }
+
+    /// What the block holds now, after it was written.
+    pub(super) fn hashed(&mut self, digest: Digest) {
+        self.digest = digest;
+        self.set(HASHED);
+        if !self.has(DOUBTED) {
+            self.set(SETTLED);
+        }
     }
 
     /// Gives the block the stamp that a client wants.

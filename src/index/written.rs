@@ -91,8 +91,7 @@ impl Index {
         match hasher.hash(block, &AtomicU64::new(0)) {
             Ok(digest) => self.records.with(block, |record| {
                 if !record.has(DIRTY) && record.hashes == turn {
-                    record.digest = digest;
-                    record.set(HASHED | SETTLED);
+                    record.hashed(digest);
                 }
             }),
             Err(e) => log::warn!("block {block} cannot be hashed after it was written: {e}"),

@@ -258,7 +258,9 @@ impl World {
         };
         // Before it, for whoever looks in the middle of it; after it, for what was shown until then.
         self.model().set_by_client(block, stamp);
+        self.model().setting = Some((block, stamp));
         let changed = mounted.blocks.change(Inode::Block(number(block)), &change);
+        self.model().setting = None;
         if changed.is_ok() {
             self.model().set_by_client(block, stamp);
         }

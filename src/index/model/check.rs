@@ -65,6 +65,10 @@ impl World {
 impl Model {
     /// Somebody has this, since state `at` of the image.
     pub(super) fn hold(&mut self, block: usize, pair: Pair, at: usize) {
+        // A client is setting this time just now: whatever else goes with it is that client's word.
+        if self.setting == Some((block, pair.stamp)) {
+            return;
+        }
         if !self.holds(block, pair) {
             self.held[block].push(Held { pair, at });
         }

@@ -370,3 +370,26 @@ fn p21_a_wrong_map_is_found_out_where_all_else_is_checked() {
         );
     }
 }
+
+#[test]
+fn p24_served_between_a_write_and_its_hash_while_a_rescan_begins() {
+    for (write_at, flash_at) in (0..100).map(|both| (both / 10, both % 10)) {
+        for looked in [false, true] {
+            let written = Op::Write {
+                block: 1,
+                part: Part::Whole,
+                letter: 0,
+                looked,
+                release: false,
+            };
+            let history = vec![
+                mount(Mode::Force),
+                write(0, 1, false),
+                plan(write_at, written),
+                plan(flash_at, Op::Flash { block: 1 }),
+                Op::Rescan,
+            ];
+            holds(FILE, history);
+        }
+    }
+}

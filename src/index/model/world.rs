@@ -82,6 +82,8 @@ pub(super) struct Model {
     pub(super) latest: i64,
     /// The note beside the index is lost, and nothing was noted since.
     pub(super) forgotten: bool,
+    /// The block and the time that a client is setting.
+    pub(super) setting: Option<(usize, i64)>,
     /// Nobody else can write.
     pub(super) exclusive: bool,
     /// The mount is going away: no client is left.
