@@ -30,7 +30,7 @@ use crate::image::{Image, Moment};
 use crate::per_block::PerBlock;
 use crate::scan::{Digest, ZeroDigests};
 
-use record::{HASHED, OWN, READ, REPORTED, Record, STAMPED, STEP, TORN};
+use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN};
 use store::Store;
 
 pub use name::{default_path, mount_name};
@@ -288,6 +288,16 @@ impl Index {
             geometry,
         );
         self.count.fetch_max(geometry.blocks(), SeqCst);
+        // A last block that has another length now: its digest is that of a shorter or longer one.
+        for block in [before.last(), geometry.last()].into_iter().flatten() {
+            if before.has(block)
+                && geometry.has(block)
+                && before.span(block) != geometry.span(block)
+            {
+                self.records
+                    .with(block, |record| record.clear(HASHED | SETTLED));
+            }
+        }
         // An image that was longer once: what is known of those blocks is not of these.
         for number in before.blocks()..geometry.blocks() {
             if let Some(block) = BlockIndex::new(number) {

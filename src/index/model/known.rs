@@ -393,3 +393,28 @@ fn p24_served_between_a_write_and_its_hash_while_a_rescan_begins() {
         }
     }
 }
+
+#[test]
+fn p20_a_last_block_that_grows_while_its_image_is_being_opened_has_no_digest() {
+    let telling = |map| Telling {
+        since: Since::Last,
+        map,
+        named: true,
+    };
+    let odd = Setup { told: 0, size: 3 };
+    for after in 0..10 {
+        let history = vec![
+            plan(after, Op::Grow { by: 2048 }),
+            Op::ToldNight {
+                target: 0,
+                telling: telling(Map::Everything),
+            },
+            // The map does not tell of the growth.
+            Op::ToldMount {
+                mode: Mode::Scan,
+                telling: telling(Map::Writes),
+            },
+        ];
+        holds(odd, history);
+    }
+}

@@ -54,6 +54,9 @@ pub(super) struct Mounted {
     pub(super) begin: usize,
     /// The same, or that before the listing that gave all blocks one new stamp.
     pub(super) base: usize,
+    /// The image's state when bmapfs first looked at it, if `begin` was named before that: what was written in between
+    /// nobody can see, and the next map tells of it. Else the same as `begin`.
+    pub(super) looked: usize,
     /// Not every stamp has to stay.
     doubt: bool,
 }
@@ -247,6 +250,7 @@ impl World {
             mode,
             begin,
             base: begin,
+            looked: telling.map_or(begin, |_| self.live.looked()),
             doubt: false,
         });
     }
@@ -374,6 +378,7 @@ impl World {
             if !cancelled {
                 mount.begin = since;
                 mount.base = since;
+                mount.looked = since;
             }
         }
     }
