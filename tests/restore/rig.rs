@@ -154,7 +154,7 @@ fn borg(scene: &Scene, from: &Path, to: &Path) -> Outcome {
 }
 
 /// How many cases are worked on at the same time.
-const AT_ONCE: usize = 10;
+const AT_ONCE: usize = 16;
 
 /// Works on all cases, some at the same time, each in a scene of its own: most of what a writable mount takes is the
 /// wait for the second that its blocks show.

@@ -11,10 +11,11 @@ use crate::support::scene::{Scene, poke};
 const SIZE: usize = 13 * BLOCK;
 
 /// Those whose writes are 64 KiB or more.
-const WAYS: [Way; 5] = [
+const WAYS: [Way; 6] = [
     Way::Rsync("-a"),
     Way::Rsync("-a --inplace"),
     Way::Restic,
+    Way::Borg,
     Way::Cp("-p --sparse=never"),
     Way::Cp("-p"),
 ];
