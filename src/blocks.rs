@@ -163,6 +163,12 @@ impl Blocks {
         self.config.block_size
     }
 
+    /// Whether what is shown is a clone of the image, which nobody writes.
+    #[must_use]
+    pub fn is_snapshot(&self) -> bool {
+        self.config.snapshot.is_some()
+    }
+
     /// How the image is cut at present.
     #[must_use]
     pub fn geometry(&self) -> Geometry {

@@ -134,12 +134,23 @@ pub struct VolumeConfig {
     pub sparse: bool,
     /// `--resize`: a regular image may grow and shrink.
     pub resize: bool,
+    /// `--snapshot`: a clone of the image is shown in its place.
+    pub snapshot: Option<SnapshotConfig>,
     /// `-o zero=detect`: long runs of zeros that are written become holes.
     pub detect_zeros: bool,
     /// `-o staging=SIZE`: bytes of memory that files under temporary names may take together.
     pub staging: u64,
     /// Owner and mode that block files show, where the user overrides the source's.
     pub owner: OwnerConfig,
+}
+
+/// How a snapshot is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotConfig {
+    /// The option as typed.
+    pub typed: String,
+    /// `-o snapshot-keep=no` turns this off: it stays until the next one, to tell what changed.
+    pub keep: bool,
 }
 
 /// Overrides of owner and permissions (`--uid`, `--gid`, `--umask`).

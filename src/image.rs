@@ -26,6 +26,7 @@ use crate::geometry::Span;
 
 pub(crate) use extents::believes as believes_holes;
 pub use moment::Moment;
+pub(crate) use open::reason;
 pub use open::{Opened, canonical, open};
 pub use source::Source;
 

@@ -23,6 +23,7 @@ pub mod per_block;
 pub mod progress;
 pub mod scan;
 pub mod session;
+pub mod snapshot;
 pub mod sys;
 pub mod unmount;
 pub mod volume;

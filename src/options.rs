@@ -17,7 +17,7 @@ pub use word::Word;
 use changes::{ChangesDraft, ChangesSetting};
 
 use crate::config::{
-    Access, IndexConfig, KernelConfig, OwnerConfig, Typed, Verbosity, VolumeConfig,
+    Access, IndexConfig, KernelConfig, OwnerConfig, SnapshotConfig, Typed, Verbosity, VolumeConfig,
 };
 use crate::exit::{Failure, Result};
 use crate::geometry::BlockSize;
@@ -125,6 +125,9 @@ enum Setting {
     Staging(u64),
     Sparse,
     Resize,
+    Snapshot,
+    /// Whether snapshots stay for the next one.
+    SnapshotKeep(bool),
     /// Whether zeros are looked for.
     Zero(bool),
     /// The file, if one is named.
@@ -159,6 +162,8 @@ impl Setting {
             Self::NoLatch
                 | Self::Staging(_)
                 | Self::Resize
+                | Self::Snapshot
+                | Self::SnapshotKeep(_)
                 | Self::Index(_)
                 | Self::Id(_)
                 | Self::Rescan
@@ -228,6 +233,12 @@ fn own(word: &Word) -> Result<Option<Setting>> {
         "staging" => Setting::Staging(word.size()?),
         "sparse" => word.alone(Setting::Sparse)?,
         "resize" => word.alone(Setting::Resize)?,
+        "snapshot" => word.alone(Setting::Snapshot)?,
+        "snapshot-keep" => Setting::SnapshotKeep(match word.text()?.as_str() {
+            "yes" => true,
+            "no" => false,
+            _ => return Err(word.refused("must be yes or no")),
+        }),
         "zero" => Setting::Zero(match word.text()?.as_str() {
             "detect" => true,
             "keep" => false,
@@ -289,6 +300,8 @@ struct Draft {
     staging: Option<u64>,
     sparse: bool,
     resize: Option<String>,
+    snapshot: Option<String>,
+    snapshot_keep: Option<(bool, String)>,
     zero: Option<bool>,
     index: Option<IndexConfig>,
     id: Option<(String, String)>,
@@ -323,6 +336,8 @@ impl Draft {
             Setting::Staging(bytes) => self.staging = Some(bytes),
             Setting::Sparse => self.sparse = true,
             Setting::Resize => self.resize = typed(),
+            Setting::Snapshot => self.snapshot = typed(),
+            Setting::SnapshotKeep(keep) => self.snapshot_keep = Some((keep, word.to_string())),
             Setting::Zero(detect) => self.zero = Some(detect),
             Setting::Index(file) => {
                 self.index = Some(IndexConfig {
@@ -366,6 +381,7 @@ impl Draft {
             self.write.as_ref(),
             "; the page cache is for images that nobody writes",
         )?;
+        let snapshot = self.snapshot()?;
         if let (Some(resize), None) = (&self.resize, &self.write) {
             return Err(Failure::usage(format!(
                 "{resize} has no meaning without -w: only what is written can grow and shrink"
@@ -412,6 +428,7 @@ impl Draft {
                 latch: !self.no_latch,
                 sparse: self.sparse,
                 resize: self.resize.is_some(),
+                snapshot,
                 detect_zeros: self.zero.unwrap_or(self.sparse),
                 staging: self
                     .staging
@@ -431,6 +448,29 @@ impl Draft {
             read_only_asked: self.read_only.is_some(),
             ignored: self.ignored,
         })
+    }
+}
+
+impl Draft {
+    fn snapshot(&self) -> Result<Option<SnapshotConfig>> {
+        let Some(typed) = &self.snapshot else {
+            return match &self.snapshot_keep {
+                Some((_, typed)) => Err(Failure::usage(format!(
+                    "{typed} has no meaning without --snapshot"
+                ))),
+                None => Ok(None),
+            };
+        };
+        for other in [&self.write, &self.resize] {
+            let why = "; what is written must go to the image itself";
+            conflict(Some(typed), other.as_ref(), why)?;
+        }
+        let why = "; a snapshot tells by itself what changed";
+        conflict(Some(typed), self.changes.typed(), why)?;
+        Ok(Some(SnapshotConfig {
+            typed: typed.clone(),
+            keep: self.snapshot_keep.as_ref().is_none_or(|(keep, _)| *keep),
+        }))
     }
 }
 

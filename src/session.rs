@@ -7,6 +7,7 @@ mod content;
 mod prepare;
 mod run;
 mod scan;
+mod source;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -326,6 +327,10 @@ impl Rescan {
             log::info!("SIGHUP: a directory of block files is looked at only when it is mounted");
             return;
         };
+        if blocks.is_snapshot() {
+            log::info!("SIGHUP: this mount shows a snapshot, which does not change");
+            return;
+        }
         if let Some((running, _)) = &self.0
             && !running.is_finished()
         {

@@ -22,7 +22,7 @@ pub(super) struct Flag {
 }
 
 /// Every flag with a long name, in the order of the help.
-pub(super) const FLAGS: [Flag; 16] = [
+pub(super) const FLAGS: [Flag; 17] = [
     flag(
         "write",
         Some('w'),
@@ -55,6 +55,12 @@ pub(super) const FLAGS: [Flag; 16] = [
         None,
         None,
         "A regular image may grow and shrink by its last block file; with -w",
+    ),
+    flag(
+        "snapshot",
+        None,
+        None,
+        "Serve a reflink snapshot of SRC; with --index, read only what differs from the last one",
     ),
     flag(
         "changed",
@@ -181,6 +187,7 @@ Mount options (-o): every long option above is one (-o write,block-size=64K), an
   staging=SIZE    memory for files under temporary names [default: 64 blocks, at most 1G]
   zero=detect     make long runs of zeros that are written holes: the default with sparse
   zero=keep       write zeros as they come, which is the default without
+  snapshot-keep=no  keep no snapshot for the next run to compare with; with snapshot
   kernel_cache    let the kernel keep pages: if nobody else writes SRC; not with write
   direct_io       keep no pages, which is the default; not with kernel_cache
   id=NAME         what SRC is called in the state directory; with index
@@ -257,6 +264,7 @@ pub(super) fn scan() -> Command {
     let shared = [
         "block-size",
         "index",
+        "snapshot",
         "changed",
         "since",
         "as",

@@ -46,6 +46,13 @@ pub fn open(path: &Path, config: &VolumeConfig) -> Result<Opened> {
             path.display()
         )));
     }
+    if let (Some(snapshot), Kind::Device) = (&config.snapshot, kind) {
+        return Err(Failure::usage(format!(
+            "opening {}: {} is for image files; make a snapshot of the device with its own means, such as lvcreate -s",
+            path.display(),
+            snapshot.typed
+        )));
+    }
     let look = open_as(&path, OFlag::empty(), false).map_err(|e| refused(&path, &e))?;
     let mut conflicts = Conflicts::new(config, &path);
     for holder in holders::find(&look) {
@@ -283,7 +290,7 @@ fn refused_writing(path: &Path, error: &io::Error) -> Failure {
 }
 
 /// The system's words for an error, without the number that std adds.
-fn reason(error: &io::Error) -> String {
+pub(crate) fn reason(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => nix::errno::Errno::from_raw(number).desc().to_owned(),
         None => error.to_string(),
@@ -323,12 +330,13 @@ impl<'a> Conflicts<'a> {
         if self.found.iter().any(|known| known == sentence) {
             return;
         }
-        if !self.config.writable {
+        // A snapshot is of one moment, whoever writes.
+        if !self.config.writable && self.config.snapshot.is_none() {
             log::warn!(
                 "{}: {sentence}; the copy may be of two moments",
                 self.path.display()
             );
-        } else if self.config.force {
+        } else if self.config.writable && self.config.force {
             log::warn!(
                 "{}: {sentence}; writing to it all the same (-o force)",
                 self.path.display()

@@ -50,6 +50,8 @@ pub struct Source {
     /// Unless reads pass the page cache anyway.
     once: Option<ReadOnce>,
     ownership: Ownership,
+    /// What this stands for, open for its locks.
+    _held: Option<File>,
 }
 
 impl Source {
@@ -66,6 +68,7 @@ impl Source {
             zeroing: Zeroing::new(1),
             flush_failed: AtomicBool::new(false),
             once: Some(ReadOnce::default()),
+            _held: None,
             file,
         })
     }
@@ -87,8 +90,24 @@ impl Source {
                 sector,
                 direct,
             },
+            _held: None,
             file,
         })
+    }
+
+    /// Puts `clone`, a regular file that nobody writes, in place of this source, which stays open and locked; owner
+    /// and mode stay its own.
+    pub(crate) fn replaced_by(self, clone: File) -> io::Result<Self> {
+        Ok(Self {
+            ownership: self.ownership,
+            _held: Some(self.file),
+            ..Self::regular(clone, false)?
+        })
+    }
+
+    /// The open file or device.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
     }
 
     /// What stat(2) says of it.

@@ -12,6 +12,7 @@ use nix::unistd::geteuid;
 use super::Event;
 use super::changes::named;
 use super::content::Content;
+use super::source::Source;
 use crate::blocks::{Blocks, BlocksError, Presence};
 use crate::changes::{ChangeMap, ChangeSource};
 use crate::clock::SystemClock;
@@ -19,7 +20,7 @@ use crate::config::{IndexConfig, MountConfig, OwnerConfig, Verbosity, VolumeConf
 use crate::daemon::served_signals;
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::geometry::Geometry;
-use crate::image::{self, Image, Opened};
+use crate::image::Image;
 use crate::index::{self, Index, OpenError, Plan, Purpose};
 use crate::joined::{Joined, JoinedConfig};
 use crate::progress::Progress;
@@ -49,22 +50,23 @@ pub(super) fn prepare(
     if config.source.is_dir() {
         return prepare_joined(config);
     }
-    let Opened { source, path } = image::open(&config.source, &config.volume)?;
-    let image: Arc<dyn Image> = Arc::new(source);
+    let source = Source::open(&config.source, &config.volume, config.index.as_ref(), false)?;
     let index = match &config.index {
         None => None,
         Some(index) => {
-            let threads = config.threads.map(usize::from);
             let request = Indexing {
-                image: &image,
-                path: &path,
+                source: &source,
                 volume: &config.volume,
                 map,
-                threads,
+                threads: config.threads.map(usize::from),
             };
             request.open(index, purpose, config.verbosity, tally)?
         }
     };
+    if index.is_some() {
+        source.index_saved();
+    }
+    let Source { image, path, .. } = source;
     if tally.cancel.load(Relaxed) {
         return Err(interrupted());
     }
@@ -165,8 +167,7 @@ fn presence(
 
 /// An image whose index is wanted.
 pub(super) struct Indexing<'a> {
-    pub(super) image: &'a Arc<dyn Image>,
-    pub(super) path: &'a PathBuf,
+    pub(super) source: &'a Source,
     pub(super) volume: &'a VolumeConfig,
     /// What `--changed` has told.
     pub(super) map: Option<&'a ChangeMap>,
@@ -183,7 +184,8 @@ impl Indexing<'_> {
         tally: &Arc<Tally>,
     ) -> Result<Option<Index>> {
         self.with_request(config, purpose, tally, |request, size| {
-            let name = self.path.file_name().unwrap_or(self.path.as_os_str());
+            let path = &self.source.path;
+            let name = path.file_name().unwrap_or(path.as_os_str());
             let what = format!("scanning {}", name.to_string_lossy());
             let _progress = Progress::show(&what, tally, size, verbosity);
             Index::open(request)
@@ -209,31 +211,27 @@ impl Indexing<'_> {
         tally: &Arc<Tally>,
         act: impl FnOnce(&index::Request<'_>, u64) -> std::result::Result<Option<T>, OpenError>,
     ) -> Result<Option<T>> {
-        let attempt = || format!("reading {}", self.path.display());
-        let size = self.image.size().or_fail(Status::System, attempt)?;
+        let (image, path) = (&self.source.image, &self.source.path);
+        let attempt = || format!("reading {}", path.display());
+        let size = image.size().or_fail(Status::System, attempt)?;
         let geometry = Geometry::new(size, self.volume.block_size)
-            .map_err(|e| unshowable(&BlocksError::Geometry(e), self.path))?;
-        let named = named(&config.changes, self.map, self.path, size)?;
-        self.image.settle().or_fail(Status::System, attempt)?;
-        let default =
-            || index::default_path(self.path, config.id.as_deref(), self.volume.block_size);
-        let file = match config.file.clone().map_or_else(default, Ok) {
-            Ok(file) => file,
-            Err(e) => {
-                log::warn!("the state directory cannot be made: {e}; going on without an index");
-                return Ok(None);
-            }
+            .map_err(|e| unshowable(&BlocksError::Geometry(e), path))?;
+        let named = named(&config.changes, self.map, path, size)?;
+        let named = named.as_ref().map(|named| named as &dyn ChangeSource);
+        image.settle().or_fail(Status::System, attempt)?;
+        let Some(file) = &self.source.index else {
+            return Ok(None);
         };
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let request = index::Request {
-            image: Arc::clone(self.image),
+            image: Arc::clone(image),
             geometry,
-            path: &file,
-            source: self.path.to_string_lossy().into_owned(),
+            path: file,
+            source: path.to_string_lossy().into_owned(),
             writable: self.volume.writable,
             force: self.volume.force,
-            immutable: false,
-            changes: named.as_ref().map(|named| named as &dyn ChangeSource),
+            immutable: self.source.is_immutable(),
+            changes: self.source.changes().or(named),
             rescan: config.rescan,
             purpose,
             threads: self.threads.unwrap_or(processors),
@@ -243,7 +241,7 @@ impl Indexing<'_> {
         act(&request, size).map_err(|e| {
             let object = match e {
                 OpenError::Held(_) => format!("index {}", file.display()),
-                OpenError::Shrunk { .. } => self.path.display().to_string(),
+                OpenError::Shrunk { .. } => path.display().to_string(),
                 OpenError::Interrupted => return interrupted(),
             };
             Failure::new(Status::MountFailed, format!("{object}: {e}"))

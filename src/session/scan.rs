@@ -1,13 +1,12 @@
 //! `bmapfs scan`: brings an index up to date without mounting, or says what that would read.
 
-use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use super::prepare::{Indexing, forward_signals};
+use super::source::Source;
 use crate::changes::ChangeMap;
 use crate::config::ScanConfig;
 use crate::exit::{Failure, OrFail, Result, Status};
-use crate::image::{self, Image, Opened};
 use crate::index::{Plan, Purpose, Report};
 
 /// What `bmapfs scan` has to say.
@@ -34,15 +33,18 @@ pub enum Scanned {
 pub fn scan(config: &ScanConfig, map: Option<&ChangeMap>) -> Result<Scanned> {
     let (events, _inbox) = channel();
     let tally = forward_signals(events)?;
-    let Opened { source, path } = image::open(&config.source, &config.volume)?;
-    let image: Arc<dyn Image> = Arc::new(source);
+    let source = Source::open(
+        &config.source,
+        &config.volume,
+        Some(&config.index),
+        config.dry_run,
+    )?;
     let purpose = Purpose::Scan {
         list: config.list,
         dry_run: config.dry_run,
     };
     let request = Indexing {
-        image: &image,
-        path: &path,
+        source: &source,
         volume: &config.volume,
         map,
         threads: config.threads.map(usize::from),
@@ -50,7 +52,10 @@ pub fn scan(config: &ScanConfig, map: Option<&ChangeMap>) -> Result<Scanned> {
     let unusable = || {
         Failure::new(
             Status::System,
-            format!("scanning {}: its index cannot be saved", path.display()),
+            format!(
+                "scanning {}: its index cannot be saved",
+                source.path.display()
+            ),
         )
     };
     if config.dry_run && map.is_some() {
@@ -63,6 +68,7 @@ pub fn scan(config: &ScanConfig, map: Option<&ChangeMap>) -> Result<Scanned> {
         .ok_or_else(unusable)?;
     let (report, restamped) = (index.report(), index.restamped());
     if !config.dry_run {
+        source.index_saved();
         index
             .close()
             .or_fail(Status::System, || "saving the index")?;

@@ -45,6 +45,7 @@ pub(super) fn config(block: usize, writable: bool, latch: bool) -> VolumeConfig 
         staging: 64 * block as u64,
         sparse: false,
         resize: false,
+        snapshot: None,
         detect_zeros: false,
         owner: OwnerConfig::default(),
     }

@@ -238,6 +238,7 @@ impl World {
             latch: true,
             sparse: false,
             resize: false,
+            snapshot: None,
             detect_zeros: false,
             staging: 0,
             owner: OwnerConfig::default(),

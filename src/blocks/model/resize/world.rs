@@ -43,6 +43,7 @@ fn directory(memory: &Arc<Memory>, setup: Setup, clock: &Arc<TestClock>) -> Bloc
     let volume = VolumeConfig {
         sparse: setup.sparse,
         resize: setup.resize,
+        snapshot: None,
         detect_zeros: setup.detect,
         staging: setup.staging as u64,
         ..config(setup.block, true, setup.latch)

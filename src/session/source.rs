@@ -1,0 +1,91 @@
+//! The source of a mount or a scan: the image itself, or a snapshot of it, and the index that goes with it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::changes::ChangeSource;
+use crate::config::{IndexConfig, VolumeConfig};
+use crate::exit::{OrFail, Result, Status};
+use crate::image::{self, Image, Opened};
+use crate::index;
+use crate::snapshot::{self, Purpose, Snapshot};
+
+/// A source that is open and locked.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) image: Arc<dyn Image>,
+    /// Its canonical path; that of the image itself, if this is a snapshot.
+    pub(super) path: PathBuf,
+    /// Where its index is, if it is to have one.
+    pub(super) index: Option<PathBuf>,
+    snapshot: Option<Snapshot>,
+}
+
+impl Source {
+    /// Opens the image at `path`, and clones it if it is to be a snapshot. `dry_run`: the index will not be saved.
+    pub(super) fn open(
+        path: &Path,
+        volume: &VolumeConfig,
+        index: Option<&IndexConfig>,
+        dry_run: bool,
+    ) -> Result<Self> {
+        let Opened { source, path } = image::open(path, volume)?;
+        let index = index.and_then(|index| file_of(index, &path, volume));
+        let Some(wanted) = &volume.snapshot else {
+            return Ok(Self {
+                image: Arc::new(source),
+                path,
+                index,
+                snapshot: None,
+            });
+        };
+        let purpose = if wanted.keep && !dry_run {
+            Purpose::Keep
+        } else {
+            Purpose::Serve
+        };
+        let snapshot = Snapshot::take(source.file(), &path, index.as_deref(), purpose)?;
+        let attempt = || format!("opening the snapshot of {}", path.display());
+        let clone = snapshot.file().or_fail(Status::System, attempt)?;
+        let source = source.replaced_by(clone).or_fail(Status::System, attempt)?;
+        Ok(Self {
+            image: Arc::new(source),
+            path,
+            index,
+            snapshot: Some(snapshot),
+        })
+    }
+
+    /// Nobody can write what is served.
+    pub(super) fn is_immutable(&self) -> bool {
+        self.snapshot.is_some()
+    }
+
+    /// Who can tell what changed.
+    pub(super) fn changes(&self) -> Option<&dyn ChangeSource> {
+        self.snapshot
+            .as_ref()
+            .map(|snapshot| snapshot as &dyn ChangeSource)
+    }
+
+    /// The index was saved: it describes this snapshot, or none.
+    pub(super) fn index_saved(&self) {
+        match (&self.snapshot, &self.index) {
+            (Some(snapshot), _) => snapshot.saved(),
+            (None, Some(index)) => snapshot::forget(&self.path, index),
+            (None, None) => {}
+        }
+    }
+}
+
+/// The index's file. `None`: there is no place for it, which is logged.
+fn file_of(config: &IndexConfig, path: &Path, volume: &VolumeConfig) -> Option<PathBuf> {
+    let default = || index::default_path(path, config.id.as_deref(), volume.block_size);
+    match config.file.clone().map_or_else(default, Ok) {
+        Ok(file) => Some(file),
+        Err(e) => {
+            log::warn!("the state directory cannot be made: {e}; going on without an index");
+            None
+        }
+    }
+}

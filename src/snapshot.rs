@@ -1,0 +1,218 @@
+//! Reflink snapshots of an image, and what changed from one to the next without reading either.
+//!
+//! Invariant: a clone is never written, so all that is read of it is of one moment; it stays behind only if an index
+//! that has been saved names it. Bytes count as unchanged only if the clone that the index describes is there as it
+//! was left, and shares them with the new one. This module knows no digests, no blocks and no mount point.
+
+mod clone;
+mod extents;
+mod names;
+mod reference;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use crate::changes::{ChangeSource, Changes, CloneIdentity, State};
+use crate::exit::{Failure, OrFail, Result, Status};
+use crate::image::reason;
+
+use clone::CloneError;
+use names::Tag;
+
+pub use extents::{Map, differing};
+
+/// What is to become of a clone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It goes when nobody uses it any more.
+    Serve,
+    /// It stays, so that the next one can be compared with it.
+    Keep,
+}
+
+/// A clone of an image. Unless [`Snapshot::saved`] is called, nothing of it is left when it is dropped and closed.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// What it is a clone of, for people and names.
+    image: PathBuf,
+    /// Where both are.
+    directory: File,
+    tag: Tag,
+    file: File,
+    name: String,
+    /// Whether it has that name still.
+    named: AtomicBool,
+    /// If it is to be kept, and can be known again.
+    identity: Option<CloneIdentity>,
+}
+
+impl Snapshot {
+    /// Clones `source`, the open file at the canonical path `image`, as it is now. `index`: the index that it is for.
+    /// A clone is kept only for an index, and only on file systems whose word on extents is believed.
+    ///
+    /// # Errors
+    /// Usage: no file may be made beside the image. `MountFailed`: this file cannot be cloned. System: the rest.
+    pub fn take(
+        source: &File,
+        image: &Path,
+        index: Option<&Path>,
+        purpose: Purpose,
+    ) -> Result<Self> {
+        let attempt = || format!("making a snapshot of {}", image.display());
+        let parent = image.parent().unwrap_or(Path::new("/"));
+        let directory = names::open_directory(parent).or_fail(Status::System, attempt)?;
+        let tag = Tag::of(index);
+        if index.is_none() {
+            clone::wait_for_a_time_of_its_own(source).or_fail(Status::System, attempt)?;
+        }
+        let (file, name) = clone::make(source, directory.as_fd(), &tag, image)
+            .map_err(|e| refused(image, parent, &e))?;
+        let mut snapshot = Self {
+            image: image.to_owned(),
+            directory,
+            tag,
+            file,
+            name,
+            named: AtomicBool::new(true),
+            identity: None,
+        };
+        if purpose == Purpose::Keep && index.is_some() {
+            snapshot.identity = reference::identity(&snapshot.file, &snapshot.name)
+                .or_fail(Status::System, attempt)?;
+            if snapshot.identity.is_none() {
+                log::info!(
+                    "{}: the file system does not tell well enough where files are: each run reads all of it",
+                    image.display()
+                );
+            }
+        }
+        if snapshot.identity.is_none() {
+            snapshot.forget_name().or_fail(Status::System, attempt)?;
+        }
+        Ok(snapshot)
+    }
+
+    /// The clone, open for reading and locked: that lasts until the last copy of this descriptor is closed.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// The index was saved, with what [`ChangeSource::now`] says: from now on that is the clone to compare with, and
+    /// all others for this index are removed.
+    pub fn saved(&self) {
+        let kept = self
+            .identity
+            .as_ref()
+            .map(|identity| identity.name.as_str());
+        self.named.store(false, SeqCst);
+        names::sweep(self.directory.as_fd(), &self.tag, kept);
+    }
+
+    fn forget_name(&self) -> io::Result<()> {
+        if self.named.swap(false, SeqCst) {
+            names::remove(self.directory.as_fd(), &self.name)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        if let Err(e) = self.forget_name() {
+            log::warn!("the snapshot {} cannot be removed: {e}", self.name);
+        }
+    }
+}
+
+impl ChangeSource for Snapshot {
+    fn since(&self, then: Option<&State>) -> Option<Changes> {
+        let image = self.image.display();
+        let then = match then {
+            Some(State::Clone(then)) => then,
+            Some(State::Named(_)) | None => {
+                log::info!("{image}: there is no snapshot of the last scan: all of it is read");
+                return None;
+            }
+        };
+        if !self.tag.is_of(&then.name, &self.image) {
+            log::info!(
+                "{image}: the last scan was of {}, which is no snapshot of this image for this index: all of it is read",
+                then.name
+            );
+            return None;
+        }
+        match reference::changes(self.directory.as_fd(), then, &self.file) {
+            Ok(ranges) => Some(Changes { ranges, checks: 0 }),
+            Err(why) => {
+                log::info!(
+                    "{image}: the snapshot of the last scan, {}, {why}: all of it is read",
+                    then.name
+                );
+                None
+            }
+        }
+    }
+
+    fn now(&self) -> Option<State> {
+        self.identity.clone().map(State::Clone)
+    }
+}
+
+/// An index of `image` was saved that describes no clone: those that it had are removed.
+pub fn forget(image: &Path, index: &Path) {
+    let parent = image.parent().unwrap_or(Path::new("/"));
+    match names::open_directory(parent) {
+        Ok(directory) => names::sweep(directory.as_fd(), &Tag::of(Some(index)), None),
+        Err(e) => log::debug!("looking for old snapshots in {}: {e}", parent.display()),
+    }
+}
+
+fn refused(image: &Path, directory: &Path, error: &CloneError) -> Failure {
+    let (status, what) = match error {
+        CloneError::Unsupported(e) => (
+            Status::MountFailed,
+            format!(
+                "{}; it needs a file system with reflinks, XFS or Btrfs: mount it without --snapshot",
+                reason(e)
+            ),
+        ),
+        CloneError::Directory(e) => {
+            let permitted = matches!(
+                e.raw_os_error(),
+                Some(libc::EACCES | libc::EPERM | libc::EROFS)
+            );
+            let (status, hint) = if permitted {
+                (
+                    Status::Usage,
+                    ", beside it; mount it without --snapshot, or as a user who may write there",
+                )
+            } else {
+                (Status::System, "")
+            };
+            (
+                status,
+                format!(
+                    "making a file in {}: {}{hint}",
+                    directory.display(),
+                    reason(e)
+                ),
+            )
+        }
+        CloneError::Io(e) => {
+            let hint = match e.raw_os_error() {
+                Some(libc::ENOSPC | libc::EDQUOT) => {
+                    "; make room, or keep no snapshots between runs (-o snapshot-keep=no)"
+                }
+                _ => "",
+            };
+            (Status::System, format!("{}{hint}", reason(e)))
+        }
+    };
+    Failure::new(
+        status,
+        format!("making a snapshot of {}: {what}", image.display()),
+    )
+}
