@@ -13,5 +13,6 @@ mod index;
 mod joined;
 mod promises;
 mod restore;
+mod snapshot;
 mod support;
 mod tools;

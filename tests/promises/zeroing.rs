@@ -194,7 +194,7 @@ fn p10_beyond_the_block_is_efbig() {
             );
             refused("behind the end", zero(&file, how, len, 1), libc::EFBIG);
         }
-        assert_eq!(file.metadata().unwrap().len(), len.try_into().unwrap());
+        assert_eq!(file.metadata().unwrap().len(), u64::try_from(len).unwrap());
     }
     assert_same("the image", &fs::read(&image).unwrap(), &content);
     // The tool that people use.

@@ -200,7 +200,7 @@ fn shell_redirection() {
     assert_same(": >", &fs::read(&image).unwrap(), &content);
     assert_eq!(
         fs::metadata(mount.block(3)).unwrap().len(),
-        BLOCK.try_into().unwrap()
+        u64::try_from(BLOCK).unwrap()
     );
 }
 
