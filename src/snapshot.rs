@@ -92,6 +92,10 @@ impl Snapshot {
         if snapshot.identity.is_none() {
             snapshot.forget_name().or_fail(Status::System, attempt)?;
         }
+        if index.is_none() {
+            // What a crash has left; nobody saves an index here.
+            names::sweep(snapshot.directory.as_fd(), &snapshot.tag, None);
+        }
         Ok(snapshot)
     }
 
@@ -165,54 +169,45 @@ impl ChangeSource for Snapshot {
 pub fn forget(image: &Path, index: &Path) {
     let parent = image.parent().unwrap_or(Path::new("/"));
     match names::open_directory(parent) {
-        Ok(directory) => names::sweep(directory.as_fd(), &Tag::of(Some(index)), None),
+        // Elsewhere none are kept, and the directory may be long.
+        Ok(directory) if reference::is_believed(&directory) => {
+            names::sweep(directory.as_fd(), &Tag::of(Some(index)), None);
+        }
+        Ok(_) => {}
         Err(e) => log::debug!("looking for old snapshots in {}: {e}", parent.display()),
     }
 }
 
 fn refused(image: &Path, directory: &Path, error: &CloneError) -> Failure {
-    let (status, what) = match error {
-        CloneError::Unsupported(e) => (
+    let (CloneError::Unsupported(e) | CloneError::Directory(e) | CloneError::Io(e)) = error;
+    let number = e.raw_os_error();
+    let no_room = matches!(number, Some(libc::ENOSPC | libc::EDQUOT));
+    let not_permitted = matches!(number, Some(libc::EACCES | libc::EPERM | libc::EROFS));
+    let (status, hint) = match error {
+        CloneError::Unsupported(_) => (
             Status::MountFailed,
-            format!(
-                "{}; it needs a file system with reflinks, XFS or Btrfs: mount it without --snapshot",
-                reason(e)
-            ),
+            "; it needs a file system with reflinks, XFS or Btrfs: mount it without --snapshot",
         ),
-        CloneError::Directory(e) => {
-            let permitted = matches!(
-                e.raw_os_error(),
-                Some(libc::EACCES | libc::EPERM | libc::EROFS)
-            );
-            let (status, hint) = if permitted {
-                (
-                    Status::Usage,
-                    ", beside it; mount it without --snapshot, or as a user who may write there",
-                )
-            } else {
-                (Status::System, "")
-            };
-            (
-                status,
-                format!(
-                    "making a file in {}: {}{hint}",
-                    directory.display(),
-                    reason(e)
-                ),
-            )
-        }
-        CloneError::Io(e) => {
-            let hint = match e.raw_os_error() {
-                Some(libc::ENOSPC | libc::EDQUOT) => {
-                    "; make room, or keep no snapshots between runs (-o snapshot-keep=no)"
-                }
-                _ => "",
-            };
-            (Status::System, format!("{}{hint}", reason(e)))
-        }
+        _ if no_room => (
+            Status::System,
+            "; make room, or keep no snapshots between runs (-o snapshot-keep=no)",
+        ),
+        CloneError::Directory(_) if not_permitted => (
+            Status::Usage,
+            "; mount it without --snapshot, or as a user who may write there",
+        ),
+        _ => (Status::System, ""),
+    };
+    let place = match error {
+        CloneError::Directory(_) => format!("making a file in {}: ", directory.display()),
+        _ => String::new(),
     };
     Failure::new(
         status,
-        format!("making a snapshot of {}: {what}", image.display()),
+        format!(
+            "making a snapshot of {}: {place}{}{hint}",
+            image.display(),
+            reason(e)
+        ),
     )
 }

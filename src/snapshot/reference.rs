@@ -39,11 +39,16 @@ pub(super) enum Doubt {
     Failed(#[from] io::Error),
 }
 
+/// Whether what the file system says of extents is believed.
+pub(super) fn is_believed(file: &File) -> bool {
+    let kind = fstatfs(file).map(|stat| stat.filesystem_type());
+    kind.is_ok_and(|kind| kind == XFS_SUPER_MAGIC || kind == BTRFS_SUPER_MAGIC)
+}
+
 /// What a clone is known by. `None`: the file system does not tell enough, or what it says of extents is not
 /// believed.
 pub(super) fn identity(clone: &File, name: &str) -> io::Result<Option<CloneIdentity>> {
-    let kind = fstatfs(clone)?.filesystem_type();
-    if kind != XFS_SUPER_MAGIC && kind != BTRFS_SUPER_MAGIC {
+    if !is_believed(clone) {
         return Ok(None);
     }
     let stat = clone.metadata()?;

@@ -104,7 +104,7 @@ impl<'a> Stage<'a> {
             .ok();
     }
 
-    /// A part of the image, on whole units or not, as arguments of xfs_io; `len` at least 1.
+    /// A part of the image, on whole units or not, as arguments of `xfs_io`; `len` at least 1.
     fn part(&mut self, aligned: bool) -> (u64, u64) {
         let size = self.size().max(1);
         let (start, len) = (self.below(size + size / 8 + 1), 1 + self.below(100_000));
@@ -115,7 +115,7 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// One operation, as commands of xfs_io. What the file system refuses is not done.
+    /// One operation, as commands of `xfs_io`. What the file system refuses is not done.
     fn operation(&mut self, clone: &Path) -> Vec<String> {
         let byte = 1 + self.below(255);
         let size = self.size();
