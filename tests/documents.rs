@@ -191,6 +191,7 @@ fn each_command_takes_what_the_readme_says() {
             "index",
             "quiet",
             "since",
+            "snapshot",
             "threads",
             "version"
         ])
@@ -289,6 +290,8 @@ fn the_words_are_known_to_the_program_and_no_others() {
             Some((_, "NAME" | "...")) => "=x",
             Some(("zero", "detect")) => "=detect",
             Some(("zero", "keep")) => "=keep",
+            Some(("snapshot-keep", "yes")) => "=yes,snapshot",
+            Some(("snapshot-keep", "no")) => "=no,snapshot",
             Some((_, other)) => panic!("{word}: what is {other}?"),
             None => "",
         };

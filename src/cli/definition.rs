@@ -187,7 +187,8 @@ Mount options (-o): every long option above is one (-o write,block-size=64K), an
   staging=SIZE    memory for files under temporary names [default: 64 blocks, at most 1G]
   zero=detect     make long runs of zeros that are written holes: the default with sparse
   zero=keep       write zeros as they come, which is the default without
-  snapshot-keep=no  keep no snapshot for the next run to compare with; with snapshot
+  snapshot-keep=yes   leave the snapshot for the next run to compare with, which is the default
+  snapshot-keep=no    leave none; with snapshot
   kernel_cache    let the kernel keep pages: if nobody else writes SRC; not with write
   direct_io       keep no pages, which is the default; not with kernel_cache
   id=NAME         what SRC is called in the state directory; with index

@@ -222,12 +222,47 @@ fn a_refusal_names_the_option_as_typed_and_why() {
 }
 
 #[test]
+fn a_snapshot_stays_unless_that_is_not_wanted() {
+    assert_eq!(settings("").volume.snapshot, None);
+    for (text, keep) in [
+        ("snapshot", true),
+        ("snapshot,snapshot-keep=yes", true),
+        ("snapshot_keep=no,snapshot", false),
+        ("snapshot,snapshot-keep=no,snapshot-keep=yes", true),
+    ] {
+        let snapshot = settings(text).volume.snapshot.unwrap();
+        assert_eq!(
+            (snapshot.keep, snapshot.typed.as_str()),
+            (keep, "-o snapshot"),
+            "{text}"
+        );
+    }
+    let sentence = refusal("snapshot-keep=no");
+    assert!(
+        sentence.contains("-o snapshot-keep=no has no meaning without --snapshot"),
+        "{sentence}"
+    );
+    for wrong in [
+        "snapshot,snapshot-keep=maybe",
+        "snapshot,snapshot-keep",
+        "snapshot=x",
+    ] {
+        refusal(wrong);
+    }
+}
+
+#[test]
 fn options_that_exclude_each_other_are_both_named_in_either_order() {
     for (one, other) in [
         ("ro", "write"),
         ("kernel_cache", "write"),
         ("kernel_cache", "direct_io"),
         ("allow_other", "allow_root"),
+        ("snapshot", "write"),
+        ("snapshot", "resize"),
+        ("snapshot", "changed=a"),
+        ("snapshot", "since=a"),
+        ("snapshot", "as=a"),
     ] {
         for text in [format!("{one},{other}"), format!("{other},{one}")] {
             let sentence = refusal(&text);
