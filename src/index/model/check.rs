@@ -25,7 +25,7 @@ impl World {
         };
         let quiet = !self.live.foreign_since(mount.begin);
         let follows = matches!(mounted.mode, Mode::Long | Mode::Force);
-        let seen = mount.looked == mount.begin || self.live.foreign_since(mount.looked);
+        let seen = mount.looked == mount.begin || since > mount.looked;
         let exact = quiet || mounted.mode == Mode::Write || (follows && listed && seen);
         let allowed = if exact { since } else { mount.base };
         let size = usize::try_from(attr.size).unwrap();
