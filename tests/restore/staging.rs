@@ -3,6 +3,7 @@
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::rig::{BLOCK, UNITS};
@@ -121,6 +122,37 @@ fn p12_a_staged_file_is_a_file() {
     let log = mount.unmount_for_log();
     assert!(!log.contains("dropped"), "{log}");
     assert_same("the image", &fs::read(&image).unwrap(), &pattern(1, SIZE));
+}
+
+#[test]
+fn p12_who_reads_and_syncs_meanwhile_goes_on_at_the_block() {
+    let scene = Scene::new();
+    let (mount, image) = mounted(&scene, "");
+    let content = pattern(2, BLOCK);
+    for round in 0..100 {
+        let temporary = mount.point().join(format!(".00000003.{round}"));
+        fs::write(&temporary, &content).unwrap();
+        let open = blocks::open_rw(&temporary);
+        let renamed = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let work = || {
+                let mut some = [0; 64];
+                while !renamed.load(Ordering::SeqCst) {
+                    open.read_exact_at(&mut some, 5000).unwrap();
+                    assert_eq!(some, content[5000..5064]);
+                    open.sync_data().unwrap();
+                    assert_eq!(open.metadata().unwrap().len(), BLOCK as u64);
+                }
+            };
+            scope.spawn(work);
+            fs::rename(&temporary, mount.block(3)).unwrap();
+            renamed.store(true, Ordering::SeqCst);
+        });
+    }
+    mount.unmount();
+    let mut expected = pattern(1, SIZE);
+    expected[3 * BLOCK..4 * BLOCK].copy_from_slice(&content);
+    assert_same("the image", &fs::read(&image).unwrap(), &expected);
 }
 
 #[test]
