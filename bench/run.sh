@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures bmapfs in one run: a mount against the raw image (reads and writes, a walk over a million block files,
 # mount time and memory), scans against a bare loop, resyncs against rsync on the whole image, sparse ones too. Prints
-# ratios, appends them to RESULTS.md, draws results.svg and resync.svg, and puts the tables of resyncs into the README.
+# ratios, appends them to RESULTS.md, draws results.svg, resync.svg and snapshot.svg, and puts the tables of resyncs
+# into the README.
 # README.md beside this file explains the method and the variables.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
@@ -10,7 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 BMAPFS=${BMAPFS:-$here/../target/release/bmapfs}
 quick=${BENCH_QUICK:-}
 BARE_HASH=${BARE_HASH:-$here/../target/release/examples/bare-hash}
-parts=${BENCH_PARTS:-io walk memory scan resync virtsync}
+parts=${BENCH_PARTS:-io walk memory scan resync virtsync snapshot}
 media=${BENCH_MEDIA:-ram disk}
 operations=${BENCH_OPERATIONS:-read randread write randwrite}
 sizes=${BENCH_SIZES:-4K 128K 256K 1M}
@@ -33,11 +34,14 @@ virtsync_rounds=${BENCH_VIRTSYNC_ROUNDS:-1}
 virtsync_gib=${BENCH_VIRTSYNC_GIB:-50}
 virtsync_data_mib=${BENCH_VIRTSYNC_DATA_MIB:-3072}
 virtsync_list_mib=${BENCH_VIRTSYNC_LIST_MIB:-1024}
+snapshot_gib=${BENCH_SNAPSHOT_GIB:-1 4 16 64}
+snapshot_extents=${BENCH_SNAPSHOT_EXTENTS:-10000}
 ram=${BENCH_RAM:-/dev/shm}
 disk=${BENCH_DISK:-/var/tmp}
 results=${BENCH_RESULTS:-$here/RESULTS.md}
 plot=${BENCH_PLOT:-$here/results.svg}
 resync_plot=${BENCH_RESYNC_PLOT:-$here/resync.svg}
+snapshot_plot=${BENCH_SNAPSHOT_PLOT:-$here/snapshot.svg}
 readme=${BENCH_README-$here/../README.md}
 read -r -a options <<<"${BENCH_OPTIONS:-}"
 if [ -n "$quick" ]; then
@@ -57,6 +61,8 @@ if [ -n "$quick" ]; then
     virtsync_gib=${BENCH_VIRTSYNC_GIB:-2}
     virtsync_data_mib=${BENCH_VIRTSYNC_DATA_MIB:-256}
     virtsync_list_mib=${BENCH_VIRTSYNC_LIST_MIB:-256}
+    snapshot_gib=${BENCH_SNAPSHOT_GIB:-1}
+    snapshot_plot=${BENCH_SNAPSHOT_PLOT:-/dev/null}
     readme=${BENCH_README-}
 fi
 # The block size of the I/O part is bmapfs's default, so that opening the block files is part of what is measured.
@@ -71,6 +77,8 @@ work_disk=
 . "$here/resync.sh"
 # shellcheck source=bench/virtsync.sh
 . "$here/virtsync.sh"
+# shellcheck source=bench/snapshot.sh
+. "$here/snapshot.sh"
 
 die() {
     echo "bench: $*" >&2
@@ -93,6 +101,7 @@ cleanup() {
     trap '' INT TERM HUP
     set +e
     remove_link
+    remove_snapshot_disk
     for work in "$work_ram" "$work_disk"; do
         [ -n "$work" ] || continue
         for _ in 1 2 3 4 5; do
@@ -311,6 +320,7 @@ report() {
     report_scan
     report_resync
     report_virtsync
+    report_snapshot
 }
 
 trap cleanup EXIT
@@ -336,6 +346,8 @@ resyncs=$work_disk/resyncs
 virtsyncs=$work_disk/virtsyncs
 sparse_lists=$work_disk/sparse-lists
 touch "$table" "$walks" "$memories" "$scans" "$scan_memories" "$resyncs" "$virtsyncs" "$sparse_lists"
+snapshots=$work_disk/snapshots
+touch "$table" "$walks" "$memories" "$scans" "$scan_memories" "$resyncs" "$snapshots"
 
 for part in $parts; do
     case $part in
@@ -346,6 +358,8 @@ for part in $parts; do
     resync) measure_resync ;;
     virtsync) measure_virtsync ;;
     *) die "BENCH_PARTS: no part '$part': io, walk, memory, scan, resync and virtsync are there" ;;
+    snapshot) measure_snapshot ;;
+    *) die "BENCH_PARTS: no part '$part': io, walk, memory, scan, resync and snapshot are there" ;;
     esac
 done
 if [ ! -e "$results" ]; then
@@ -354,6 +368,7 @@ fi
 report | tee -a "$results"
 caption="$("$BMAPFS" --version), $(date -u +%F)"
 if [ -s "$table" ]; then "$here/plot.sh" "$table" "$caption" >"$plot"; fi
+if [ -s "$snapshots" ]; then "$here/plot-snapshot.sh" "$snapshots" "$caption" >"$snapshot_plot"; fi
 if [ -s "$resyncs" ]; then
     "$here/plot-resync.sh" "$resyncs" "$caption" >"$resync_plot"
     if [ -n "$readme" ]; then into_readme "$readme" resync; fi

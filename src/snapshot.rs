@@ -143,7 +143,7 @@ impl ChangeSource for Snapshot {
         };
         if !self.tag.is_of(&then.name, &self.image) {
             log::info!(
-                "{image}: the last scan was of {}, which is no snapshot of this image for this index: all of it is read",
+                "{image}: the last scan was of {}, a snapshot of another image or index: all of it is read",
                 then.name
             );
             return None;

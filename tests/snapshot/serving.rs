@@ -7,6 +7,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 
 use crate::support::command::tool;
+use crate::support::devices::LoopDevice;
 use crate::support::filesystem::Filesystem;
 use crate::support::machine::{self, Identity};
 use crate::support::pattern::{assert_same, pattern};
@@ -140,6 +141,34 @@ fn without_an_index_nothing_is_left_and_times_follow_the_image() {
     let third = stamp(None);
     assert!(first < second && second < third, "{first} {second} {third}");
     assert_eq!(stamp(None), third);
+}
+
+#[test]
+fn who_writes_the_image_is_no_matter() {
+    let scene = Scene::new();
+    let filesystem = Filesystem::new(&scene, "xfs");
+    let image = filesystem.path("a.img");
+    fs::write(&image, pattern(1, 300_000)).unwrap();
+    let device = LoopDevice::new(&image);
+    let said = |options: &str| {
+        let run = scene.bmapfs().words("run").words(options).arg(&image);
+        run.words("-- true").run().stderr
+    };
+    assert!(said("").contains("two moments"), "{}", said(""));
+    assert!(
+        !said("--snapshot").contains("two moments"),
+        "{}",
+        said("--snapshot")
+    );
+    // It is locked all the same, as by every reader.
+    let mount = scene.mount(&image).with("--snapshot").up();
+    drop(device);
+    let refusal = scene.mount(&image).at("other").with("-w").refused(32);
+    assert!(
+        refusal.contains("flock") || refusal.contains("lock"),
+        "{refusal}"
+    );
+    mount.unmount();
 }
 
 #[test]
