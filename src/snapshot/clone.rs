@@ -166,8 +166,11 @@ fn share_attributes(source: &File, target: &File) {
         return;
     }
     let others = present & !(FS_NOCOW_FL | FS_COMPR_FL | FS_NOCOMP_FL);
-    if let Err(e) = sys::set_attributes(target.as_fd(), others | (wanted & FS_NOCOW_FL)) {
-        log::debug!("giving a clone the attributes of its source: {e}");
+    // One cannot be set while another one goes.
+    for attributes in [others, others | (wanted & FS_NOCOW_FL)] {
+        if let Err(e) = sys::set_attributes(target.as_fd(), attributes) {
+            log::debug!("giving a clone the attributes of its source: {e}");
+        }
     }
 }
 

@@ -172,6 +172,32 @@ fn who_writes_the_image_is_no_matter() {
 }
 
 #[test]
+fn an_image_may_have_other_attributes_than_its_directory() {
+    let scene = Scene::new();
+    let mut rig = Rig::new(&scene, "btrfs");
+    for directory in ["+C", "+c"] {
+        for image in ["", "+C", "+c"] {
+            let place = rig.filesystem.path(&format!("in{directory}with{image}"));
+            fs::create_dir(&place).unwrap();
+            rig.image = place.join("a.img");
+            let elsewhere = rig.filesystem.path("new.img");
+            File::create(&elsewhere).unwrap();
+            if !image.is_empty() {
+                tool("chattr").arg(image).arg(&elsewhere).ok();
+            }
+            fs::write(&elsewhere, pattern(3, 500_000)).unwrap();
+            tool("chattr").arg(directory).arg(&place).ok();
+            fs::rename(&elsewhere, &rig.image).unwrap();
+            let then = Rig::keep(&rig.take_for(&rig.index));
+            assert_eq!(rig.clones().len(), 1, "{directory} {image}");
+            let read = rig.since(&rig.index, &then);
+            // What is compressed is always read, and random bytes are not.
+            assert_eq!(read, Some(vec![]), "{directory} {image}");
+        }
+    }
+}
+
+#[test]
 fn nothing_is_kept_with_keep_no() {
     let scene = Scene::new();
     let rig = Rig::new(&scene, "xfs");
