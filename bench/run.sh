@@ -345,9 +345,8 @@ scan_memories=$work_disk/scan-memories
 resyncs=$work_disk/resyncs
 virtsyncs=$work_disk/virtsyncs
 sparse_lists=$work_disk/sparse-lists
-touch "$table" "$walks" "$memories" "$scans" "$scan_memories" "$resyncs" "$virtsyncs" "$sparse_lists"
 snapshots=$work_disk/snapshots
-touch "$table" "$walks" "$memories" "$scans" "$scan_memories" "$resyncs" "$snapshots"
+touch "$table" "$walks" "$memories" "$scans" "$scan_memories" "$resyncs" "$virtsyncs" "$sparse_lists" "$snapshots"
 
 for part in $parts; do
     case $part in
@@ -357,9 +356,8 @@ for part in $parts; do
     scan) measure_scan ;;
     resync) measure_resync ;;
     virtsync) measure_virtsync ;;
-    *) die "BENCH_PARTS: no part '$part': io, walk, memory, scan, resync and virtsync are there" ;;
     snapshot) measure_snapshot ;;
-    *) die "BENCH_PARTS: no part '$part': io, walk, memory, scan, resync and snapshot are there" ;;
+    *) die "BENCH_PARTS: no part '$part': io, walk, memory, scan, resync, virtsync and snapshot are there" ;;
     esac
 done
 if [ ! -e "$results" ]; then
