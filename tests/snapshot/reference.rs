@@ -75,7 +75,7 @@ fn a_clone_that_is_not_as_it_was_left_is_not_believed() {
         let scene = Scene::new();
         let rig = Rig::new(&scene, kind);
         for (what, damage) in damages {
-            let then = Rig::keep(&rig.take_for(&rig.index));
+            let then = rig.keep(&rig.take_for(&rig.index));
             rig.change(&[20]);
             assert_eq!(rig.since(&rig.index, &then), Some(vec![20]), "{kind}");
             let clone = rig.clone();
@@ -84,7 +84,7 @@ fn a_clone_that_is_not_as_it_was_left_is_not_believed() {
             // The next one is good again; what is in the place of a clone and no file is left alone.
             let is_file = clone.symlink_metadata().is_ok_and(|stat| stat.is_file());
             let is_there = clone.symlink_metadata().is_ok();
-            let then = Rig::keep(&rig.take_for(&rig.index));
+            let then = rig.keep(&rig.take_for(&rig.index));
             assert_eq!(
                 clone.symlink_metadata().is_ok(),
                 is_there && !is_file,
@@ -120,7 +120,7 @@ fn what_shares_its_bytes_again_is_the_same() {
     for kind in KINDS {
         let scene = Scene::new();
         let rig = Rig::new(&scene, kind);
-        let then = Rig::keep(&rig.take_for(&rig.index));
+        let then = rig.keep(&rig.take_for(&rig.index));
         let content = fs::read(&rig.image).unwrap();
         rig.change(&[7, 8, 9]);
         assert_eq!(rig.since(&rig.index, &then), Some(vec![7, 8, 9]), "{kind}");
@@ -149,20 +149,20 @@ fn two_backups_of_one_image_have_a_clone_each() {
     let scene = Scene::new();
     let rig = Rig::new(&scene, "xfs");
     let (first, second) = (scene.path("a.index"), scene.path("b.index"));
-    let of_first = Rig::keep(&rig.take_for(&first));
+    let of_first = rig.keep(&rig.take_for(&first));
     rig.change(&[1]);
-    let of_second = Rig::keep(&rig.take_for(&second));
+    let of_second = rig.keep(&rig.take_for(&second));
     rig.change(&[2]);
     assert_eq!(rig.since(&first, &of_first), Some(vec![1, 2]));
     assert_eq!(rig.since(&second, &of_second), Some(vec![2]));
     // Each makes the next of its own, while another one of the other is in use.
     let used = rig.take_for(&second);
-    let of_first = Rig::keep(&rig.take_for(&first));
+    let of_first = rig.keep(&rig.take_for(&first));
     assert_eq!(rig.clones().len(), 3);
     rig.change(&[3]);
     assert_eq!(rig.since(&second, &of_second), Some(vec![2, 3]));
     assert_eq!(rig.since(&first, &of_first), Some(vec![3]));
-    let of_second = Rig::keep(&used);
+    let of_second = rig.keep(&used);
     assert_eq!(rig.since(&second, &of_second), Some(vec![3]));
     // Neither takes the other's for its own.
     assert_eq!(rig.since(&first, &of_second), None);
@@ -175,9 +175,9 @@ fn what_is_in_use_is_not_removed() {
     let scene = Scene::new();
     let rig = Rig::new(&scene, "btrfs");
     let waiting = rig.take_for(&rig.index);
-    Rig::keep(&rig.take_for(&rig.index));
+    rig.keep_beside(&rig.take_for(&rig.index), 1);
     assert_eq!(rig.clones().len(), 2);
-    let then = Rig::keep(&waiting);
+    let then = rig.keep(&waiting);
     assert_eq!(rig.clones().len(), 1);
     assert_eq!(rig.since(&rig.index, &then), Some(vec![]));
     drop(waiting);
@@ -190,10 +190,10 @@ fn what_is_in_use_is_not_removed() {
         )
         .unwrap()
     );
-    Rig::keep(&rig.take_for(&rig.index));
+    rig.keep_beside(&rig.take_for(&rig.index), 1);
     assert_eq!(rig.clones().len(), 2);
     drop(held);
-    Rig::keep(&rig.take_for(&rig.index));
+    rig.keep(&rig.take_for(&rig.index));
     assert_eq!(rig.clones().len(), 1);
 }
 
@@ -202,7 +202,7 @@ fn a_clone_of_another_image_says_nothing() {
     for kind in KINDS {
         let scene = Scene::new();
         let mut rig = Rig::new(&scene, kind);
-        let then = Rig::keep(&rig.take_for(&rig.index));
+        let then = rig.keep(&rig.take_for(&rig.index));
         let (first, twin) = (rig.image.clone(), rig.filesystem.path("b.img"));
         tool("cp")
             .arg("--reflink=always")
@@ -224,7 +224,7 @@ fn a_clone_of_another_image_says_nothing() {
         );
         // The clones that the index has of any image here go with its next one.
         rig.image = rig.filesystem.path("b.img");
-        Rig::keep(&rig.take_for(&rig.index));
+        rig.keep(&rig.take_for(&rig.index));
         assert!(rig.clones()[0].starts_with(".b.img."), "{:?}", rig.clones());
         assert_eq!(rig.clones().len(), 1, "{kind}");
     }
@@ -234,7 +234,7 @@ fn a_clone_of_another_image_says_nothing() {
 fn on_another_file_system_all_is_read() {
     let scene = Scene::new();
     let mut rig = Rig::new(&scene, "xfs");
-    let then = Rig::keep(&rig.take_for(&rig.index));
+    let then = rig.keep(&rig.take_for(&rig.index));
     for kind in ["btrfs", "xfs"] {
         let scene = Scene::new();
         let other = Filesystem::new(&scene, kind);

@@ -15,6 +15,7 @@ use crate::support::filesystem::Filesystem;
 use crate::support::mounted::Mount;
 use crate::support::pattern::{assert_same, pattern};
 use crate::support::scene::Scene;
+use crate::support::wait_until;
 
 /// Bytes of a block.
 pub(super) const BLOCK: u64 = 65_536;
@@ -158,9 +159,29 @@ impl<'a> Rig<'a> {
     }
 
     /// What an index says after this snapshot has become its reference.
-    pub(super) fn keep(snapshot: &Snapshot) -> State {
-        snapshot.saved();
-        snapshot.now().unwrap()
+    pub(super) fn keep(&self, snapshot: &Snapshot) -> State {
+        self.keep_beside(snapshot, 0)
+    }
+
+    /// The same, beside as many of this index that are in use.
+    pub(super) fn keep_beside(&self, snapshot: &Snapshot, used: usize) -> State {
+        let state = snapshot.now().unwrap();
+        let State::Clone(identity) = &state else {
+            panic!("{state:?}");
+        };
+        let of_index = &identity.name[..identity.name.len() - 8];
+        // A process that another test is just starting has all open files of this one for a moment, and so its locks.
+        wait_until("the last clone is removed", || {
+            snapshot.saved();
+            let clones = self.clones();
+            let files = clones.iter().filter(|name| {
+                let path = self.filesystem.path(name);
+                name.starts_with(of_index)
+                    && path.symlink_metadata().is_ok_and(|stat| stat.is_file())
+            });
+            files.count() == 1 + used
+        });
+        state
     }
 
     /// The blocks that are read if a snapshot is taken now, and `then` was the last. `None`: all.

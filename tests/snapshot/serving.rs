@@ -188,7 +188,7 @@ fn an_image_may_have_other_attributes_than_its_directory() {
             fs::write(&elsewhere, pattern(3, 500_000)).unwrap();
             tool("chattr").arg(directory).arg(&place).ok();
             fs::rename(&elsewhere, &rig.image).unwrap();
-            let then = Rig::keep(&rig.take_for(&rig.index));
+            let then = rig.keep(&rig.take_for(&rig.index));
             assert_eq!(rig.clones().len(), 1, "{directory} {image}");
             let read = rig.since(&rig.index, &then);
             // What is compressed is always read, and random bytes are not.
