@@ -60,8 +60,8 @@ fn p19_a_mount_stacked_on_the_same_path_survives_the_end_of_the_lower_one() {
         }
         assert_eq!(mounts_at(lower.point()).last().unwrap().kind, "tmpfs");
         tool("umount").arg(lower.point()).ok();
-        // The daemon could not take its mount away, and has ended in order without.
-        tool("umount").arg(lower.point()).ok();
+        // The daemon could not take its mount away, and has ended in order without; unless it was late.
+        tool("umount").arg(lower.point()).run_when_free();
         assert!(mounts_at(lower.point()).is_empty());
         lower.wait_for_end();
     }

@@ -10,8 +10,8 @@ use std::sync::{Mutex, PoisonError, RwLock, RwLockWriteGuard, mpsc};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::DEADLINE;
 use super::machine::{Identity, package_of};
+use super::{DEADLINE, comes_true};
 
 /// Held while a process is started. Between fork and exec a child has a copy of all files that this process has
 /// open, so that another test's mount would be in use, or the program that it wants to run be open for writing.
@@ -113,6 +113,24 @@ impl Tool {
 
     /// Runs it to its end.
     pub(crate) fn run(mut self) -> Outcome {
+        self.run_once()
+    }
+
+    /// Runs it until it says something else than that what it works on is busy. A child that another test starts has,
+    /// for a moment after its exec, what this process had open at the fork. Who uses it for longer, the outcome tells.
+    pub(crate) fn run_when_free(mut self) -> Outcome {
+        let mut outcome = self.run_once();
+        comes_true(DEADLINE / 12, || {
+            let busy = outcome.code() != 0 && outcome.stderr.contains("busy");
+            if busy {
+                outcome = self.run_once();
+            }
+            !busy
+        });
+        outcome
+    }
+
+    fn run_once(&mut self) -> Outcome {
         let name = Path::new(self.command.get_program())
             .file_name()
             .unwrap_or_default();
@@ -139,8 +157,11 @@ impl Tool {
         }
     }
 
-    /// Runs it, expects success, and gives its standard output.
+    /// Runs it, umount(8) when the mount is free, expects success, and gives its standard output.
     pub(crate) fn ok(self) -> String {
+        if self.command.get_program() == "umount" {
+            return self.run_when_free().ok();
+        }
         self.run().ok()
     }
 

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use super::command::tool;
-use super::mounted::unmount_when_free;
 use super::scene::Scene;
 
 /// File systems whose holes bmapfs believes.
@@ -73,7 +72,7 @@ fn quick_options(kind: &str) -> &'static [&'static str] {
 
 impl Drop for Filesystem {
     fn drop(&mut self) {
-        let outcome = unmount_when_free(&self.point);
+        let outcome = tool("umount").arg(&self.point).run_when_free();
         if outcome.code() != 0 {
             tool("umount").arg("-l").arg(&self.point).run();
             assert!(

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 
 use super::blocks;
-use super::command::{Outcome, Running, Tool, send_signal, tool};
+use super::command::{Running, Tool, send_signal, tool};
 use super::machine::{self, Identity};
 use super::scene::Scene;
 use super::{DEADLINE, comes_true, wait_until};
@@ -153,21 +153,6 @@ impl<'a> Mount<'a> {
     }
 }
 
-/// Runs umount(8) until it says something else than that the mount is busy. A child that another test starts has, for
-/// a moment after its exec, what this process had open at the fork.
-pub(crate) fn unmount_when_free(point: &Path) -> Outcome {
-    let mut last = None;
-    let mut free = || {
-        let outcome = tool("umount").arg(point).run();
-        let busy = outcome.code() != 0 && outcome.stderr.contains("busy");
-        last = Some(outcome);
-        !busy
-    };
-    // Who uses it for longer is told by the outcome.
-    comes_true(DEADLINE / 12, &mut free);
-    last.unwrap()
-}
-
 /// Expects exactly one line.
 pub(crate) fn one_line(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
@@ -215,7 +200,7 @@ impl Mounted {
 
     /// Unmounts with umount(8) as soon as nobody uses the mount, and waits for the daemon's end.
     pub(crate) fn unmount(self) {
-        unmount_when_free(&self.point).ok();
+        tool("umount").arg(&self.point).ok();
         self.wait_for_end();
     }
 
@@ -266,7 +251,7 @@ impl Drop for Mounted {
         let mut outcome = if std::thread::panicking() {
             tool("umount").arg(&self.point).run()
         } else {
-            unmount_when_free(&self.point)
+            tool("umount").arg(&self.point).run_when_free()
         };
         if outcome.code() != 0 && !machine::mounts_at(&self.point).is_empty() {
             outcome = tool("umount").arg("-l").arg(&self.point).run();
