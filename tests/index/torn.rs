@@ -86,7 +86,7 @@ fn p24_a_read_out_of_order_or_by_two_handles_proves_nothing() {
         let before = rig.stamps();
         run_script(
             rig,
-            "put 3 \"$B\"; put 3 \"$A\"; tail -c 4096 00000001; \
+            "put 3 \"$B\"; put 3 \"$A\"; dd if=00000001 bs=4096 skip=15; \
              dd if=00000002 bs=32768 count=1; dd if=00000002 bs=32768 skip=1; cat 00000005",
         );
         let after = rig.stamps();

@@ -175,7 +175,7 @@ impl<'a> Rig<'a> {
             snapshot.saved();
             let clones = self.clones();
             let files = clones.iter().filter(|name| {
-                let path = self.filesystem.path(name);
+                let path = self.image.with_file_name(name);
                 name.starts_with(of_index)
                     && path.symlink_metadata().is_ok_and(|stat| stat.is_file())
             });
@@ -205,6 +205,6 @@ impl<'a> Rig<'a> {
     pub(super) fn clone(&self) -> PathBuf {
         let clones = self.clones();
         assert_eq!(clones.len(), 1, "{clones:?}");
-        self.filesystem.path(&clones[0])
+        self.image.with_file_name(&clones[0])
     }
 }
