@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, mpsc};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockWriteGuard, mpsc};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -16,11 +16,6 @@ use super::{DEADLINE, comes_true};
 /// Held while a process is started. Between fork and exec a child has a copy of all files that this process has
 /// open, so that another test's mount would be in use, or the program that it wants to run be open for writing.
 static STARTING: Mutex<()> = Mutex::new(());
-
-/// While this is held, no process has copies of this one's files that are on their way to be closed.
-pub(crate) fn hold_starts() -> MutexGuard<'static, ()> {
-    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Held, shared, while mounts are made or ended, and alone while a mount namespace is made: it is a copy of all
 /// mounts that there are, in which what another test unmounts just then would live on.
@@ -197,7 +192,7 @@ impl Tool {
     fn start(&mut self, stdin: Stdio) -> Child {
         self.command.stdin(stdin);
         let started = {
-            let _alone = hold_starts();
+            let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
             self.command.spawn()
         };
         let mut child = started.unwrap_or_else(|e| {
