@@ -87,7 +87,7 @@ END
 # The bytes that went over the cable so far, both ways.
 on_wire() {
     ip netns exec "$near" cat /sys/class/net/near/statistics/tx_bytes /sys/class/net/near/statistics/rx_bytes |
-        awk '{ sum += $1 } END { printf "%d\n", sum }'
+        awk '{ sum += $1 } END { printf "%.0f\n", sum }'
 }
 
 # Overwrites some percent of the image, in runs of $run_kib at random places; 0 only touches it.
