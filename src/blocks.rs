@@ -5,6 +5,7 @@
 
 mod data;
 pub(crate) mod handles;
+mod lengths;
 mod open;
 pub(crate) mod owner;
 mod presence;
@@ -36,6 +37,7 @@ use crate::scan::Tally;
 use crate::volume::{Attr, Errno, Handle, Kind, Result};
 
 use handles::Handles;
+use lengths::Lengths;
 use open::Open;
 use owner::Owners;
 use staged::Staging;
@@ -66,6 +68,8 @@ pub struct Blocks {
     /// With --resize: the number of an empty block just behind the image.
     pending: AtomicU64,
     resizing: Mutex<()>,
+    /// Of a writable mount: how long clients make the files.
+    lengths: Lengths,
     staged_handles: Handles<StagedOpen>,
     latched: AtomicBool,
     /// At the mount, of a mount that is read-only.
@@ -88,6 +92,8 @@ pub struct Summary {
     pub report: Option<Report>,
     /// Whether somebody wrote the image while it was read.
     pub meanwhile: Meanwhile,
+    /// Whether writes were refused, because the backup seems to have another block size (promise P25).
+    pub latched: bool,
 }
 
 /// One moment's view of what all block files have in common, so that a listing asks once.
@@ -147,6 +153,7 @@ impl Blocks {
             present,
             pending: AtomicU64::new(resize::NONE),
             resizing: Mutex::new(()),
+            lengths: Lengths::default(),
             staged_handles: Handles::new(),
             latched: AtomicBool::new(false),
             sync_failures: AtomicU64::new(0),
@@ -209,6 +216,7 @@ impl Blocks {
                 self.times.resized(grown);
                 self.appear_since(known_geometry, grown);
                 if let Some(last) = last {
+                    self.lengths.forget(|block| block == last);
                     self.times.wrote(last, self.times.base(self.image.as_ref()));
                 }
             }
@@ -225,6 +233,7 @@ impl Blocks {
             .then(|| blocks.saturating_sub(self.times.touched()));
         if self.config.writable {
             self.drop_staged();
+            self.check_all_are_whole();
             self.image.sync(false)?;
             self.times.let_pass();
         }
@@ -245,6 +254,7 @@ impl Blocks {
             blocks,
             untouched,
             meanwhile,
+            latched: self.latched.load(SeqCst),
             report: self.times.index().map(|index| index.report()),
         })
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use super::open::Open;
 use super::{Blocks, errno, zeros};
-use crate::geometry::{BlockIndex, Span};
+use crate::geometry::{BlockIndex, BlockSize, Span};
 use crate::image::{read_span, write_span};
 use crate::volume::{Errno, Result};
 
@@ -19,19 +19,41 @@ impl Blocks {
     }
 
     /// After a request that a tool which knows the block size never makes: no more writes, since the next ones
-    /// would damage the start of every block (promise P25).
-    pub(super) fn latch(&self, block: BlockIndex, what: &str) {
+    /// would damage the start of every block (promise P25). `len`: of the backup's file in bytes, if that is known.
+    pub(super) fn latch(&self, block: BlockIndex, what: &str, len: Option<u64>) {
+        let cause = self.likely_cause(block, len);
         if !self.config.latch {
-            log::warn!("block {block}: {what}; refused");
+            log::warn!("block {block}: {what}. {cause}");
             return;
         }
         if !self.latched.swap(true, SeqCst) {
             log::error!(
-                "block {block}: {what}; every write is refused from now on, until it is mounted again. \
-                 Was the backup made with another block size? This mount has -b {}",
-                self.config.block_size
+                "block {block}: {what}; every write is refused from now on, until it is mounted again. {cause}"
             );
         }
+    }
+
+    /// Why a file of `len` bytes does not fit a block.
+    pub(super) fn likely_cause(&self, block: BlockIndex, len: Option<u64>) -> String {
+        let geometry = self.geometry();
+        let here = format!("This mount has -b {}", self.config.block_size);
+        let other = len
+            .and_then(BlockSize::from_bytes)
+            .filter(|other| *other != self.config.block_size);
+        let other = other.map_or("another block size".to_owned(), |other| {
+            format!("-b {other}")
+        });
+        // The blocks before the last may have fitted.
+        let size = if block.get() > 0 && geometry.last() == Some(block) && !self.config.resize {
+            format!(
+                "Is the backup of an image of another size? This one has {} bytes; only a regular image that is \
+                 mounted with --resize gets another size. ",
+                geometry.image_size()
+            )
+        } else {
+            String::new()
+        };
+        format!("{size}Was the backup made with {other}? {here}")
     }
 
     /// Writes all of `data`, or as much as can be; long runs of zeros as holes, if that is wanted.

@@ -3,6 +3,7 @@
 
 mod expect;
 mod faults;
+mod lengths;
 mod promises;
 mod resize;
 mod stamps;

@@ -38,6 +38,9 @@ impl Blocks {
     pub(super) fn open_block(&self, block: BlockIndex, write: bool) -> Open {
         let index = self.times.index();
         let writer_of = index.filter(|_| write).cloned();
+        if write {
+            self.lengths.opened(block);
+        }
         if let Some(index) = &writer_of {
             index.writer_came(block);
         }

@@ -49,6 +49,7 @@ impl Blocks {
         }
         self.check_latch()?;
         self.zero_block(block, self.geometry().span(block))?;
+        self.lengths.forget(|other| other == block);
         self.vanish(block);
         Ok(())
     }

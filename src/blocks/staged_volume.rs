@@ -7,6 +7,7 @@ use std::sync::{Arc, MutexGuard, OnceLock};
 use super::Blocks;
 use super::staged::{Place, Staged, Staging, State};
 use crate::geometry::BlockIndex;
+use crate::image::Written;
 use crate::inode::{Inode, parse_block_name};
 use crate::volume::{
     Allocate, Attr, Change, Create, Entry, Errno, Handle, Kind, Listed, Result, Seek, SetTime,
@@ -179,7 +180,7 @@ impl Blocks {
             SetTime::At(seconds) => seconds,
         };
         if let Some(size) = change.size {
-            self.staging.resize(&mut state, size)?;
+            self.resize_staged(&mut state, size)?;
             state.mtime = now;
             state.mtime_set = false;
         }
@@ -214,13 +215,29 @@ impl Blocks {
         }
         let end = offset.checked_add(data.len() as u64).ok_or(Errno::EFBIG)?;
         if end > state.content.len() as u64 {
-            self.staging.resize(&mut state, end)?;
+            self.resize_staged(&mut state, end)?;
         }
         let start = usize::try_from(offset).map_err(|_| Errno::EFBIG)?;
         state.content[start..start + data.len()].copy_from_slice(data);
         state.mtime = self.clock.now();
         state.mtime_set = false;
         Ok(data.len())
+    }
+
+    /// A file that is longer than its block is as good as a write past the block's end (promise P25).
+    fn resize_staged(&self, state: &mut State, len: u64) -> Result<()> {
+        let resized = self.staging.resize(state, len);
+        if resized == Err(Errno::EFBIG)
+            && let Place::Named(name) = &state.place
+            && let Some(block) = Staging::block_in(name)
+        {
+            self.latch(
+                block,
+                &format!("a temporary file of it grows to {len} bytes, past its end"),
+                None,
+            );
+        }
+        resized
     }
 
     pub(super) fn allocate_staged(
@@ -261,7 +278,12 @@ impl Blocks {
         if let Some(block) = parse_block_name(name) {
             return self.create_block(block, create);
         }
-        let (_, most) = self.stageable(name).ok_or(Errno::EPERM)?;
+        let Some((_, most)) = self.stageable(name) else {
+            if let Some(block) = Staging::block_in(name) {
+                self.refuse_past_end(block);
+            }
+            return Err(Errno::EPERM);
+        };
         let staged = self
             .staging
             .create(name, most.max(1), self.clock.now(), create)?;
@@ -298,12 +320,14 @@ impl Blocks {
         }
         let inode = Inode::Block(block);
         let attr = self.attr(inode)?;
+        let handle = self.open(inode, create.write)?;
+        self.lengths.cut(block, 0, self.whole());
         Ok((
             Entry {
                 attr,
                 lasting: true,
             },
-            self.open(inode, create.write)?,
+            handle,
         ))
     }
 
@@ -312,12 +336,21 @@ impl Blocks {
         if self.config.resize {
             return self.create_past_end(block);
         }
-        let blocks = self.geometry().blocks();
-        log::error!(
-            "block {block} is past the image's end, which has {blocks} blocks: the backup is of a larger image; to \
-             let this one grow, mount it with --resize"
-        );
+        self.refuse_past_end(block);
         Err(Errno::EFBIG)
+    }
+
+    fn refuse_past_end(&self, block: BlockIndex) {
+        let blocks = self.geometry().blocks();
+        let remedy = match self.image.written() {
+            Ok(Written::Device(_)) => "use a larger device",
+            _ => "to let this one grow, mount it with --resize",
+        };
+        log::error!(
+            "block {block} is past the image's end, which has {blocks} blocks: the backup is of a larger image, or \
+             was made with a smaller -b than this mount's {}; {remedy}",
+            self.config.block_size
+        );
     }
 
     /// Removes a staged file; a block stays.
@@ -369,14 +402,14 @@ impl Blocks {
                 done?;
             } else if len != span.len() {
                 log::warn!(
-                    "{}: it has {} bytes, and block {block} has {}: not renamed; was the backup made with another \
-                     block size?",
+                    "{}: it has {len} bytes, and block {block} has {}: not renamed. {}",
                     name.to_string_lossy(),
-                    state.content.len(),
-                    span.len()
+                    span.len(),
+                    self.likely_cause(block, Some(len))
                 );
                 return Err(Errno::EPERM);
             }
+            self.lengths.cut(block, len, self.whole());
             let mut done = 0;
             while done < state.content.len() {
                 done += self.write(handle, done as u64, &state.content[done..])?;

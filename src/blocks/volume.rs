@@ -132,10 +132,12 @@ impl Volume for Blocks {
             return Ok(0);
         }
         if len == 0 {
-            self.latch(block, &format!("a write at {offset}, past its end"));
+            self.latch(block, &format!("a write at {offset}, past its end"), None);
             return Err(Errno::EFBIG);
         }
-        self.write_block(block, &data[..len], span.start)
+        let written = self.write_block(block, &data[..len], span.start)?;
+        self.lengths.wrote(block, offset + written as u64);
+        Ok(written)
     }
 
     fn flush(&self, handle: Handle) -> Result<()> {
@@ -174,8 +176,8 @@ impl Volume for Blocks {
     fn release(&self, handle: Handle) {
         if is_staged(handle) {
             self.release_staged(handle);
-        } else {
-            self.handles.remove(handle);
+        } else if let Some(open) = self.handles.remove(handle) {
+            self.closed(&open);
         }
     }
 
@@ -189,11 +191,19 @@ impl Volume for Blocks {
         };
         let (_, block) = self.writer(handle)?;
         let span = self.geometry().clip(block, offset, len);
+        let end = offset.saturating_add(len);
+        if what == Allocate::Reserve {
+            self.lengths.announced(block, end);
+        }
         if span.len() < len {
             return Err(Errno::EFBIG);
         }
         match what {
-            Allocate::Zero => self.zero_block(block, span),
+            Allocate::Zero => {
+                self.zero_block(block, span)?;
+                self.lengths.wrote(block, end);
+                Ok(())
+            }
             Allocate::Reserve => self
                 .image
                 .reserve(span)
@@ -307,14 +317,18 @@ impl Volume for Blocks {
             Err(e) => return Err(e),
         };
         let inode = found.attr.inode;
+        let handle = self.open(inode, create.write)?;
         if create.truncate {
             let empty = Change {
                 size: Some(0),
                 ..Change::default()
             };
-            self.change(inode, &empty)?;
+            if let Err(e) = self.change(inode, &empty) {
+                self.release(handle);
+                return Err(e);
+            }
         }
-        Ok((found, self.open(inode, create.write)?))
+        Ok((found, handle))
     }
 
     fn remove(&self, parent: Inode, name: &OsStr) -> Result<()> {
@@ -361,6 +375,7 @@ impl Blocks {
     fn truncate(&self, block: BlockIndex, size: u64) -> Result<()> {
         let span = self.geometry().span(block);
         if size == span.len() {
+            self.lengths.cut(block, size, self.whole());
             return Ok(());
         }
         if let Some(done) = self.truncate_last(block, size) {
@@ -368,11 +383,14 @@ impl Blocks {
         }
         if size == 0 {
             self.check_latch()?;
-            return self.zero_block(block, span);
+            self.zero_block(block, span)?;
+            self.lengths.cut(block, 0, self.whole());
+            return Ok(());
         }
         self.latch(
             block,
             &format!("truncation to {size} bytes, where it has {}", span.len()),
+            Some(size),
         );
         Err(if size > span.len() {
             Errno::EFBIG

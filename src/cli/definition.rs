@@ -215,7 +215,8 @@ Exit status, as mount(8)'s: 0 success, 1 usage or permission, 2 system error, 4 
 const AFTER_RUN: &str = "\
 bmapfs --help lists the mount options. The command may write SRC if -w is given.
 Exit status: the command's; 128 + N if signal N ended it, 127 if there is no such command, 126 if
-it cannot be run; with -o strict 9 if SRC was written meanwhile; else bmapfs's own.";
+it cannot be run; 9 if it succeeded but writes were refused (another block size), and with
+-o strict if SRC was written meanwhile; else bmapfs's own.";
 
 const AFTER_SCAN: &str = "bmapfs --help lists the mount options.";
 

@@ -45,6 +45,7 @@ impl Content {
                     untouched: None,
                     report: None,
                     meanwhile: Meanwhile::Quiet,
+                    latched: false,
                 })
             }
         }

@@ -1,5 +1,6 @@
 //! The model: a `Vec` of bytes, and for every file what stat(2) is to show.
 
+use super::lengths::Files;
 use super::stamps::{Followed, Own};
 use crate::image::faulty::{History, OWNERSHIP};
 use crate::inode::Inode;
@@ -36,6 +37,7 @@ pub(super) struct Model {
     /// The image's size as far as the mount has seen it.
     pub(super) known: usize,
     pub(super) latched: bool,
+    pub(super) lengths: Files,
     base: i64,
     files: Vec<(Own, Set)>,
     root: Set,
@@ -55,6 +57,7 @@ impl Model {
             known: bytes.len(),
             bytes,
             latched: false,
+            lengths: Files::default(),
             base,
             files: Vec::new(),
             root: Set::default(),
@@ -98,6 +101,7 @@ impl Model {
         }
         if self.known % self.setup.block != 0 {
             self.wrote(self.files.len() - 1, now);
+            self.lengths.forget(self.files.len() - 1);
         }
         self.known = self.bytes.len();
         self.add_files();

@@ -89,6 +89,10 @@ enum Op {
         offset: Len,
         len: Len,
     },
+    Reserve {
+        handle: u8,
+        end: Len,
+    },
     Release(u8),
     List,
 }
@@ -134,6 +138,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(handle, offset, len, fill)| Op::Write { handle, offset, len, fill }),
         4 => (any::<u8>(), any_len(), any_len()).prop_map(|(handle, offset, len)| Op::Read { handle, offset, len }),
         3 => (any::<u8>(), len(), len()).prop_map(|(handle, offset, len)| Op::Zero { handle, offset, len }),
+        2 => (any::<u8>(), any_len()).prop_map(|(handle, end)| Op::Reserve { handle, end }),
         3 => any::<u8>().prop_map(Op::Release),
         3 => Just(Op::List),
     ]

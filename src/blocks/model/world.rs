@@ -171,8 +171,12 @@ impl World {
         }
         let blocks = self.model.blocks();
         let untouched = blocks - self.model.touched();
+        let model = &self.model;
+        let unfinished = model.lengths.unfinished(|block| model.len(block));
+        let expected = model.latched || model.setup.latch && unfinished;
         let Summary {
             blocks: listed,
+            latched,
             untouched: left,
             report,
             ..
@@ -180,6 +184,7 @@ impl World {
         assert_eq!(listed, blocks as u64);
         assert_eq!(left, self.model.setup.writable.then_some(untouched as u64));
         assert_eq!(report, None);
+        assert_eq!(latched, expected);
         assert!(self.memory.holds(&self.model.bytes));
     }
 
@@ -249,6 +254,9 @@ impl World {
         let opened = self.blocks.open(inode, write);
         assert_eq!(opened.map(|_| ()), expected);
         if let (Ok(handle), Inode::Block(block)) = (opened, inode) {
+            if write {
+                self.model.lengths.opened(block.as_usize());
+            }
             self.clients.push(Client {
                 handle,
                 block: Some(block.as_usize()),
@@ -263,6 +271,17 @@ impl World {
     fn release(&mut self, number: u8) {
         if let Some(client) = self.client(number) {
             self.blocks.release(self.clients[client].handle);
+            let Client {
+                block,
+                writable,
+                open,
+                ..
+            } = self.clients[client];
+            if let Some(block) = block.filter(|_| writable && open) {
+                let len = self.model.len(block);
+                let latch = self.model.lengths.closed(block, len);
+                self.model.latched |= latch && self.model.setup.latch;
+            }
             self.clients[client].open = false;
         }
     }
@@ -322,6 +341,10 @@ impl World {
         }
         let done = self.model.put(from, &data[..to - from]);
         self.model.wrote(block, self.clock.now());
+        if done.is_ok() {
+            let end = to - self.model.span(block).0;
+            self.model.lengths.wrote(block, end);
+        }
         assert_eq!(got, done.map(|()| to - from));
     }
 
@@ -341,11 +364,20 @@ impl World {
             Err(e) => return assert_eq!(got, Err(e)),
         };
         let (from, to) = self.clip(block, offset, len);
+        if !zero {
+            let end = usize::try_from(offset.saturating_add(len as u64)).unwrap();
+            self.model.lengths.announced(block, end);
+        }
         if to - from < len {
             return assert_eq!(got, Err(Errno::EFBIG));
         }
         if zero {
-            assert_eq!(got, self.model.put(from, &vec![0; len]));
+            let zeroed = self.model.put(from, &vec![0; len]);
+            if zeroed.is_ok() {
+                let end = to - self.model.span(block).0;
+                self.model.lengths.wrote(block, end);
+            }
+            assert_eq!(got, zeroed);
             self.model.wrote(block, self.clock.now());
         } else {
             let inside = to <= self.model.bytes.len();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::super::lengths::Files;
 use super::Name;
 use crate::volume::{Errno, Result};
 
@@ -53,6 +54,7 @@ pub(super) struct Model {
     /// Blocks that have a file, with --sparse.
     pub(super) present: BTreeSet<usize>,
     pub(super) latched: bool,
+    pub(super) lengths: Files,
     /// All that there ever were, so that their place here is their number.
     pub(super) temporary: Vec<Temporary>,
 }
@@ -111,6 +113,36 @@ impl Model {
         self.latched |= self.setup.latch;
     }
 
+    pub(super) fn opened(&mut self, file: File, write: bool) {
+        match file {
+            File::Temporary(number) => self.temporary[number].handles += 1,
+            File::Block(block) if write => self.lengths.opened(block),
+            File::Block(_) => {}
+        }
+    }
+
+    pub(super) fn closed(&mut self, file: File, write: bool) {
+        match file {
+            File::Temporary(number) => {
+                let file = &mut self.temporary[number];
+                file.handles -= 1;
+                if file.handles == 0 && !matches!(file.place, Place::Named(_)) {
+                    file.content = Vec::new();
+                }
+            }
+            File::Block(block) if write && self.lengths.closed(block, self.len(block)) => {
+                self.lengths.forget(block);
+                self.latch();
+            }
+            File::Block(_) => {}
+        }
+    }
+
+    /// Whether at the end some file is shorter than its block.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.lengths.unfinished(|block| self.len(block))
+    }
+
     fn set_size(&mut self, size: usize, pending: Option<usize>) {
         self.bytes.resize(size, 0);
         self.pending = pending;
@@ -121,6 +153,12 @@ impl Model {
         if !self.has(block) {
             if !self.setup.resize {
                 return Err(Errno::EFBIG);
+            }
+            if let Some(last) = self.blocks().checked_sub(1)
+                && self.lengths.ended(last, self.setup.block)
+            {
+                self.lengths.forget(last);
+                self.latch();
             }
             self.check_latch()?;
             self.set_size(self.start(block), Some(block));
@@ -179,10 +217,20 @@ impl Model {
         Ok(())
     }
 
+    /// What is longer than its block latches the mount.
+    fn latching(&mut self, number: usize, len: usize) -> Result<()> {
+        let resized = self.resize_temporary(number, len);
+        let named = matches!(self.temporary[number].place, Place::Named(_));
+        if resized == Err(Errno::EFBIG) && named {
+            self.latch();
+        }
+        resized
+    }
+
     pub(super) fn truncate(&mut self, file: File, len: usize) -> Result<()> {
         match file {
             File::Temporary(number) => {
-                self.resize_temporary(number, len)?;
+                self.latching(number, len)?;
                 self.temporary[number].stamp = None;
                 Ok(())
             }
@@ -194,16 +242,19 @@ impl Model {
     fn truncate_block(&mut self, block: usize, len: usize) -> Result<()> {
         let (present, start) = (self.len(block), self.start(block));
         if len == present {
+            self.lengths.cut(block, len);
             return Ok(());
         }
         if self.ends_in(block) && len <= self.setup.block {
             self.check_latch()?;
             self.set_size(start + len, (len == 0).then_some(block));
+            self.lengths.cut(block, len);
             return Ok(());
         }
         if len == 0 {
             self.check_latch()?;
             self.bytes[start..start + present].fill(0);
+            self.lengths.cut(block, len);
             return Ok(());
         }
         self.latch();
@@ -220,7 +271,7 @@ impl Model {
             File::Temporary(number) => {
                 let end = offset + data.len();
                 if end > self.temporary[number].content.len() {
-                    self.resize_temporary(number, end)?;
+                    self.latching(number, end)?;
                 }
                 let file = &mut self.temporary[number];
                 file.content[offset..end].copy_from_slice(data);
@@ -242,6 +293,7 @@ impl Model {
         }
         self.bytes[start + offset..][..len].copy_from_slice(&data[..len]);
         self.present.insert(block);
+        self.lengths.wrote(block, offset + len);
         Ok(len)
     }
 
@@ -254,6 +306,23 @@ impl Model {
         };
         let start = offset.min(content.len());
         &content[start..content.len().min(start + len)]
+    }
+
+    pub(super) fn reserve(&mut self, file: File, end: usize) -> Result<()> {
+        match file {
+            File::Temporary(number) if end > self.temporary[number].content.len() => {
+                self.resize_temporary(number, end)
+            }
+            File::Temporary(_) => Ok(()),
+            File::Block(block) => {
+                self.check_latch()?;
+                self.lengths.announced(block, end);
+                if end > self.len(block) {
+                    return Err(Errno::EFBIG);
+                }
+                Ok(())
+            }
+        }
     }
 
     pub(super) fn zero(&mut self, file: File, offset: usize, len: usize) -> Result<()> {
@@ -271,6 +340,7 @@ impl Model {
                 }
                 let start = self.start(block);
                 self.bytes[start + offset..start + end].fill(0);
+                self.lengths.wrote(block, end);
             }
         }
         Ok(())
@@ -306,9 +376,11 @@ impl Model {
                 block
             };
             self.set_size(self.start(left), None);
+            self.lengths.forget_from(left);
         } else {
             let (start, len) = (self.start(block), self.len(block));
             self.bytes[start..start + len].fill(0);
+            self.lengths.forget(block);
         }
         self.present.remove(&block);
         Ok(())
@@ -337,6 +409,13 @@ impl Model {
             self.make(block)?;
         }
         self.check_latch()?;
+        self.lengths.opened(block);
+        let put = self.put(number, block);
+        self.closed(File::Block(block), true);
+        put
+    }
+
+    fn put(&mut self, number: usize, block: usize) -> Result<()> {
         let content = self.temporary[number].content.clone();
         if content.len() != self.len(block) {
             if !self.ends_in(block) {
@@ -344,6 +423,7 @@ impl Model {
             }
             self.truncate_block(block, content.len())?;
         }
+        self.lengths.cut(block, content.len());
         if !content.is_empty() {
             self.write(File::Block(block), 0, &content)?;
         }

@@ -36,14 +36,14 @@ impl World {
         if !went_on && !self.model.has(block) {
             return Err(Errno::ENOENT);
         }
+        if !went_on && self.clients[client].write {
+            self.model.lengths.opened(block);
+        }
         self.clients[client].went_on = true;
         Ok(File::Block(block))
     }
 
-    pub(super) fn opened(&mut self, handle: Handle, inode: Inode, file: File, write: bool) {
-        if let File::Temporary(number) = file {
-            self.model.temporary[number].handles += 1;
-        }
+    fn push(&mut self, handle: Handle, inode: Inode, file: File, write: bool) {
         self.clients.push(Client {
             handle,
             inode,
@@ -67,13 +67,28 @@ impl World {
         let made = self.blocks.create(Inode::Root, &text(name), &create);
         let expected = match self.model.find(name) {
             Ok(_) if exclusive => Err(Errno::EEXIST),
-            Ok(file) if truncate => self.model.truncate(file, 0).map(|()| file),
-            Ok(file) => Ok(file),
-            Err(_) => self.model.create(name),
+            Ok(file) => {
+                self.model.opened(file, write);
+                let truncated = if truncate {
+                    self.model.truncate(file, 0)
+                } else {
+                    Ok(())
+                };
+                if truncated.is_err() {
+                    self.model.closed(file, write);
+                }
+                truncated.map(|()| file)
+            }
+            Err(_) => self.model.create(name).inspect(|file| {
+                self.model.opened(*file, write);
+                if let File::Block(block) = file {
+                    self.model.lengths.cut(*block, 0);
+                }
+            }),
         };
         assert_eq!(made.map(|_| ()), expected.map(|_| ()), "create {name:?}");
         if let (Ok((entry, handle)), Ok(file)) = (made, expected) {
-            self.opened(handle, entry.attr.inode, file, write);
+            self.push(handle, entry.attr.inode, file, write);
         }
     }
 
@@ -81,7 +96,8 @@ impl World {
         let found = self.blocks.lookup(Inode::Root, &text(name));
         if let (Ok(found), Ok(file)) = (found, self.model.find(name)) {
             let handle = self.blocks.open(found.attr.inode, write).unwrap();
-            self.opened(handle, found.attr.inode, file, write);
+            self.model.opened(file, write);
+            self.push(handle, found.attr.inode, file, write);
         }
     }
 
@@ -159,18 +175,42 @@ impl World {
         assert_eq!(zeroed, expected);
     }
 
+    pub(super) fn reserve(&mut self, handle: u8, end: Len) {
+        let (Some(client), end) = (self.client(handle), self.bytes(end)) else {
+            return;
+        };
+        let Client { handle, write, .. } = self.clients[client];
+        // The kernel refuses it for others.
+        if !write || end == 0 {
+            return;
+        }
+        let reserved = self
+            .blocks
+            .allocate(handle, Allocate::Reserve, 0, end as u64);
+        let expected = self
+            .target(client)
+            .and_then(|file| self.model.reserve(file, end));
+        assert_eq!(reserved, expected);
+    }
+
     pub(super) fn release(&mut self, number: u8) {
         let Some(client) = self.client(number) else {
             return;
         };
-        let Client { handle, file, .. } = self.clients.remove(client);
+        let Client {
+            handle,
+            file,
+            write,
+            went_on,
+            ..
+        } = self.clients.remove(client);
         self.blocks.release(handle);
-        if let File::Temporary(number) = file {
-            let file = &mut self.model.temporary[number];
-            file.handles -= 1;
-            if file.handles == 0 && !matches!(file.place, Place::Named(_)) {
-                file.content = Vec::new();
-            }
+        if let File::Temporary(number) = file
+            && let Place::Block(block) = self.model.temporary[number].place
+            && went_on
+        {
+            self.model.closed(File::Block(block), write);
         }
+        self.model.closed(file, write);
     }
 }

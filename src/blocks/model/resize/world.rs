@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::sync::Arc;
 
+use super::super::lengths::Files;
 use super::super::world::config;
 use super::expect::{File, Model, Place, Setup};
 use super::handles::Client;
@@ -73,6 +74,7 @@ impl World {
             bytes,
             pending: None,
             latched: false,
+            lengths: Files::default(),
             temporary: Vec::new(),
         };
         Self {
@@ -123,6 +125,7 @@ impl World {
                 offset,
                 len,
             } => self.zero(handle, offset, len),
+            Op::Reserve { handle, end } => self.reserve(handle, end),
             Op::Release(handle) => self.release(handle),
             Op::List => self.list(),
         }
@@ -135,7 +138,9 @@ impl World {
     /// The end of the mount, and a new one.
     pub(super) fn end(mut self) {
         self.list();
-        self.blocks.close().unwrap();
+        let unfinished = self.model.setup.latch && self.model.is_unfinished();
+        let summary = self.blocks.close().unwrap();
+        assert_eq!(summary.latched, self.model.latched || unfinished);
         let next = directory(&self.memory, self.model.setup, &self.clock);
         let (bytes, setup) = (&self.model.bytes, self.model.setup);
         for (number, content) in bytes.chunks(setup.block).enumerate() {

@@ -121,6 +121,7 @@ impl World {
     /// Promise P8.
     fn truncated(&mut self, block: usize, own: usize, size: usize) -> Result<()> {
         if size == own {
+            self.model.lengths.cut(block, size);
             return Ok(());
         }
         if size == 0 {
@@ -130,6 +131,9 @@ impl World {
             let (start, _) = self.model.span(block);
             let done = self.model.put(start, &vec![0; own]);
             self.model.wrote(block, self.clock.now());
+            if done.is_ok() {
+                self.model.lengths.cut(block, 0);
+            }
             return done;
         }
         self.model.latched |= self.model.setup.latch;
@@ -187,6 +191,7 @@ impl World {
         let Inode::Block(block) = inode else {
             return;
         };
+        self.model.lengths.opened(block.as_usize());
         self.clients.push(Client {
             handle,
             block: Some(block.as_usize()),
