@@ -6,6 +6,7 @@
 mod data;
 pub(crate) mod handles;
 mod lengths;
+mod listing;
 mod open;
 pub(crate) mod owner;
 mod presence;
@@ -45,7 +46,7 @@ use staged_volume::StagedOpen;
 use stamps::Stamps;
 use times::Times;
 
-pub use presence::Presence;
+pub use listing::Listing;
 
 /// The image's size is looked at again no more often than this (promise P2).
 const SIZE_INTERVAL: Duration = Duration::from_secs(1);
@@ -64,7 +65,7 @@ pub struct Blocks {
     handles: Handles<Open>,
     staging: Staging,
     /// With --sparse: which blocks have a file.
-    present: Option<Presence>,
+    listing: Option<Listing>,
     /// With --resize: the number of an empty block just behind the image.
     pending: AtomicU64,
     resizing: Mutex<()>,
@@ -126,7 +127,7 @@ impl Blocks {
         config: VolumeConfig,
         clock: Arc<dyn Clock>,
         index: Option<Arc<Index>>,
-        present: Option<Presence>,
+        listing: Option<Listing>,
     ) -> std::result::Result<Self, BlocksError> {
         let geometry = Geometry::new(image.size()?, config.block_size)?;
         image.settle()?;
@@ -150,7 +151,7 @@ impl Blocks {
             },
             handles: Handles::new(),
             staging: Staging::new(config.staging),
-            present,
+            listing,
             pending: AtomicU64::new(resize::NONE),
             resizing: Mutex::new(()),
             lengths: Lengths::default(),
@@ -214,7 +215,9 @@ impl Blocks {
                 *geometry = grown;
                 drop(geometry);
                 self.times.resized(grown);
-                self.appear_since(known_geometry, grown);
+                if let Some(listing) = &self.listing {
+                    listing.grown(self.image.as_ref(), known_geometry, grown);
+                }
                 if let Some(last) = last {
                     self.lengths.forget(|block| block == last);
                     self.times.wrote(last, self.times.base(self.image.as_ref()));
@@ -266,7 +269,7 @@ impl Blocks {
             self.handles.for_each(Open::spoil);
             index.rescan(tally)?;
         }
-        self.list_again()
+        self.list_again(tally)
     }
 
     /// At each listing of the root.
@@ -284,6 +287,7 @@ impl Blocks {
         if let Err(e) = self.image.settle() {
             log::warn!("flushing the image to learn its holes: {e}");
         }
+        self.follow_holes();
         self.times.refresh(self.image.as_ref());
     }
 

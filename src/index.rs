@@ -267,6 +267,12 @@ impl Index {
             .with(block, |record| record.has(HASHED) && record.digest == zeros)
     }
 
+    /// Whether the image was certainly not written since the last scan began: its digests are those of now.
+    pub(crate) fn is_current(&self) -> bool {
+        let now = self.image.moment().unwrap_or(Moment::Unknown);
+        now.proves_unwritten_since(&lock(&self.moment), true)
+    }
+
     /// The image may have grown before anybody could say so.
     pub(super) fn follow_size(&self) {
         let known = self.geometry();

@@ -13,6 +13,7 @@ mod locks;
 mod metadata;
 mod reading;
 mod signals;
+mod sparse;
 mod stacking;
 mod stamps;
 mod writing;

@@ -6,47 +6,34 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{PoisonError, RwLock};
 
 use crate::geometry::{BlockIndex, Geometry};
-use crate::image::Image;
 
 const BITS: u64 = 64;
 
 /// A set of blocks.
 #[derive(Debug, Default)]
-pub struct Presence {
+pub(super) struct Presence {
     words: RwLock<Vec<AtomicU64>>,
 }
 
 impl Presence {
-    /// No block.
-    #[must_use]
-    pub fn none() -> Self {
-        Self::default()
+    /// Every block.
+    pub(super) fn all(geometry: Geometry) -> Self {
+        let present = Self::default();
+        (0..geometry.blocks())
+            .filter_map(|number| geometry.block(number))
+            .for_each(|block| present.insert(block));
+        present
     }
 
-    /// The blocks in which the image has data now, by its word on holes.
-    pub fn of_extents(image: &dyn Image, geometry: Geometry) -> std::io::Result<Self> {
-        let present = Self::none();
-        let unit = geometry.block_size().bytes();
-        let end = geometry.image_size();
-        let mut from = 0;
-        while from < end {
-            let Some(data) = image.next_data(from)?.filter(|data| *data < end) else {
-                break;
-            };
-            let hole = image.next_hole(data)?.clamp(data + 1, end);
-            for number in data / unit..hole.div_ceil(unit) {
-                if let Some(block) = BlockIndex::new(number) {
-                    present.insert(block);
-                }
-            }
-            // What lies before the next block's start is known to have data.
-            from = hole.max((data / unit + 1) * unit);
-        }
-        Ok(present)
+    /// From now on those of `others` have a file, and no other.
+    pub(super) fn become_those(&self, others: Self) {
+        let others = others.words.into_inner();
+        *self.words.write().unwrap_or_else(PoisonError::into_inner) =
+            others.unwrap_or_else(PoisonError::into_inner);
     }
 
     /// Whether the block has a file.
-    pub fn has(&self, block: BlockIndex) -> bool {
+    pub(super) fn has(&self, block: BlockIndex) -> bool {
         let (word, bit) = place(block);
         let words = self.words.read().unwrap_or_else(PoisonError::into_inner);
         words
@@ -55,7 +42,7 @@ impl Presence {
     }
 
     /// From now on the block has a file.
-    pub fn insert(&self, block: BlockIndex) {
+    pub(super) fn insert(&self, block: BlockIndex) {
         let (word, bit) = place(block);
         {
             let words = self.words.read().unwrap_or_else(PoisonError::into_inner);
@@ -72,7 +59,7 @@ impl Presence {
     }
 
     /// From now on it has none.
-    pub fn remove(&self, block: BlockIndex) {
+    pub(super) fn remove(&self, block: BlockIndex) {
         let (word, bit) = place(block);
         let words = self.words.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(word) = words.get(word) {
@@ -81,7 +68,7 @@ impl Presence {
     }
 
     /// The first block from number `from` on that has a file.
-    pub fn next(&self, from: u64) -> Option<BlockIndex> {
+    pub(super) fn next(&self, from: u64) -> Option<BlockIndex> {
         let words = self.words.read().unwrap_or_else(PoisonError::into_inner);
         let mut index = usize::try_from(from / BITS).ok()?;
         let mut mask = u64::MAX << (from % BITS);
@@ -97,7 +84,7 @@ impl Presence {
     }
 
     /// The last block with a number below `below` that has a file.
-    pub fn last_below(&self, below: u64) -> Option<BlockIndex> {
+    pub(super) fn last_below(&self, below: u64) -> Option<BlockIndex> {
         let words = self.words.read().unwrap_or_else(PoisonError::into_inner);
         let most = (words.len() as u64 * BITS).min(below);
         (0..most.div_ceil(BITS)).rev().find_map(|index| {
@@ -128,7 +115,7 @@ mod tests {
         fn it_is_a_set(
             steps in prop::collection::vec((0_u64..300, any::<bool>()), 0..60), ask in 0_u64..320
         ) {
-            let present = Presence::none();
+            let present = Presence::default();
             let mut model = BTreeSet::new();
             for (number, insert) in steps {
                 let block = BlockIndex::new(number).unwrap();

@@ -126,8 +126,9 @@ impl Blocks {
         if !self.ends_in(block) {
             return None;
         }
-        let left = match &self.present {
-            Some(present) => present
+        let left = match &self.listing {
+            Some(listing) => listing
+                .present
                 .last_below(block.get())
                 .map_or(0, |last| last.get() + 1),
             None => block.get(),

@@ -13,7 +13,7 @@ use super::Event;
 use super::changes::named;
 use super::content::Content;
 use super::source::Source;
-use crate::blocks::{Blocks, BlocksError, Presence};
+use crate::blocks::{Blocks, BlocksError, Listing};
 use crate::changes::{ChangeMap, ChangeSource};
 use crate::clock::SystemClock;
 use crate::config::{IndexConfig, MountConfig, OwnerConfig, Verbosity, VolumeConfig};
@@ -24,7 +24,7 @@ use crate::image::Image;
 use crate::index::{self, Index, OpenError, Plan, Purpose};
 use crate::joined::{Joined, JoinedConfig};
 use crate::progress::Progress;
-use crate::scan::{Found, Hasher, Tally, ZeroDigests};
+use crate::scan::Tally;
 use crate::sys;
 
 /// A source that is ready to be mounted.
@@ -71,13 +71,14 @@ pub(super) fn prepare(
         return Err(interrupted());
     }
     let volume = owned_by_user(&config.volume);
-    let present = if config.volume.sparse {
-        Some(presence(&image, index.as_ref(), config, &path, tally)?)
+    let listing = if config.volume.sparse {
+        let image = image.as_ref();
+        Some(listing(image, index.as_ref(), config, &path, tally)?)
     } else {
         None
     };
     let index = index.map(Arc::new);
-    let blocks = Blocks::new(image, volume, Arc::new(SystemClock), index, present)
+    let blocks = Blocks::new(image, volume, Arc::new(SystemClock), index, listing)
         .map_err(|e| unshowable(&e, &path))?;
     Ok(Prepared {
         content: Content::Blocks(Arc::new(blocks)),
@@ -113,56 +114,27 @@ fn prepare_joined(config: &MountConfig) -> Result<Prepared> {
     })
 }
 
-/// Which blocks have a file in a sparse directory: by the index's digests, else by the image's holes, else by
-/// reading all of it.
-fn presence(
-    image: &Arc<dyn Image>,
+/// Which blocks have a file in a sparse directory.
+fn listing(
+    image: &dyn Image,
     index: Option<&Index>,
     config: &MountConfig,
     path: &std::path::Path,
     tally: &Arc<Tally>,
-) -> Result<Presence> {
+) -> Result<Listing> {
     let attempt = || format!("looking for zeros in {}", path.display());
     let size = image.size().or_fail(Status::System, attempt)?;
     let geometry = Geometry::new(size, config.volume.block_size)
         .map_err(|e| unshowable(&BlocksError::Geometry(e), path))?;
-    image.settle().or_fail(Status::System, attempt)?;
-    let present = if index.is_none() && image.has_holes() {
-        Presence::of_extents(image.as_ref(), geometry).or_fail(Status::System, attempt)?
-    } else {
-        let present = Presence::none();
-        let zeros = ZeroDigests::new(config.volume.block_size.bytes());
-        if let Some(index) = index {
-            for number in 0..geometry.blocks() {
-                if let Some(block) = geometry
-                    .block(number)
-                    .filter(|block| !index.is_zero(*block))
-                {
-                    present.insert(block);
-                }
-            }
-        } else {
-            let _progress = Progress::show(&attempt(), tally, size, config.verbosity);
-            let processors = thread::available_parallelism().map_or(1, usize::from);
-            let threads = config.threads.map_or(processors, usize::from);
-            Hasher::new(image.as_ref(), geometry, &zeros)
-                .scan(threads, tally, &|_| true, &|block, found| {
-                    let zero = zeros.of(geometry.span(block).len());
-                    if !matches!(found, Found::Digest(digest) if digest == zero) {
-                        present.insert(block);
-                    }
-                })
-                .map_err(|_| interrupted())?;
-        }
-        present
-    };
-    // They tell the block size and the image's size.
-    geometry
-        .block(0)
-        .into_iter()
-        .chain(geometry.last())
-        .for_each(|block| present.insert(block));
-    Ok(present)
+    let _progress = Listing::must_read(image, index)
+        .then(|| Progress::show(&attempt(), tally, size, config.verbosity));
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let threads = config.threads.map_or(processors, usize::from);
+    let listing = Listing::of(image, geometry, index, threads, tally);
+    if tally.cancel.load(Relaxed) {
+        return Err(interrupted());
+    }
+    listing.or_fail(Status::System, attempt)
 }
 
 /// An image whose index is wanted.

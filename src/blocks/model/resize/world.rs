@@ -8,12 +8,13 @@ use super::super::world::config;
 use super::expect::{File, Model, Place, Setup};
 use super::handles::Client;
 use super::{Len, Name, Op};
-use crate::blocks::{Blocks, Presence};
+use crate::blocks::{Blocks, Listing};
 use crate::clock::{Clock, testing::TestClock};
 use crate::config::VolumeConfig;
 use crate::geometry::{BlockSize, Geometry};
 use crate::image::faulty::{History, Memory, UNIT, pattern};
 use crate::inode::Inode;
+use crate::scan::Tally;
 use crate::volume::{Change, Errno, SetTime, Volume};
 
 #[derive(Debug)]
@@ -51,15 +52,11 @@ fn directory(memory: &Arc<Memory>, setup: Setup, clock: &Arc<TestClock>) -> Bloc
     };
     let unit = BlockSize::from_bytes(setup.block as u64).unwrap();
     let geometry = Geometry::new(memory.bytes().len() as u64, unit).unwrap();
-    let present = setup.sparse.then(|| {
-        let present = Presence::of_extents(image.as_ref(), geometry).unwrap();
-        for block in geometry.block(0).into_iter().chain(geometry.last()) {
-            present.insert(block);
-        }
-        present
-    });
+    let listing = setup
+        .sparse
+        .then(|| Listing::of(image.as_ref(), geometry, None, 1, &Tally::default()).unwrap());
     let clock = Arc::clone(clock) as Arc<dyn Clock>;
-    Blocks::new(image, volume, clock, None, present).unwrap()
+    Blocks::new(image, volume, clock, None, listing).unwrap()
 }
 
 impl World {
