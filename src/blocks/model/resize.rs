@@ -193,3 +193,66 @@ proptest! {
         world.end();
     }
 }
+
+/// What chance seldom finds: files that are announced to be longer, and one that is removed before it is closed.
+#[test]
+fn p25_an_announcement_holds_until_a_truncation_and_a_removed_file_has_no_length() {
+    let create = |block| Op::Create {
+        name: Name::Block(block),
+        exclusive: false,
+        truncate: true,
+        write: true,
+    };
+    let write = Op::Write {
+        handle: 0,
+        offset: Len::Zero,
+        len: Len::Part(100),
+        fill: 7,
+    };
+    let announce = Op::Reserve {
+        handle: 0,
+        end: Len::Full,
+    };
+    let cut = Op::TruncateOpen {
+        handle: 0,
+        len: Len::Part(500),
+    };
+    let [close, remove] = [Op::Release(0), Op::Remove(Name::Block(1))];
+    for (resize, latches, ops) in [
+        (true, true, vec![create(0), write, close, create(1)]),
+        (
+            true,
+            false,
+            vec![create(0), announce, write, close, create(1)],
+        ),
+        (
+            true,
+            false,
+            vec![create(0), announce, write, create(1), close],
+        ),
+        (
+            true,
+            true,
+            vec![create(0), announce, write, cut, close, create(1)],
+        ),
+        (false, true, vec![create(1), write, close]),
+        (false, false, vec![create(1), write, remove, close]),
+        (false, false, vec![create(1), announce, write, close]),
+        (false, false, vec![create(1), close]),
+    ] {
+        let mut world = World::new(Setup {
+            block: 4096,
+            size: if resize { 0 } else { 3 * 4096 },
+            sparse: true,
+            resize,
+            detect: false,
+            latch: true,
+            staging: 4096,
+        });
+        for op in &ops {
+            world.apply(*op);
+        }
+        assert_eq!(world.model.latched, latches, "{ops:?}");
+        world.end();
+    }
+}
