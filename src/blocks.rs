@@ -4,6 +4,7 @@
 //! acknowledged and never leaves its block; nothing but a client's request changes a byte.
 
 mod data;
+mod failing;
 pub(crate) mod handles;
 mod open;
 pub(crate) mod owner;
@@ -35,6 +36,7 @@ use crate::inode::Inode;
 use crate::scan::Tally;
 use crate::volume::{Attr, Errno, Handle, Kind, Result};
 
+use failing::Failing;
 use handles::Handles;
 use open::Open;
 use owner::Owners;
@@ -61,6 +63,7 @@ pub struct Blocks {
     times: Times,
     handles: Handles<Open>,
     staging: Staging,
+    failing: Failing,
     /// With --sparse: which blocks have a file.
     present: Option<Presence>,
     /// With --resize: the number of an empty block just behind the image.
@@ -86,6 +89,8 @@ pub struct Summary {
     pub untouched: Option<u64>,
     /// Of a mount with an index: what the last scan found.
     pub report: Option<Report>,
+    /// Blocks that could not be read when that was tried last: how many, and the first.
+    pub unreadable: Option<(u64, BlockIndex)>,
     /// Whether somebody wrote the image while it was read.
     pub meanwhile: Meanwhile,
 }
@@ -129,7 +134,7 @@ impl Blocks {
         } else {
             image.moment()?
         };
-        Ok(Self {
+        let blocks = Self {
             moment,
             geometry: RwLock::new(geometry),
             size_read: Mutex::new(None),
@@ -144,6 +149,7 @@ impl Blocks {
             },
             handles: Handles::new(),
             staging: Staging::new(config.staging),
+            failing: Failing::default(),
             present,
             pending: AtomicU64::new(resize::NONE),
             resizing: Mutex::new(()),
@@ -154,7 +160,9 @@ impl Blocks {
             image,
             config,
             clock,
-        })
+        };
+        blocks.note_unreadable();
+        Ok(blocks)
     }
 
     /// Length of every block but the last.
@@ -210,6 +218,7 @@ impl Blocks {
                 self.appear_since(known_geometry, grown);
                 if let Some(last) = last {
                     self.times.wrote(last, self.times.base(self.image.as_ref()));
+                    self.try_again(last);
                 }
             }
             Err(e) => log::warn!("the image has grown, but what is new cannot be shown: {e}"),
@@ -245,6 +254,7 @@ impl Blocks {
             blocks,
             untouched,
             meanwhile,
+            unreadable: self.unreadable(),
             report: self.times.index().map(|index| index.report()),
         })
     }
@@ -255,6 +265,9 @@ impl Blocks {
         if let Some(index) = self.times.index() {
             self.handles.for_each(Open::spoil);
             index.rescan(tally)?;
+            self.note_unreadable();
+        } else {
+            self.try_all_again();
         }
         self.list_again()
     }

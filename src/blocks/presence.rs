@@ -80,6 +80,12 @@ impl Presence {
         }
     }
 
+    /// From now on no block has one.
+    pub fn clear(&self) {
+        let mut words = self.words.write().unwrap_or_else(PoisonError::into_inner);
+        words.clear();
+    }
+
     /// The first block from number `from` on that has a file.
     pub fn next(&self, from: u64) -> Option<BlockIndex> {
         let words = self.words.read().unwrap_or_else(PoisonError::into_inner);

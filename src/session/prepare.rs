@@ -71,14 +71,23 @@ pub(super) fn prepare(
         return Err(interrupted());
     }
     let volume = owned_by_user(&config.volume);
+    let unreadable = Presence::none();
     let present = if config.volume.sparse {
-        Some(presence(&image, index.as_ref(), config, &path, tally)?)
+        Some(presence(
+            &image,
+            index.as_ref(),
+            config,
+            &path,
+            tally,
+            &unreadable,
+        )?)
     } else {
         None
     };
     let index = index.map(Arc::new);
     let blocks = Blocks::new(image, volume, Arc::new(SystemClock), index, present)
-        .map_err(|e| unshowable(&e, &path))?;
+        .map_err(|e| unshowable(&e, &path))?
+        .with_unreadable(unreadable);
     Ok(Prepared {
         content: Content::Blocks(Arc::new(blocks)),
         path,
@@ -114,13 +123,14 @@ fn prepare_joined(config: &MountConfig) -> Result<Prepared> {
 }
 
 /// Which blocks have a file in a sparse directory: by the index's digests, else by the image's holes, else by
-/// reading all of it.
+/// reading all of it; what then is `unreadable` counts as data.
 fn presence(
     image: &Arc<dyn Image>,
     index: Option<&Index>,
     config: &MountConfig,
     path: &std::path::Path,
     tally: &Arc<Tally>,
+    unreadable: &Presence,
 ) -> Result<Presence> {
     let attempt = || format!("looking for zeros in {}", path.display());
     let size = image.size().or_fail(Status::System, attempt)?;
@@ -148,9 +158,12 @@ fn presence(
             Hasher::new(image.as_ref(), geometry, &zeros)
                 .scan(threads, tally, &|_| true, &|block, found| {
                     let zero = zeros.of(geometry.span(block).len());
-                    if !matches!(found, Found::Digest(digest) if digest == zero) {
-                        present.insert(block);
+                    match found {
+                        Found::Digest(digest) if digest == zero => return,
+                        Found::Digest(_) => {}
+                        Found::Unreadable(_) => unreadable.insert(block),
                     }
+                    present.insert(block);
                 })
                 .map_err(|_| interrupted())?;
         }
@@ -232,6 +245,7 @@ impl Indexing<'_> {
             force: self.volume.force,
             immutable: self.source.is_immutable(),
             changes: self.source.changes().or(named),
+            salvage: self.volume.salvage,
             rescan: config.rescan,
             purpose,
             threads: self.threads.unwrap_or(processors),

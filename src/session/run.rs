@@ -20,12 +20,15 @@ use nix::unistd::{Pid, geteuid};
 
 use super::prepare::{forward_signals, prepare};
 use super::{Event, Served, describe};
+use crate::blocks::Summary;
 use crate::changes::ChangeMap;
 use crate::config::{MountConfig, RunConfig};
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::index::{Meanwhile, Purpose, mount_name};
 use crate::sys;
 
+/// Some blocks could not be read.
+const UNREADABLE: u8 = 9;
 /// With `-o strict`: the image was, or may have been, written while it was read.
 const WRITTEN_MEANWHILE: u8 = 9;
 /// As env(1): the command was found, but cannot be run.
@@ -36,7 +39,7 @@ const NOT_FOUND: u8 = 127;
 const BY_SIGNAL: i32 = 128;
 
 /// Mounts, runs the command, unmounts. `map`: what [`super::read_map`] has read. The status to exit with: the
-/// command's, or 9 for `-o strict`. Must be called before the first thread, with the signals of [`crate::daemon::served_signals`] blocked.
+/// command's, or 9 if some blocks could not be read, or for `-o strict`. Must be called before the first thread, with the signals of [`crate::daemon::served_signals`] blocked.
 pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
     let private = geteuid().is_root();
     if private {
@@ -66,15 +69,22 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
         .and_then(|prepared| Served::start(&mount_config, prepared, &place, events.clone()))
         .and_then(|served| {
             let status = serve_command(&served, config, &place, events, &inbox);
-            let meanwhile = finish(&served, &inbox);
-            Ok((status?, meanwhile?))
+            let summary = finish(&served, &inbox);
+            Ok((status?, summary?))
         });
     if !private {
         // It is made anew each time; if something is still in it, it stays.
         let _ = std::fs::remove_dir(&place);
     }
-    let (status, meanwhile) = ended?;
-    match (status, meanwhile) {
+    let (status, summary) = ended?;
+    if let (0, Some((count, first))) = (status, summary.unreadable) {
+        log::warn!(
+            "{}: {count} blocks cannot be read, the first is {first}: they are not copied",
+            source.display()
+        );
+        return Ok(UNREADABLE);
+    }
+    match (status, summary.meanwhile) {
         (0, Meanwhile::Written | Meanwhile::Unknown) if config.strict => {
             log::warn!(
                 "{}: it was, or may have been, written meanwhile (-o strict)",
@@ -236,7 +246,7 @@ fn code(status: ExitStatus) -> u8 {
 }
 
 /// Unmounts, also if something that the command left behind still uses the mount, and saves.
-fn finish(served: &Served, inbox: &Receiver<Event>) -> Result<Meanwhile> {
+fn finish(served: &Served, inbox: &Receiver<Event>) -> Result<Summary> {
     use crate::mount::Outcome;
     let place = served.mount.mountpoint().display();
     match served.mount.unmount() {
@@ -263,7 +273,7 @@ fn finish(served: &Served, inbox: &Receiver<Event>) -> Result<Meanwhile> {
         )
     })?;
     log::info!("{}: {}", served.shown(), describe(&summary));
-    Ok(summary.meanwhile)
+    Ok(summary)
 }
 
 #[cfg(test)]
