@@ -4,6 +4,7 @@
 //! acknowledged and never leaves its block; nothing but a client's request changes a byte.
 
 mod data;
+mod failing;
 pub(crate) mod handles;
 mod lengths;
 mod listing;
@@ -37,6 +38,7 @@ use crate::inode::Inode;
 use crate::scan::Tally;
 use crate::volume::{Attr, Errno, Handle, Kind, Result};
 
+use failing::Failing;
 use handles::Handles;
 use lengths::Lengths;
 use open::Open;
@@ -64,6 +66,7 @@ pub struct Blocks {
     times: Times,
     handles: Handles<Open>,
     staging: Staging,
+    failing: Failing,
     /// With --sparse: which blocks have a file.
     listing: Option<Listing>,
     /// With --resize: the number of an empty block just behind the image.
@@ -91,6 +94,8 @@ pub struct Summary {
     pub untouched: Option<u64>,
     /// Of a mount with an index: what the last scan found.
     pub report: Option<Report>,
+    /// Blocks that could not be read when that was tried last: how many, and the first.
+    pub unreadable: Option<(u64, BlockIndex)>,
     /// Whether somebody wrote the image while it was read.
     pub meanwhile: Meanwhile,
     /// Whether writes were refused, because the backup seems to have another block size (promise P25).
@@ -127,16 +132,19 @@ impl Blocks {
         config: VolumeConfig,
         clock: Arc<dyn Clock>,
         index: Option<Arc<Index>>,
-        listing: Option<Listing>,
+        mut listing: Option<Listing>,
     ) -> std::result::Result<Self, BlocksError> {
         let geometry = Geometry::new(image.size()?, config.block_size)?;
         image.settle()?;
+        let unreadable = listing
+            .as_mut()
+            .map(|listing| std::mem::take(&mut listing.unreadable));
         let moment = if config.writable {
             Moment::Unknown
         } else {
             image.moment()?
         };
-        Ok(Self {
+        let blocks = Self {
             moment,
             geometry: RwLock::new(geometry),
             size_read: Mutex::new(None),
@@ -151,6 +159,7 @@ impl Blocks {
             },
             handles: Handles::new(),
             staging: Staging::new(config.staging),
+            failing: Failing::knowing(unreadable.unwrap_or_default()),
             listing,
             pending: AtomicU64::new(resize::NONE),
             resizing: Mutex::new(()),
@@ -162,7 +171,9 @@ impl Blocks {
             image,
             config,
             clock,
-        })
+        };
+        blocks.note_unreadable();
+        Ok(blocks)
     }
 
     /// Length of every block but the last.
@@ -221,6 +232,7 @@ impl Blocks {
                 if let Some(last) = last {
                     self.lengths.forget(|block| block == last);
                     self.times.wrote(last, self.times.base(self.image.as_ref()));
+                    self.try_again(last);
                 }
             }
             Err(e) => log::warn!("the image has grown, but what is new cannot be shown: {e}"),
@@ -258,6 +270,7 @@ impl Blocks {
             untouched,
             meanwhile,
             latched: self.latched.load(SeqCst),
+            unreadable: self.unreadable(),
             report: self.times.index().map(|index| index.report()),
         })
     }
@@ -268,6 +281,7 @@ impl Blocks {
         if let Some(index) = self.times.index() {
             self.handles.for_each(Open::spoil);
             index.rescan(tally)?;
+            self.note_unreadable();
         }
         self.list_again(tally)
     }

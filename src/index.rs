@@ -69,6 +69,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The index of one image at one block size, in use.
 #[derive(Debug)]
+// Each is a circumstance of its own.
+#[allow(clippy::struct_excessive_bools)]
 pub struct Index {
     image: Arc<dyn Image>,
     clock: Arc<dyn Clock>,
@@ -101,6 +103,8 @@ pub struct Index {
     overlay: Mutex<Option<Overlay>>,
     /// Listings after the image was written get new stamps.
     restamp_listings: bool,
+    /// Blocks that cannot be read get new stamps all the same.
+    salvage: bool,
     touched: AtomicU64,
     /// How many stamps were made for blocks that were written.
     made: AtomicI64,

@@ -121,6 +121,7 @@ enum Setting {
     NotReadOnly,
     Force,
     NoLatch,
+    Salvage,
     /// In bytes.
     Staging(u64),
     Sparse,
@@ -160,6 +161,7 @@ impl Setting {
         matches!(
             self,
             Self::NoLatch
+                | Self::Salvage
                 | Self::Staging(_)
                 | Self::Resize
                 | Self::Snapshot
@@ -230,6 +232,7 @@ fn own(word: &Word) -> Result<Option<Setting>> {
         "quiet" => word.alone(Setting::Quiet)?,
         "force" => word.alone(Setting::Force)?,
         "no-latch" => word.alone(Setting::NoLatch)?,
+        "salvage" => word.alone(Setting::Salvage)?,
         "staging" => Setting::Staging(word.size()?),
         "sparse" => word.alone(Setting::Sparse)?,
         "resize" => word.alone(Setting::Resize)?,
@@ -297,6 +300,7 @@ struct Draft {
     read_only: Option<String>,
     force: bool,
     no_latch: bool,
+    salvage: bool,
     staging: Option<u64>,
     sparse: bool,
     resize: Option<String>,
@@ -333,6 +337,7 @@ impl Draft {
             Setting::NotReadOnly => self.read_only = None,
             Setting::Force => self.force = true,
             Setting::NoLatch => self.no_latch = true,
+            Setting::Salvage => self.salvage = true,
             Setting::Staging(bytes) => self.staging = Some(bytes),
             Setting::Sparse => self.sparse = true,
             Setting::Resize => self.resize = typed(),
@@ -426,6 +431,7 @@ impl Draft {
                 writable: self.write.is_some(),
                 force: self.force,
                 latch: !self.no_latch,
+                salvage: self.salvage,
                 sparse: self.sparse,
                 resize: self.resize.is_some(),
                 snapshot,

@@ -305,6 +305,9 @@ fn describe(summary: &Summary) -> String {
             "; {untouched} of them were neither written nor given a time"
         );
     }
+    if let Some((count, first)) = summary.unreadable {
+        let _ = write!(line, "; {count} cannot be read, the first is {first}");
+    }
     line += match summary.meanwhile {
         Meanwhile::Quiet => "",
         Meanwhile::Unknown => {

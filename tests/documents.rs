@@ -190,6 +190,7 @@ fn each_command_takes_what_the_readme_says() {
             "help",
             "index",
             "quiet",
+            "salvage",
             "since",
             "snapshot",
             "threads",

@@ -68,6 +68,7 @@ impl Blocks {
     pub(super) fn read_block(
         &self,
         open: &Open,
+        block: BlockIndex,
         out: &mut [u8],
         offset: u64,
         end: u64,
@@ -86,13 +87,14 @@ impl Blocks {
             return Ok(len);
         }
         let got = read_span(self.image.as_ref(), out, offset);
-        match got.error {
-            None => Ok(got.len),
-            Some(_) if got.len > 0 && !whole => Ok(got.len),
-            Some(e) => {
-                log::error!("reading the image at byte {}: {e}", offset + got.len as u64);
-                Err(Errno::EIO)
-            }
+        let Some(error) = got.error else {
+            return Ok(got.len);
+        };
+        self.cannot_read(block, offset + got.len as u64, &error);
+        if got.len > 0 && !whole {
+            Ok(got.len)
+        } else {
+            Err(Errno::EIO)
         }
     }
 
@@ -114,6 +116,7 @@ impl Blocks {
         self.version.fetch_add(1, SeqCst);
         self.times
             .wrote(block, self.times.base(self.image.as_ref()));
+        self.try_again(block);
     }
 }
 

@@ -20,6 +20,8 @@ use crate::scan::{Found, Hasher, Tally, ZeroDigests};
 #[derive(Debug)]
 pub struct Listing {
     pub(super) present: Presence,
+    /// Those of them that could not be read when all was read at the mount.
+    pub(super) unreadable: Presence,
     /// Threads that read the image, if it must be read.
     threads: usize,
     looked: Mutex<Looked>,
@@ -45,9 +47,14 @@ impl Listing {
         threads: usize,
         tally: &Tally,
     ) -> io::Result<Self> {
-        let (present, read) = survey(image, geometry, index, threads, tally)?;
+        let Survey {
+            present,
+            unreadable,
+            read,
+        } = survey(image, geometry, index, threads, tally)?;
         Ok(Self {
             present,
+            unreadable,
             threads,
             looked: Mutex::new(Looked {
                 at: Instant::now(),
@@ -63,15 +70,19 @@ impl Listing {
         index.is_none() && !image.has_holes()
     }
 
-    /// SIGHUP: as [`Self::of`].
+    /// SIGHUP: as [`Self::of`]. What could not be read.
     pub(super) fn look_again(
         &self,
         image: &dyn Image,
         geometry: Geometry,
         index: Option<&Index>,
         tally: &Tally,
-    ) -> io::Result<()> {
-        let (present, read) = survey(image, geometry, index, self.threads, tally)?;
+    ) -> io::Result<Presence> {
+        let Survey {
+            present,
+            unreadable,
+            read,
+        } = survey(image, geometry, index, self.threads, tally)?;
         let mut looked = self.lock();
         self.present.become_those(present);
         *looked = Looked {
@@ -79,7 +90,7 @@ impl Listing {
             read,
             unknown: false,
         };
-        Ok(())
+        Ok(unreadable)
     }
 
     /// At a listing of what only others write, if the last look is a second old: follows the image without reading it.
@@ -136,18 +147,32 @@ impl Listing {
     }
 }
 
+/// What a look at the image finds.
+#[derive(Debug)]
+struct Survey {
+    present: Presence,
+    unreadable: Presence,
+    /// Before all of it was read.
+    read: Moment,
+}
+
 fn survey(
     image: &dyn Image,
     geometry: Geometry,
     index: Option<&Index>,
     threads: usize,
     tally: &Tally,
-) -> io::Result<(Presence, Moment)> {
-    match index {
-        Some(index) => Ok((by_digests(geometry, index), Moment::Unknown)),
-        None if image.has_holes() => Ok((by_holes(image, geometry)?, Moment::Unknown)),
-        None => by_reading(image, geometry, threads, tally),
-    }
+) -> io::Result<Survey> {
+    let present = match index {
+        Some(index) => by_digests(geometry, index),
+        None if image.has_holes() => by_holes(image, geometry)?,
+        None => return by_reading(image, geometry, threads, tally),
+    };
+    Ok(Survey {
+        present,
+        unreadable: Presence::default(),
+        read: Moment::Unknown,
+    })
 }
 
 /// The blocks that are not known to be zeros.
@@ -188,26 +213,33 @@ fn by_holes(image: &dyn Image, geometry: Geometry) -> io::Result<Presence> {
     Ok(present)
 }
 
-/// The blocks that do not read as zeros, and the moment before they were read.
+/// The blocks that do not read as zeros.
 fn by_reading(
     image: &dyn Image,
     geometry: Geometry,
     threads: usize,
     tally: &Tally,
-) -> io::Result<(Presence, Moment)> {
+) -> io::Result<Survey> {
     image.settle()?;
-    let moment = image.moment()?;
-    let present = ends(geometry);
+    let read = image.moment()?;
+    let (present, unreadable) = (ends(geometry), Presence::default());
     let zeros = ZeroDigests::new(geometry.block_size().bytes());
     Hasher::new(image, geometry, &zeros)
         .scan(threads, tally, &|_| true, &|block, found| {
             let zero = zeros.of(geometry.span(block).len());
-            if !matches!(found, Found::Digest(digest) if digest == zero) {
-                present.insert(block);
+            match found {
+                Found::Digest(digest) if digest == zero => return,
+                Found::Digest(_) => {}
+                Found::Unreadable(_) => unreadable.insert(block),
             }
+            present.insert(block);
         })
         .map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
-    Ok((present, moment))
+    Ok(Survey {
+        present,
+        unreadable,
+        read,
+    })
 }
 
 fn ends(geometry: Geometry) -> Presence {

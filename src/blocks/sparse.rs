@@ -1,6 +1,7 @@
 //! Sparse directories (--sparse): blocks without data have no file.
 
 use super::Blocks;
+use super::presence::Presence;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::scan::Tally;
 use crate::volume::{Errno, Result};
@@ -65,12 +66,19 @@ impl Blocks {
         }
     }
 
-    /// Of a sparse directory that only others write: takes the listing again.
+    /// SIGHUP: takes the listing of a sparse directory again that only others write, and what could not be read is worth
+    /// another try.
     pub(super) fn list_again(&self, tally: &Tally) -> std::io::Result<()> {
-        let (Some(listing), false) = (&self.listing, self.config.writable) else {
-            return Ok(());
-        };
         let index = self.times.index().map(AsRef::as_ref);
-        listing.look_again(self.image.as_ref(), self.geometry(), index, tally)
+        let unreadable = match &self.listing {
+            Some(listing) if !self.config.writable => {
+                listing.look_again(self.image.as_ref(), self.geometry(), index, tally)?
+            }
+            _ => Presence::default(),
+        };
+        if index.is_none() {
+            self.try_all_again_but(unreadable);
+        }
+        Ok(())
     }
 }

@@ -69,6 +69,9 @@ impl Volume for Blocks {
         if write && !self.config.writable {
             return Err(Errno::EROFS);
         }
+        if !write {
+            self.check_readable(block)?;
+        }
         Ok(self.handles.insert(self.open_block(block, write)))
     }
 
@@ -106,7 +109,7 @@ impl Volume for Blocks {
         }
         let end = geometry.span(block).end;
         self.times.read(block, whole);
-        match self.read_block(&open, &mut out[..len], span.start, end, whole) {
+        match self.read_block(&open, block, &mut out[..len], span.start, end, whole) {
             Ok(got) => {
                 let hash = open.hand(got);
                 reply(Ok(&out[..got]));

@@ -139,9 +139,10 @@ impl Source {
     /// Flushes for a reason of our own. The kernel reports a failed write-back once, so it is kept for the clients
     /// that wrote (promise P9).
     fn flush(&self) -> io::Result<()> {
-        self.file
-            .sync_all()
-            .inspect_err(|_| self.flush_failed.store(true, SeqCst))
+        match self.file.sync_all() {
+            Err(e) if has_no_flush(&e) => Ok(()),
+            flushed => flushed.inspect_err(|_| self.flush_failed.store(true, SeqCst)),
+        }
     }
 
     fn write_once(&self, data: &[u8], offset: u64) -> io::Result<usize> {
@@ -157,6 +158,15 @@ impl Source {
             None => self.file.write_all_at(data, offset),
         }
     }
+}
+
+/// Whether fsync(2) failed because there is none: EINVAL on a file system that can only be read (squashfs, erofs, ...),
+/// where nothing is ever on its way to the disk.
+fn has_no_flush(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EROFS | libc::EOPNOTSUPP | libc::ENOSYS)
+    )
 }
 
 fn ownership(file: &File) -> io::Result<Ownership> {
@@ -313,5 +323,38 @@ impl Image for Source {
 
     fn ownership(&self) -> Ownership {
         self.ownership
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_flushed_has_nothing_to_flush() {
+        // In /proc there is no fsync, as on squashfs.
+        let file = File::open("/proc/self/maps").unwrap();
+        let error = file.sync_all().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+        let source = Source::regular(file, true).unwrap();
+        source.settle().unwrap();
+        source.moment().unwrap();
+        source.sync(false).unwrap_err();
+    }
+
+    #[test]
+    fn a_flush_that_fails_is_an_error() {
+        for (errno, nothing) in [
+            (libc::EINVAL, true),
+            (libc::EROFS, true),
+            (libc::EOPNOTSUPP, true),
+            (libc::EIO, false),
+            (libc::ENODEV, false),
+            (libc::ENOSPC, false),
+            (libc::EDQUOT, false),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            assert_eq!(has_no_flush(&error), nothing, "{error}");
+        }
     }
 }

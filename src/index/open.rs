@@ -61,6 +61,8 @@ pub struct Request<'a> {
     pub immutable: bool,
     /// Who can tell what changed without reading, if anybody can.
     pub changes: Option<&'a dyn ChangeSource>,
+    /// Blocks that cannot be read get new stamps all the same.
+    pub salvage: bool,
     /// Read everything, whatever the index says.
     pub rescan: bool,
     /// What for.
@@ -154,6 +156,8 @@ impl Index {
     }
 
     /// Loads what there is and judges it.
+    // One line a field.
+    #[allow(clippy::too_many_lines)]
     fn begin(request: &Request<'_>, store: Box<dyn Store>) -> Result<(Self, Begin), OpenError> {
         let started = request.clock.now();
         let now = request.image.moment().unwrap_or(Moment::Unknown);
@@ -239,6 +243,7 @@ impl Index {
             writable: request.writable,
             overlay: Mutex::new(None),
             restamp_listings: request.purpose == Purpose::Mount,
+            salvage: request.salvage,
             touched: AtomicU64::new(0),
             made: AtomicI64::new(0),
             epoch: AtomicU64::new(0),

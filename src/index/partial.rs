@@ -167,10 +167,14 @@ impl Index {
             // The scan that follows says that it was ended early.
             .take_while(|_| !tally.cancel.load(SeqCst))
             .find(|block| {
-                let known = self.records.with(*block, |record| record.digest);
-                !hasher
-                    .hash(*block, &tally.read)
-                    .is_ok_and(|digest| digest == known)
+                let found = hasher.hash(*block, &tally.read);
+                self.records.with(*block, |record| {
+                    if found.is_err() {
+                        // Not wrong, but the scan that follows has to try it.
+                        record.unreadable();
+                    }
+                    found.is_ok_and(|digest| digest != record.digest)
+                })
             })
     }
 

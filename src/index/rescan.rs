@@ -1,13 +1,17 @@
 //! Scanning: every block's digest, and the stamps that follow from it.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use super::record::{DIRTY, HASHED, REPORTED, STAMPED, STEP, WRITTEN};
+use super::record::{DIRTY, REPORTED, Record, STAMPED, STEP, UNREADABLE, WRITTEN};
 use super::{Index, Report, lock};
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::Moment;
 use crate::scan::{Cancelled, Found, Hasher, Tally};
+
+/// Of the blocks that a scan cannot read, about so many are logged one by one.
+const MOST_LOGGED: u64 = 10;
 
 impl Index {
     /// SIGHUP: saves, and scans the image again while it is served.
@@ -95,7 +99,56 @@ impl Index {
         report.seconds = start.elapsed().as_secs_f64();
         *lock(&self.report) = report;
         self.find_newest();
+        self.log_unreadable();
         scanned
+    }
+
+    /// The blocks of which the last attempt to read them failed: how many, and the first.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<(u64, BlockIndex)> {
+        let blocks = usize::try_from(self.geometry().blocks()).unwrap_or(usize::MAX);
+        let (mut count, mut first, mut number) = (0, None, 0);
+        let counted = self.records.runs(blocks, |run, len| {
+            for record in run.unwrap_or_default() {
+                if record.has(UNREADABLE) {
+                    count += 1;
+                    first = first.or(BlockIndex::new(number));
+                }
+                number += 1;
+            }
+            if run.is_none() {
+                number += len as u64;
+            }
+            Ok::<(), Infallible>(())
+        });
+        counted.ok()?;
+        first.map(|first| (count, first))
+    }
+
+    /// Whether the last attempt to read the block failed.
+    pub(crate) fn is_unreadable(&self, block: BlockIndex) -> bool {
+        self.records.with(block, |record| record.has(UNREADABLE))
+    }
+
+    /// A client could not be served the block.
+    pub(crate) fn cannot_read(&self, block: BlockIndex) {
+        self.records.with(block, Record::unreadable);
+    }
+
+    fn log_unreadable(&self) {
+        let Some((count, first)) = self.unreadable() else {
+            return;
+        };
+        let fate = if self.salvage {
+            "they get new times, so that what can be read of them is copied"
+        } else {
+            "they keep their times and cannot be opened, so that a backup keeps what it has of them; \
+             copy what is left of the source with ddrescue, or use -o salvage"
+        };
+        log::error!(
+            "{}: {count} blocks cannot be read, the first is {first}: {fate}",
+            self.source
+        );
     }
 
     fn scanned(
@@ -109,7 +162,9 @@ impl Index {
         let digest = match found {
             Found::Digest(digest) => Some(digest),
             Found::Unreadable(e) => {
-                log::warn!("block {block} cannot be read: {e}");
+                if counts.unreadable.load(SeqCst) < MOST_LOGGED {
+                    log::warn!("block {block} cannot be read: {e}");
+                }
                 None
             }
         };
@@ -118,7 +173,11 @@ impl Index {
         }
         let (before, restamped) = self.records.with(block, |record| {
             let before = *record;
-            (before, record.found(digest, now))
+            let restamped = match digest {
+                Some(digest) => record.found(digest, now),
+                None => record.not_found(now, self.salvage),
+            };
+            (before, restamped)
         });
         let count = if digest.is_none() {
             &counts.unreadable
@@ -126,7 +185,7 @@ impl Index {
             &counts.unchanged
         } else if !before.has(STAMPED) {
             &counts.new
-        } else if before.has(HASHED) && digest == Some(before.digest) {
+        } else if digest == Some(before.digest) {
             &counts.unsettled
         } else {
             &counts.changed

@@ -33,10 +33,11 @@ fn without_options_the_mount_is_read_only_and_private() {
 #[test]
 fn every_option_reaches_its_setting() {
     let all = settings(
-        "block-size=64K,write,threads=3,uid=0,gid=4294967294,umask=0027,allow_other,quiet,foreground,force,no-latch",
+        "block-size=64K,write,threads=3,uid=0,gid=4294967294,umask=0027,allow_other,quiet,foreground,force,no-latch,salvage",
     );
     assert_eq!(all.volume.block_size.to_string(), "64K");
     assert!(all.volume.writable && all.volume.force && !all.volume.latch);
+    assert!(all.volume.salvage && !settings("").volume.salvage);
     let owner = OwnerConfig {
         uid: Some(0),
         gid: Some(4_294_967_294),
@@ -300,6 +301,7 @@ fn what_a_directory_takes_in_another_way_is_known_as_typed() {
     for (list, first) in [
         ("write,resize", "-o resize"),
         ("no-latch,staging=1M", "-o no-latch"),
+        ("salvage,staging=1M", "-o salvage"),
         ("index,rescan", "-o index"),
         ("as=a,index", "-o as=a"),
         ("strict", "-o strict"),

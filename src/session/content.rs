@@ -44,6 +44,7 @@ impl Content {
                     blocks: joined.present(),
                     untouched: None,
                     report: None,
+                    unreadable: None,
                     meanwhile: Meanwhile::Quiet,
                     latched: false,
                 })

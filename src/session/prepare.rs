@@ -204,6 +204,7 @@ impl Indexing<'_> {
             force: self.volume.force,
             immutable: self.source.is_immutable(),
             changes: self.source.changes().or(named),
+            salvage: self.volume.salvage,
             rescan: config.rescan,
             purpose,
             threads: self.threads.unwrap_or(processors),

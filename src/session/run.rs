@@ -27,8 +27,8 @@ use crate::exit::{Failure, OrFail, Result, Status};
 use crate::index::{Meanwhile, Purpose, mount_name};
 use crate::sys;
 
-/// The command did not fail, but the copy is not what it seems: writes were refused; or, with `-o strict`, the image
-/// was, or may have been, written while it was read.
+/// The command did not fail, but the copy is not what it seems: some blocks could not be read, or writes were refused; or,
+/// with `-o strict`, the image was, or may have been, written while it was read.
 const NOT_AS_IT_SEEMS: u8 = 9;
 /// As env(1): the command was found, but cannot be run.
 const CANNOT_RUN: u8 = 126;
@@ -38,7 +38,8 @@ const NOT_FOUND: u8 = 127;
 const BY_SIGNAL: i32 = 128;
 
 /// Mounts, runs the command, unmounts. `map`: what [`super::read_map`] has read. The status to exit with: the
-/// command's, or 9 if that is 0 and writes were refused, or for `-o strict`. Must be called before the first thread, with the signals of [`crate::daemon::served_signals`] blocked.
+/// command's, or 9 if that is 0 and the copy is not what it seems. Must be called before the first thread, with the
+/// signals of [`crate::daemon::served_signals`] blocked.
 pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
     let private = geteuid().is_root();
     if private {
@@ -79,6 +80,13 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
     if status == 0 && summary.latched {
         log::error!(
             "{}: not all was written, although the command says nothing of that: see above",
+            source.display()
+        );
+        return Ok(NOT_AS_IT_SEEMS);
+    }
+    if let (0, Some((count, first))) = (status, summary.unreadable) {
+        log::warn!(
+            "{}: {count} blocks cannot be read, the first is {first}: they are not copied",
             source.display()
         );
         return Ok(NOT_AS_IT_SEEMS);

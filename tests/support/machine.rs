@@ -82,6 +82,7 @@ pub(crate) fn package_of(program: &OsStr) -> String {
         "mkfs.ext4" | "e2fsck" => "e2fsprogs",
         "mkfs.xfs" | "xfs_io" => "xfsprogs",
         "mkfs.btrfs" => "btrfs-progs",
+        "mksquashfs" => "squashfs-tools",
         "qemu-img" | "qemu-io" | "qemu-nbd" => "qemu-utils",
         "thin_restore" | "thin_delta" | "era_restore" | "era_invalidate" => {
             "thin-provisioning-tools"

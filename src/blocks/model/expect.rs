@@ -1,5 +1,7 @@
 //! The model: a `Vec` of bytes, and for every file what stat(2) is to show.
 
+use std::collections::BTreeSet;
+
 use super::lengths::Files;
 use super::stamps::{Followed, Own};
 use crate::image::faulty::{History, OWNERSHIP};
@@ -38,6 +40,8 @@ pub(super) struct Model {
     pub(super) known: usize,
     pub(super) latched: bool,
     pub(super) lengths: Files,
+    /// Blocks of which something was asked for that had been cut off.
+    unreadable: BTreeSet<usize>,
     base: i64,
     files: Vec<(Own, Set)>,
     root: Set,
@@ -58,6 +62,7 @@ impl Model {
             bytes,
             latched: false,
             lengths: Files::default(),
+            unreadable: BTreeSet::new(),
             base,
             files: Vec::new(),
             root: Set::default(),
@@ -115,7 +120,25 @@ impl Model {
     pub(super) fn wrote(&mut self, block: usize, now: i64) {
         let before = self.files[block].0.stamp;
         self.files[block].0.write(now);
+        self.unreadable.remove(&block);
         self.made += usize::from(self.files[block].0.stamp != before);
+    }
+
+    /// Whether the block can be opened for reading: not after that failed, nor if it would.
+    pub(super) fn can_open(&mut self, block: usize) -> bool {
+        if self.span(block).1 > self.bytes.len() {
+            self.unreadable.insert(block);
+        }
+        !self.unreadable.contains(&block)
+    }
+
+    pub(super) fn cannot_read(&mut self, block: usize) {
+        self.unreadable.insert(block);
+    }
+
+    pub(super) fn unreadable(&self) -> Option<(u64, usize)> {
+        let first = self.unreadable.first()?;
+        Some((self.unreadable.len() as u64, *first))
     }
 
     /// Makes a range of the image what it must become; EIO if it is not all there.

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use super::world::{config, directory, inode};
 use crate::blocks::Blocks;
 use crate::clock::testing::TestClock;
+use crate::config::VolumeConfig;
 use crate::geometry::Span;
 use crate::image::faulty::{History, Memory, UNIT, pattern};
 use crate::inode::Inode;
+use crate::scan::Tally;
 use crate::volume::{Allocate, Change, Errno, Result, Seek, Volume};
 
 const BLOCK: usize = 4096;
@@ -15,9 +17,17 @@ const BLOCK: usize = 4096;
 const SIZE: usize = 3 * BLOCK + 1000;
 
 fn mount(direct: bool) -> (Arc<Memory>, Blocks) {
+    mount_with(direct, false)
+}
+
+fn mount_with(direct: bool, salvage: bool) -> (Arc<Memory>, Blocks) {
     let clock = Arc::new(TestClock::new(1000));
     let memory = Memory::with(pattern(SIZE), History::File, direct, Arc::clone(&clock));
-    let blocks = directory(&memory, config(BLOCK, true, true), &clock);
+    let config = VolumeConfig {
+        salvage,
+        ..config(BLOCK, true, true)
+    };
+    let blocks = directory(&memory, config, &clock);
     (memory, blocks)
 }
 
@@ -44,7 +54,7 @@ fn read(blocks: &Blocks, block: usize, at: usize, len: usize, whole: bool) -> Re
 
 #[test]
 fn p5_bytes_before_a_bad_place_are_returned_and_then_eio() {
-    let (memory, blocks) = mount(false);
+    let (memory, blocks) = mount_with(false, true);
     let bytes = pattern(SIZE);
     let places = [
         0,
@@ -120,9 +130,77 @@ fn p5_a_reader_that_is_read_ahead_for_meets_the_bad_place_too() {
 }
 
 #[test]
+fn p22_after_a_read_error_a_block_is_opened_only_if_all_of_it_can_be_read() {
+    for direct in [false, true] {
+        let (memory, blocks) = mount(direct);
+        let bytes = pattern(SIZE);
+        let open = |block| blocks.open(inode(block), false);
+        // The last bytes of blocks 1 and 3.
+        let last = |block: usize| Span::new(span(block).1 as u64 - 1, span(block).1 as u64);
+        memory.faults(|faults| faults.bad = vec![last(1), last(3)]);
+        let (first, good, last_block) = (open(1).unwrap(), open(0).unwrap(), open(3).unwrap());
+        let mut out = vec![0xA5; BLOCK];
+        assert_eq!(blocks.read(first, 0, &mut out, true), Err(Errno::EIO));
+        let summary = || {
+            let found = blocks.close().unwrap().unreadable;
+            found.map(|(count, first)| (count, first.as_usize()))
+        };
+        assert_eq!(summary(), Some((1, 1)));
+        // Known, and not tried again; not known, and tried.
+        meets(&memory, false, || assert_eq!(open(1), Err(Errno::EIO)));
+        meets(&memory, true, || assert_eq!(open(3), Err(Errno::EIO)));
+        meets(&memory, false, || assert_eq!(open(3), Err(Errno::EIO)));
+        assert_eq!(summary(), Some((2, 1)));
+        // What is good, and what was open, goes on.
+        assert_eq!(
+            read(&blocks, 2, 0, BLOCK, true).unwrap(),
+            bytes[2 * BLOCK..3 * BLOCK]
+        );
+        assert_eq!(blocks.read(good, 0, &mut out, true), Ok(BLOCK));
+        assert_eq!(blocks.read(first, 0, &mut out[..512], true), Ok(512));
+        assert_eq!(blocks.read(last_block, 0, &mut out[..400], true), Ok(400));
+
+        // Written, it is tried again: as long as a part of it is bad, for nothing.
+        let writer = blocks.open(inode(1), true).unwrap();
+        assert_eq!(blocks.write(writer, 0, &[7; 100]), Ok(100));
+        meets(&memory, true, || assert_eq!(open(1), Err(Errno::EIO)));
+        memory.faults(|faults| faults.bad = vec![last(3)]);
+        assert_eq!(open(1), Err(Errno::EIO));
+        assert_eq!(blocks.write(writer, 0, &[8; BLOCK]), Ok(BLOCK));
+        assert_eq!(read(&blocks, 1, 0, BLOCK, true), Ok(vec![8; BLOCK]));
+        assert_eq!(summary(), Some((1, 3)));
+
+        // So it is after SIGHUP.
+        memory.faults(|faults| faults.bad.clear());
+        assert_eq!(open(3), Err(Errno::EIO));
+        blocks.look_again(&Tally::default()).unwrap();
+        assert_eq!(
+            read(&blocks, 3, 0, BLOCK, true).unwrap(),
+            bytes[3 * BLOCK..]
+        );
+        assert_eq!(summary(), None);
+    }
+}
+
+#[test]
+fn p22_what_was_cut_off_is_not_opened_before_anybody_has_read_it() {
+    let (memory, blocks) = mount(false);
+    memory.cut(BLOCK + 1000);
+    assert!(read(&blocks, 0, 0, BLOCK, true).unwrap() == pattern(BLOCK));
+    for block in 1..4 {
+        assert_eq!(blocks.open(inode(block), false), Err(Errno::EIO));
+    }
+    let writer = blocks.open(inode(1), true).unwrap();
+    assert_eq!(blocks.write(writer, 0, &[1; 1000]), Ok(1000));
+    assert_eq!(blocks.open(inode(1), false), Err(Errno::EIO), "still cut");
+    let unreadable = blocks.close().unwrap().unreadable.unwrap();
+    assert_eq!((unreadable.0, unreadable.1.as_usize()), (3, 1));
+}
+
+#[test]
 fn p2_p5_p6_what_was_cut_off_is_listed_and_an_error_and_no_hole() {
     let cut = BLOCK + 1000;
-    let (memory, blocks) = mount(false);
+    let (memory, blocks) = mount_with(false, true);
     memory.punch(0, SIZE);
     memory.cut(cut);
     let directory = blocks.open_directory(Inode::Root).unwrap();

@@ -42,6 +42,7 @@ pub(super) fn config(block: usize, writable: bool, latch: bool) -> VolumeConfig 
         writable,
         force: false,
         latch,
+        salvage: false,
         staging: 64 * block as u64,
         sparse: false,
         resize: false,
@@ -179,8 +180,11 @@ impl World {
             latched,
             untouched: left,
             report,
+            unreadable,
             ..
         } = self.blocks.close().unwrap();
+        let unreadable = unreadable.map(|(count, first)| (count, first.as_usize()));
+        assert_eq!(unreadable, self.model.unreadable());
         assert_eq!(listed, blocks as u64);
         assert_eq!(left, self.model.setup.writable.then_some(untouched as u64));
         assert_eq!(report, None);
@@ -249,6 +253,9 @@ impl World {
             Inode::Root => Err(Errno::EISDIR),
             _ if !self.model.has(inode) => Err(Errno::ENOENT),
             _ if write && !self.model.setup.writable => Err(Errno::EROFS),
+            Inode::Block(block) if !write && !self.model.can_open(block.as_usize()) => {
+                Err(Errno::EIO)
+            }
             _ => Ok(()),
         };
         let opened = self.blocks.open(inode, write);
@@ -300,6 +307,9 @@ impl World {
             self.model.read(block);
         }
         let there = to.min(self.model.bytes.len()).max(from);
+        if there < to {
+            self.model.cannot_read(block);
+        }
         if there < to && (whole || there == from) {
             return assert_eq!(got, Err(Errno::EIO), "cut off, not zeros");
         }

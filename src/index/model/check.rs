@@ -29,11 +29,14 @@ impl World {
         let exact = quiet || mounted.mode == Mode::Write || (follows && listed && seen);
         let allowed = if exact { since } else { mount.base };
         let size = usize::try_from(attr.size).unwrap();
+        // Whoever has a copy keeps it, whatever the block holds: nobody can read it.
+        let unreadable = mounted.index.is_unreadable(number(block));
         for Held { pair, at } in &model.held[block] {
             // A copy that was torn after the last scan counts at the next one; one that was finished after this
             // request began, and the image was written in between, at the next request.
             assert!(
                 pair.stamp != attr.stamp
+                    || unreadable
                     || pair.content.len != size
                     || *at > since
                     || (!exact && *at >= allowed)
@@ -55,7 +58,7 @@ impl World {
             .records
             .with(number(block), |record| record.has(HASHED));
         let noticed = mounted.mode != Mode::Write && !hashed;
-        let still = quiet && !noticed && self.live.number() == since && !model.bad;
+        let still = quiet && !noticed && self.live.number() == since && !model.bad && !unreadable;
         if still && content.len == size {
             let stamp = attr.stamp;
             model.hold(block, Pair { stamp, content }, since);

@@ -211,6 +211,23 @@ fn p22_what_can_be_read_again_is_settled_without_a_scan() {
 }
 
 #[test]
+fn p22_what_was_written_while_it_could_not_be_read() {
+    let bad = |bad| Op::Bad { block: 1, bad };
+    for mode in [Mode::Run, Mode::Long, Mode::Scan, Mode::Write, Mode::Force] {
+        for told in 0..7 {
+            let setup = Setup { told, size: 0 };
+            let unreadable = vec![Op::Night { target: 0 }, bad(true), mount(mode)];
+            let written = vec![poke(1, 2), Op::Sync { target: 0 }, bad(false)];
+            let readable = vec![Op::Sync { target: 0 }, Op::Sync { target: 1 }];
+            let later = vec![Op::Rescan, Op::Sync { target: 0 }];
+            let night = vec![Op::Turn(5), Op::Night { target: 0 }];
+            let all = [unreadable, written, readable, later, night];
+            holds(setup, all.concat());
+        }
+    }
+}
+
+#[test]
 fn p21_an_older_index_and_a_clock_that_goes_back_after_the_next_mount() {
     let odd = Setup { told: 0, size: 1 };
     // The index is put back, its mount learns of a block that it does not have only after the clock went back.

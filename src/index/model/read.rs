@@ -4,7 +4,7 @@ use super::live::{Content, HALF};
 use super::op::Style;
 use super::world::{BLOCKS, Mounted, Pair, World, number};
 use crate::inode::Inode;
-use crate::volume::{Attr, Handle, Volume};
+use crate::volume::{Attr, Errno, Handle, Volume};
 
 /// A client that copies a block.
 #[derive(Debug)]
@@ -202,6 +202,10 @@ impl World {
         }
         let count = usize::try_from(geometry.blocks()).unwrap();
         for (block, copied) in copied.into_iter().enumerate().take(count) {
+            if mount.index.is_unreadable(number(block)) {
+                assert!(!copied);
+                continue;
+            }
             let has = model.targets[target][block].unwrap();
             let now = self.live.present().content(block, has.content.len);
             // A client that gives a stamp to other content is believed.
@@ -225,9 +229,13 @@ fn open(mounted: &Mounted, block: usize, attr: &Attr, style: Style, sets: usize)
             (0..=last).map(|piece| (piece, 0)).chain([(0, 0)]).collect(),
         ),
     };
-    let handles: Option<Vec<Handle>> = (0..handles)
-        .map(|_| mounted.blocks.open(inode, false).ok())
-        .collect();
+    let open = |_| {
+        let unreadable = mounted.index.is_unreadable(number(block));
+        let opened = mounted.blocks.open(inode, false);
+        assert!(!unreadable || opened == Err(Errno::EIO), "block {block}");
+        opened.ok()
+    };
+    let handles: Option<Vec<Handle>> = (0..handles).map(open).collect();
     Some(Reader {
         block,
         handles: handles?,

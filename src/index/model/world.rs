@@ -166,6 +166,7 @@ impl World {
             force: mode == Mode::Force,
             immutable: false,
             changes: teller.map(|teller| teller as &dyn ChangeSource),
+            salvage: false,
             rescan,
             purpose: match mode {
                 Mode::Run => Purpose::Run {
@@ -236,6 +237,7 @@ impl World {
             writable: matches!(mode, Mode::Write | Mode::Force),
             force: mode == Mode::Force,
             latch: true,
+            salvage: false,
             sparse: false,
             resize: false,
             snapshot: None,

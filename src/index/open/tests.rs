@@ -49,6 +49,7 @@ impl Fixture {
             force: false,
             immutable: false,
             changes: None,
+            salvage: false,
             rescan: false,
             purpose: Purpose::Run {
                 refuse_shrunk: false,
@@ -258,17 +259,27 @@ fn p22_a_scan_that_is_interrupted_leaves_the_file_as_it_was() {
 }
 
 #[test]
-fn p22_a_block_that_cannot_be_read_has_no_digest_and_a_new_stamp_each_time() {
+fn p22_a_block_that_cannot_be_read_has_no_digest_and_a_new_stamp_only_to_salvage_it() {
     let (fixture, mut stamps, _) = saved();
     let bad = crate::geometry::Span::new(5000, 5001);
     fixture.memory.faults(|faults| faults.bad = vec![bad]);
-    for _ in 0..3 {
-        let index = fixture.with(Index::open).unwrap().unwrap();
+    for salvage in [false, false, true, true, false] {
+        let index = fixture.with(|request| {
+            Index::open(&Request {
+                salvage,
+                image: Arc::clone(&request.image),
+                source: String::new(),
+                clock: Arc::clone(&request.clock),
+                ..*request
+            })
+        });
+        let index = index.unwrap().unwrap();
         assert_eq!(index.report().unreadable, 1);
         let block = BlockIndex::new(1).unwrap();
+        assert_eq!(index.unreadable(), Some((1, block)));
         let record = index.records.with(block, |record| *record);
         assert!(!record.has_any(HASHED | SETTLED));
-        assert!(record.stamp > stamps[1]);
+        assert_eq!(record.stamp > stamps[1], salvage);
         stamps[1] = record.stamp;
         index.close().unwrap();
     }
