@@ -19,6 +19,7 @@ mod model;
 
 use std::collections::HashMap;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -37,6 +38,13 @@ pub use name::{default_path, mount_name};
 pub use open::{OpenError, Purpose, Request};
 pub use partial::Plan;
 pub(crate) use served::Served;
+pub use store::{FileId, Refused};
+
+/// Whether the directory of the index's file that `file` means is `directory`, or below it. `false` if it cannot be told.
+#[must_use]
+pub fn lies_below(file: &Path, directory: &Path) -> bool {
+    store::lies_below(file, directory)
+}
 
 /// What a scan found, in blocks.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
