@@ -327,6 +327,6 @@ mod tests {
         assert!(ready.fail(&Failure::new(Status::MountFailed, "opening /a: no\nluck")));
         let mut message = Vec::new();
         File::from(report).read_to_end(&mut message).unwrap();
-        assert_eq!(message, b"\x20opening /a: no luck");
+        assert_eq!(message, b"\x20opening /a: no\\nluck");
     }
 }

@@ -19,6 +19,7 @@ mod model;
 
 use std::collections::HashMap;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -37,6 +38,13 @@ pub use name::{default_path, mount_name};
 pub use open::{OpenError, Purpose, Request};
 pub use partial::Plan;
 pub(crate) use served::Served;
+pub use store::{FileId, Refused};
+
+/// Whether the directory of the index's file that `file` means is `directory`, or below it. `false` if it cannot be told.
+#[must_use]
+pub fn lies_below(file: &Path, directory: &Path) -> bool {
+    store::lies_below(file, directory)
+}
 
 /// What a scan found, in blocks.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
@@ -105,6 +113,9 @@ pub struct Index {
     restamp_listings: bool,
     /// Blocks that cannot be read get new stamps all the same.
     salvage: bool,
+    /// Held while a listing makes one, also while the index is saved for it: before `overlay`, and by nobody else but
+    /// the end of a scan.
+    listing: Mutex<()>,
     touched: AtomicU64,
     /// How many stamps were made for blocks that were written.
     made: AtomicI64,
@@ -217,15 +228,16 @@ impl Index {
         if !self.watch || !self.restamp_listings {
             return;
         }
-        let now = self.image.moment().unwrap_or(Moment::Unknown);
-        let mut overlay = lock(&self.overlay);
-        let since = overlay
-            .as_ref()
-            .map_or_else(|| lock(&self.moment).clone(), |known| known.moment.clone());
-        // Evidence, not proof: a file whose times are too young to prove anything would else never show its own.
-        if now.differs_from(&since) == Some(false) {
+        let present = || self.image.moment().unwrap_or(Moment::Unknown);
+        if !self.is_news(&present()) {
             return;
         }
+        let _one = lock(&self.listing);
+        let now = present();
+        if !self.is_news(&now) {
+            return;
+        }
+        let overlay = lock(&self.overlay);
         let first = overlay.is_none();
         let latest = overlay
             .as_ref()
@@ -240,9 +252,12 @@ impl Index {
             .max(latest.saturating_add(STEP));
         // Nobody knows what content goes with it, so no block may get it later.
         self.floor.fetch_max(stamp.saturating_add(STEP), SeqCst);
+        // Saving may take long, and who looks at a block needs this lock.
+        drop(overlay);
         if self.raise_ceiling(stamp).is_err() && first {
             log::warn!("the index cannot be saved; stamps made now may come again after a crash");
         }
+        let mut overlay = lock(&self.overlay);
         self.records.for_each(|record| record.clear(OWN));
         *overlay = Some(Overlay { stamp, moment: now });
         drop(overlay);
@@ -251,6 +266,15 @@ impl Index {
                 "the image was, or may have been, written since it was scanned: all blocks show new times until SIGHUP"
             );
         }
+    }
+
+    /// Whether the image was, or may have been, written since the stamps that listings show were made.
+    fn is_news(&self, now: &Moment) -> bool {
+        let since = lock(&self.overlay)
+            .as_ref()
+            .map_or_else(|| lock(&self.moment).clone(), |known| known.moment.clone());
+        // Evidence, not proof: a file whose times are too young to prove anything would else never show its own.
+        now.differs_from(&since) != Some(false)
     }
 
     /// How many stamps were made for blocks that were written.

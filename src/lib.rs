@@ -18,6 +18,7 @@ pub mod inode;
 pub mod joined;
 pub mod logging;
 pub mod mount;
+mod one_line;
 pub mod options;
 pub mod per_block;
 pub mod progress;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::config::Verbosity;
+use crate::one_line::one_line;
 use crate::scan::Tally;
 
 /// Between two looks at the tally.
@@ -66,7 +67,7 @@ fn bar(what: &str, tally: &Tally, total: u64, end: &AtomicBool) {
     if let Ok(style) = ProgressStyle::with_template(BAR) {
         bar.set_style(style);
     }
-    bar.set_message(what.to_owned());
+    bar.set_message(one_line(what));
     while !end.load(Relaxed) {
         bar.set_position(tally.done.load(Relaxed));
         thread::park_timeout(TICK);

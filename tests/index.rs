@@ -5,6 +5,7 @@ mod damage;
 mod killed;
 mod live;
 mod place;
+mod replaced;
 mod rig;
 mod run;
 mod run_ends;

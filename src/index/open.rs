@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::format::{self, Header};
 use super::partial::{Plan, Reading};
 use super::record::{REPORTED, Record, SETTLED, STAMPED};
-use super::store::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
+use super::store::{FileId, FileStore, Loaded, RENAME_TAKES, Refused, Store, StoreError};
 use super::{Index, lock};
 use crate::changes::ChangeSource;
 use crate::clock::Clock;
@@ -51,6 +51,8 @@ pub struct Request<'a> {
     pub geometry: Geometry,
     /// The index's file.
     pub path: &'a Path,
+    /// The image's file or device node, which the index's must not be.
+    pub source_file: Option<FileId>,
     /// The image's name, for people who look into the file.
     pub source: String,
     /// The image is mounted with -w.
@@ -81,6 +83,9 @@ pub enum OpenError {
     /// Another process has it.
     #[error("it is in use by {0}; wait for that, or mount without --index")]
     Held(String),
+    /// The index's file, or its lock file, must be left alone.
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// Less image than last time.
     #[error(
         "the image has {now} bytes, and had {then} when it was last scanned: syncing it with --delete would \
@@ -121,9 +126,10 @@ struct Begin {
 impl Index {
     /// Brings the index of an image up to date. `None`: it cannot be used, which is logged, and must not be.
     pub fn open(request: &Request<'_>) -> Result<Option<Self>, OpenError> {
-        match FileStore::open(request.path) {
+        match FileStore::open(request.path, request.source_file) {
             Ok(store) => Self::open_store(request, Box::new(store)),
             Err(StoreError::Held(holder)) => Err(OpenError::Held(holder)),
+            Err(StoreError::Refused(why)) => Err(why.into()),
             Err(StoreError::Io(e)) => {
                 unusable(request.path, &e);
                 Ok(None)
@@ -134,12 +140,13 @@ impl Index {
     /// What [`Index::open`] would read. Reads nothing of the image and saves nothing. `None`: the index cannot be used,
     /// which is logged.
     pub fn plan_open(request: &Request<'_>) -> Result<Option<Plan>, OpenError> {
-        match FileStore::open(request.path) {
+        match FileStore::open(request.path, request.source_file) {
             Ok(store) => {
                 let (index, begin) = Self::begin(request, Box::new(store))?;
                 Ok(Some(index.plan(&begin.reading)))
             }
             Err(StoreError::Held(holder)) => Err(OpenError::Held(holder)),
+            Err(StoreError::Refused(why)) => Err(why.into()),
             Err(StoreError::Io(e)) => {
                 unusable(request.path, &e);
                 Ok(None)
@@ -191,10 +198,7 @@ impl Index {
             }
             Worth::Unsettled(header, why) => {
                 check_size(request, &header)?;
-                log::warn!(
-                    "index {}: {why}; every block gets a new time",
-                    request.path.display()
-                );
+                warn_of_loss(request, why);
                 records.for_each(|record: &mut Record| record.clear(SETTLED));
                 count = count.max(header.records);
                 floor = header
@@ -204,10 +208,7 @@ impl Index {
             }
             Worth::Nothing(why) => {
                 if let Some(why) = why {
-                    log::warn!(
-                        "index {}: {why}; every block gets a new time",
-                        request.path.display()
-                    );
+                    warn_of_loss(request, &why);
                 }
                 floor = floor.max(noted.saturating_add(1));
                 started.saturating_add(1)
@@ -242,6 +243,7 @@ impl Index {
             watch: !request.immutable && (!request.writable || request.force),
             writable: request.writable,
             overlay: Mutex::new(None),
+            listing: Mutex::new(()),
             restamp_listings: request.purpose == Purpose::Mount,
             salvage: request.salvage,
             touched: AtomicU64::new(0),
@@ -299,6 +301,13 @@ impl Index {
         }
         runs
     }
+}
+
+fn warn_of_loss(request: &Request<'_>, why: &str) {
+    log::warn!(
+        "index {}: {why}; every block gets a new time",
+        request.path.display()
+    );
 }
 
 fn unusable(path: &Path, error: &io::Error) {

@@ -1,28 +1,33 @@
 //! Where an index is kept: a file that is replaced as a whole and locked for as long as a daemon uses it.
 //!
-//! Invariant: at every instant the file is one that was saved completely.
+//! Invariant: at every instant the file is one that was saved completely. Nothing is replaced but an index, or an empty
+//! or absent file.
 
+mod lock;
+mod spot;
+
+use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{File, Metadata};
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::format::{Input, Place};
-use crate::sys::{self, FlockKind};
+use nix::fcntl::OFlag;
 
-/// How long a lock that is held is tried for, if its holder does not say that it is ending.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How long for one that does: writing the index and flushing the image may take a while.
-const ENDING_PATIENCE: Duration = Duration::from_secs(600);
-const POLL: Duration = Duration::from_millis(20);
+use super::format::{Input, MAGIC, Place};
+use lock::Note;
+use spot::Spot;
+
+pub use spot::{FileId, Refused};
+
 /// The seconds between finishing a file's content and its last change by rename; more makes it a copy.
 pub(super) const RENAME_TAKES: i64 = 2;
-/// What a lock's holder writes behind its process id while it ends; "using" before.
-const ENDING: &str = "ending";
+/// The part of the magic that indexes of all versions have.
+const ANY_VERSION: usize = 13;
 
 /// An index as it was found.
 pub(super) struct Loaded {
@@ -60,45 +65,74 @@ pub(super) enum StoreError {
     /// Another process uses it.
     #[error("it is in use by {0}")]
     Held(String),
+    /// Something is there that must be left alone.
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// It cannot be made or locked.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
+impl From<StoreError> for io::Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Io(e) => e,
+            other => Self::other(other),
+        }
+    }
+}
+
+/// Whether the directory of the file that `path` means is `above`, or below it. `false` if it cannot be told.
+pub(super) fn lies_below(path: &Path, above: &Path) -> bool {
+    let below = || {
+        let spot = Spot::find(path, None).ok()?;
+        let above = std::fs::metadata(above).ok()?;
+        spot.is_below(FileId::of(&above)).ok()
+    };
+    below().unwrap_or(false)
+}
+
 /// An index in a file.
 #[derive(Debug)]
 pub(super) struct FileStore {
+    /// As it was named, for messages.
     path: PathBuf,
+    spot: Spot,
     lock: File,
     noted: Mutex<Note>,
-}
-
-/// What stands in the lock file: for whoever waits for it, and for the day when the index is lost.
-#[derive(Debug, Clone, Copy, Default)]
-struct Note {
-    ending: bool,
-    ceiling: Option<i64>,
+    /// The file that was found at the beginning, if only its lock file says that it is an index.
+    damaged: Option<FileId>,
 }
 
 impl FileStore {
-    /// Locks the index at `path`, which need not exist. A link is followed, so that it stays one.
-    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let path = follow(path)?;
-        if path.is_dir() {
-            return Err(io::Error::from_raw_os_error(libc::EISDIR).into());
-        }
-        let (lock, note) = lock(&path)?;
+    /// Locks the index at `path`, which need not exist. A link is followed, so that it stays one. `source`: the image,
+    /// which the index must not be.
+    pub(super) fn open(path: &Path, source: Option<FileId>) -> Result<Self, StoreError> {
+        let spot = Spot::find(path, source)?;
+        let lock_name = with(spot.name(), ".lock");
+        // Nothing is made beside a file of somebody else.
+        find_damaged(&spot, lock::is_known(&spot, &lock_name)?)?;
+        let (lock, note) = lock::take(&spot, &lock_name)?;
+        // The one before may have saved meanwhile.
+        let damaged = find_damaged(&spot, note.is_some())?;
+        let note = Note {
+            ending: false,
+            ..note.unwrap_or_default()
+        };
+        lock::write(&lock, note)?;
         Ok(Self {
-            path,
+            path: path.to_owned(),
+            spot,
             lock,
             noted: Mutex::new(note),
+            damaged,
         })
     }
 
     fn note(&self, change: impl FnOnce(&mut Note)) {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut noted);
-        if let Err(e) = write_note(&self.lock, *noted) {
+        if let Err(e) = lock::write(&self.lock, *noted) {
             log::debug!("{}: {e}", self.path.display());
         }
     }
@@ -119,41 +153,39 @@ impl FileStore {
         body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
         end: &mut dyn FnMut(Place) -> io::Result<Vec<u8>>,
     ) -> io::Result<bool> {
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
-        // tempfile makes it 0600, and removes it if anything fails.
-        let temporary = tempfile::Builder::new()
-            .prefix(".bmapfs-index-")
-            .tempfile_in(directory)?;
-        let mut out = BufWriter::with_capacity(1 << 18, temporary.as_file());
+        let temporary = Temporary::make(&self.spot)?;
+        let mut out = BufWriter::with_capacity(1 << 18, &temporary.file);
         body(&mut out)?;
         out.flush()?;
         drop(out);
-        temporary.as_file().sync_all()?;
+        temporary.file.sync_all()?;
         let place = Place {
             finished: now(),
-            ..self.place(temporary.as_file())?
+            ..self.place(&temporary.file)?
         };
-        temporary.as_file().write_all(&end(place)?)?;
-        temporary.as_file().sync_all()?;
-        let file = temporary.persist(&self.path).map_err(|e| e.error)?;
-        File::open(directory)?.sync_all()?;
-        Ok(file.metadata()?.ctime() - place.finished <= RENAME_TAKES)
+        (&temporary.file).write_all(&end(place)?)?;
+        temporary.file.sync_all()?;
+        // Something else may have come to the name.
+        let damaged = find_damaged(&self.spot, self.damaged.is_some())?;
+        if damaged != self.damaged && damaged.is_some() {
+            return Err(StoreError::from(Refused::Foreign).into());
+        }
+        self.spot.replace_by(&temporary.name)?;
+        Ok(temporary.file.metadata()?.ctime() - place.finished <= RENAME_TAKES)
     }
 }
 
 impl Store for FileStore {
     fn load(&self) -> io::Result<Option<Loaded>> {
-        match File::open(&self.path) {
-            Ok(file) => {
-                let place = self.place(&file)?;
-                Ok(Some(Loaded {
-                    input: Box::new(file),
-                    place,
-                }))
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
+        if self.spot.look(self.spot.name())?.is_none() {
+            return Ok(None);
         }
+        let file = self.spot.open(self.spot.name(), OFlag::O_RDONLY)?;
+        let place = self.place(&file)?;
+        Ok(Some(Loaded {
+            input: Box::new(file),
+            place,
+        }))
     }
 
     fn save(
@@ -203,84 +235,63 @@ fn now() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// The file that a path means: through links, also one that leads to nothing yet.
-fn follow(path: &Path) -> io::Result<PathBuf> {
-    let mut path = std::path::absolute(path)?;
-    for _ in 0..40 {
-        match std::fs::read_link(&path) {
-            Ok(target) => path = path.with_file_name("").join(target),
-            Err(_) => return Ok(path),
-        }
-    }
-    Err(io::Error::from_raw_os_error(libc::ELOOP))
-}
-
-/// Takes the lock beside an index. A holder that is ending is waited for.
-fn lock(index: &Path) -> Result<(File, Note), StoreError> {
-    let mut name = index.as_os_str().to_owned();
-    name.push(".lock");
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&name)?;
-    let start = Instant::now();
-    loop {
-        let free = sys::try_flock(file.as_fd(), FlockKind::Exclusive)?;
-        let (holder, note) = read_note(&file)?;
-        if free {
-            let note = Note {
-                ending: false,
-                ..note
-            };
-            write_note(&file, note)?;
-            return Ok((file, note));
-        }
-        let patience = if note.ending {
-            ENDING_PATIENCE
-        } else {
-            PATIENCE
-        };
-        if start.elapsed() >= patience {
-            return Err(StoreError::Held(describe(&holder)));
-        }
-        std::thread::sleep(POLL);
+/// Refuses what must not be replaced. A file that is neither empty nor an index by its first bytes is given back if it
+/// is `known` to be one by its lock file.
+fn find_damaged(spot: &Spot, known: bool) -> Result<Option<FileId>, StoreError> {
+    let found = spot.look(spot.name())?;
+    match is_ours(spot) {
+        Ok(true) => Ok(None),
+        Ok(false) if !known => Err(Refused::Foreign.into()),
+        Err(e) if !known => Err(e),
+        _ => Ok(found),
     }
 }
 
-/// The holder's process id, and what it has noted.
-fn read_note(mut file: &File) -> io::Result<(String, Note)> {
-    let mut text = String::new();
-    file.seek(SeekFrom::Start(0))?;
-    file.take(256).read_to_string(&mut text)?;
-    let mut words = text.split_whitespace();
-    let holder = words.next().unwrap_or_default().to_owned();
-    let ending = words.next() == Some(ENDING);
-    let ceiling = words.next().and_then(|word| word.parse().ok());
-    Ok((holder, Note { ending, ceiling }))
-}
-
-fn write_note(mut file: &File, note: Note) -> io::Result<()> {
-    let state = if note.ending { ENDING } else { "using" };
-    let ceiling = note
-        .ceiling
-        .map(|ceiling| ceiling.to_string())
-        .unwrap_or_default();
-    let text = format!("{} {state} {ceiling}\n", std::process::id());
-    file.seek(SeekFrom::Start(0))?;
-    file.write_all(text.as_bytes())?;
-    file.set_len(text.len() as u64)
-}
-
-/// A lock's holder, for an error.
-fn describe(process: &str) -> String {
-    match std::fs::read_to_string(format!("/proc/{process}/comm")) {
-        Ok(name) => format!("{} (process {process})", name.trim_end()),
-        Err(_) => "another process".to_owned(),
+/// Whether nothing is there, or an empty file, or one that begins as an index.
+fn is_ours(spot: &Spot) -> Result<bool, StoreError> {
+    if spot.look(spot.name())?.is_none() {
+        return Ok(true);
     }
+    let file = spot.open(spot.name(), OFlag::O_RDONLY)?;
+    let mut first = Vec::new();
+    file.take(ANY_VERSION as u64).read_to_end(&mut first)?;
+    Ok(first.is_empty() || first == MAGIC[..ANY_VERSION])
+}
+
+/// A file that is to become the index; else it is removed again.
+#[derive(Debug)]
+struct Temporary<'a> {
+    spot: &'a Spot,
+    name: OsString,
+    file: File,
+}
+
+impl<'a> Temporary<'a> {
+    /// Its name is the same each time, so that what a save that was killed has left goes with the next. Nobody else
+    /// makes it: the index is locked, and saved by one thread at a time.
+    fn make(spot: &'a Spot) -> Result<Self, StoreError> {
+        let digest = blake3::hash(spot.name().as_bytes()).to_hex();
+        let name = OsString::from(format!(".bmapfs-index-{}", &digest[..16]));
+        spot.remove(&name)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+        let file = spot.open(&name, flags)?;
+        Ok(Self { spot, name, file })
+    }
+}
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        // After a save the name is gone already. Else the next one tries again.
+        if let Err(e) = self.spot.remove(&self.name) {
+            log::debug!("{}: {e}", Path::new(&self.name).display());
+        }
+    }
+}
+
+fn with(name: &OsStr, ending: &str) -> OsString {
+    let mut name = name.to_owned();
+    name.push(ending);
+    name
 }
 
 #[cfg(test)]

@@ -50,7 +50,13 @@ pub(super) fn prepare(
     if config.source.is_dir() {
         return prepare_joined(config);
     }
-    let source = Source::open(&config.source, &config.volume, config.index.as_ref(), false)?;
+    let source = Source::open(
+        &config.source,
+        &config.volume,
+        config.index.as_ref(),
+        Some(&config.mountpoint),
+        false,
+    )?;
     let index = match &config.index {
         None => None,
         Some(index) => {
@@ -199,6 +205,7 @@ impl Indexing<'_> {
             image: Arc::clone(image),
             geometry,
             path: file,
+            source_file: Some(self.source.id),
             source: path.to_string_lossy().into_owned(),
             writable: self.volume.writable,
             force: self.volume.force,
@@ -213,11 +220,15 @@ impl Indexing<'_> {
         };
         act(&request, size).map_err(|e| {
             let object = match e {
-                OpenError::Held(_) => format!("index {}", file.display()),
+                OpenError::Held(_) | OpenError::Refused(_) => format!("index {}", file.display()),
                 OpenError::Shrunk { .. } => path.display().to_string(),
                 OpenError::Interrupted => return interrupted(),
             };
-            Failure::new(Status::MountFailed, format!("{object}: {e}"))
+            let status = match &e {
+                OpenError::Refused(why) if why.is_mistake() => Status::Usage,
+                _ => Status::MountFailed,
+            };
+            Failure::new(status, format!("{object}: {e}"))
         })
     }
 }

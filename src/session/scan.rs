@@ -37,6 +37,7 @@ pub fn scan(config: &ScanConfig, map: Option<&ChangeMap>) -> Result<Scanned> {
         &config.source,
         &config.volume,
         Some(&config.index),
+        None,
         config.dry_run,
     )?;
     let purpose = Purpose::Scan {

@@ -114,13 +114,6 @@ fn p21_a_missing_directory() {
 }
 
 #[test]
-fn p21_a_directory_as_index() {
-    let scene = Scene::new();
-    let index = scene.dir("a.index");
-    works_without(&Rig::new(&scene, &image(&scene)).with_index(index));
-}
-
-#[test]
 fn p21_a_link_to_a_missing_directory() {
     let scene = Scene::new();
     let link = scene.path("a.index");

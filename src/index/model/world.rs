@@ -161,6 +161,7 @@ impl World {
             image,
             geometry: Geometry::new(size, BlockSize::MIN).unwrap(),
             path: std::path::Path::new("index"),
+            source_file: None,
             source: "image".to_owned(),
             writable: matches!(mode, Mode::Write | Mode::Force),
             force: mode == Mode::Force,
