@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::config::VolumeConfig;
 use crate::geometry::{BlockIndex, BlockSize, Geometry, GeometryError, Span};
-use crate::image::{Image, Moment};
+use crate::image::{Fingerprint, Image};
 use crate::index::{Index, Meanwhile, Report};
 use crate::inode::Inode;
 use crate::scan::Tally;
@@ -69,7 +69,7 @@ pub struct Blocks {
     staged_handles: Handles<StagedOpen>,
     latched: AtomicBool,
     /// At the mount, of a mount that is read-only.
-    moment: Moment,
+    fingerprint: Fingerprint,
     /// How many times making writes durable has failed.
     sync_failures: AtomicU64,
     /// Changes with every write: what was read ahead before it is stale.
@@ -124,13 +124,13 @@ impl Blocks {
     ) -> std::result::Result<Self, BlocksError> {
         let geometry = Geometry::new(image.size()?, config.block_size)?;
         image.settle()?;
-        let moment = if config.writable {
-            Moment::Unknown
+        let fingerprint = if config.writable {
+            Fingerprint::Unknown
         } else {
-            image.moment()?
+            image.fingerprint()?
         };
         Ok(Self {
-            moment,
+            fingerprint,
             geometry: RwLock::new(geometry),
             size_read: Mutex::new(None),
             owners: Owners::new(image.ownership(), config.owner),
@@ -234,8 +234,8 @@ impl Blocks {
         } else if self.config.writable {
             Meanwhile::Quiet
         } else {
-            let now = self.image.moment().unwrap_or(Moment::Unknown);
-            match now.differs_from(&self.moment) {
+            let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
+            match now.differs_from(&self.fingerprint) {
                 Some(true) => Meanwhile::Written,
                 Some(false) => Meanwhile::Quiet,
                 None => Meanwhile::Unknown,

@@ -26,7 +26,7 @@ use std::time::Duration;
 use crate::changes::State;
 use crate::clock::Clock;
 use crate::geometry::{BlockIndex, Geometry};
-use crate::image::{Image, Moment};
+use crate::image::{Fingerprint, Image};
 use crate::per_block::PerBlock;
 use crate::scan::{Digest, ZeroDigests};
 
@@ -89,10 +89,10 @@ pub struct Index {
     newest: AtomicI64,
     newest_is_stale: AtomicBool,
     /// Before the last finished scan.
-    moment: Mutex<Moment>,
+    fingerprint: Mutex<Fingerprint>,
     /// The state of the image that the digests describe, if somebody can tell what changes after it.
     state: Mutex<Option<State>>,
-    /// Some digests are of that state, on others' word, and not of `moment`, which may be later.
+    /// Some digests are of that state, on others' word, and not of `fingerprint`, which may be later.
     vouched: AtomicBool,
     /// What others may have written is watched for: without -w, and with -o force.
     watch: bool,
@@ -121,7 +121,7 @@ pub struct Index {
 #[derive(Debug, Clone)]
 struct Overlay {
     stamp: i64,
-    moment: Moment,
+    fingerprint: Fingerprint,
 }
 
 /// Whether an image was written while it was served.
@@ -213,11 +213,12 @@ impl Index {
         if !self.watch || !self.restamp_listings {
             return;
         }
-        let now = self.image.moment().unwrap_or(Moment::Unknown);
+        let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
         let mut overlay = lock(&self.overlay);
-        let since = overlay
-            .as_ref()
-            .map_or_else(|| lock(&self.moment).clone(), |known| known.moment.clone());
+        let since = overlay.as_ref().map_or_else(
+            || lock(&self.fingerprint).clone(),
+            |known| known.fingerprint.clone(),
+        );
         // Evidence, not proof: a file whose times are too young to prove anything would else never show its own.
         if now.differs_from(&since) == Some(false) {
             return;
@@ -240,7 +241,10 @@ impl Index {
             log::warn!("the index cannot be saved; stamps made now may come again after a crash");
         }
         self.records.for_each(|record| record.clear(OWN));
-        *overlay = Some(Overlay { stamp, moment: now });
+        *overlay = Some(Overlay {
+            stamp,
+            fingerprint: now,
+        });
         drop(overlay);
         if first {
             log::warn!(
@@ -328,7 +332,7 @@ impl Index {
             );
         }
         if self.writable {
-            *lock(&self.moment) = Moment::Unknown;
+            *lock(&self.fingerprint) = Fingerprint::Unknown;
         }
         self.save(false)?;
         // The last stamps may lie a little ahead of the clock. A mount that knows nothing of them must not make
@@ -345,9 +349,9 @@ impl Index {
         if !self.watch {
             return Meanwhile::Quiet;
         }
-        let now = self.image.moment().unwrap_or(Moment::Unknown);
+        let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
         let (certain, differs) = {
-            let then = lock(&self.moment);
+            let then = lock(&self.fingerprint);
             (
                 now.proves_unwritten_since(&then, true) && !self.vouched.load(SeqCst),
                 now.differs_from(&then),

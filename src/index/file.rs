@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use super::format::{Header, MAGIC, encode, trailer};
 use super::record::{Record, STAMPED};
 use super::{Index, lock};
-use crate::image::Moment;
+use crate::image::Fingerprint;
 
 /// How far the ceiling is set above the present, in seconds: the index is saved again when stamps reach it, and
 /// after a crash new stamps may be this far in the future.
@@ -43,10 +43,10 @@ impl Index {
         };
         self.store.note_ceiling(ceiling);
         let count = self.count.load(SeqCst);
-        let moment = if open && self.writable {
-            Moment::Unknown
+        let fingerprint = if open && self.writable {
+            Fingerprint::Unknown
         } else {
-            lock(&self.moment).clone()
+            lock(&self.fingerprint).clone()
         };
         let hasher = RefCell::new(blake3::Hasher::new());
         self.store.save(
@@ -64,7 +64,7 @@ impl Index {
                     open,
                     ceiling,
                     floor: self.floor.load(SeqCst),
-                    moment: moment.clone(),
+                    fingerprint: fingerprint.clone(),
                     place,
                     state: lock(&self.state).clone(),
                     vouched: self.vouched.load(SeqCst),

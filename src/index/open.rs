@@ -14,7 +14,7 @@ use super::{Index, lock};
 use crate::changes::ChangeSource;
 use crate::clock::Clock;
 use crate::geometry::{BlockIndex, Geometry};
-use crate::image::{Image, Moment};
+use crate::image::{Fingerprint, Image};
 use crate::per_block::PerBlock;
 use crate::scan::{Tally, ZeroDigests};
 
@@ -156,7 +156,7 @@ impl Index {
     /// Loads what there is and judges it.
     fn begin(request: &Request<'_>, store: Box<dyn Store>) -> Result<(Self, Begin), OpenError> {
         let started = request.clock.now();
-        let now = request.image.moment().unwrap_or(Moment::Unknown);
+        let now = request.image.fingerprint().unwrap_or(Fingerprint::Unknown);
         let records = PerBlock::new();
         let worth = load(store.as_ref(), request, &now, &records);
         let noted = store.noted_ceiling().unwrap_or(i64::MIN);
@@ -164,16 +164,16 @@ impl Index {
         let mut floor = i64::MIN;
         let mut reading = Reading::All;
         let valid = matches!(worth, Worth::Good(_));
-        let mut moment = now.clone();
+        let mut fingerprint = now.clone();
         let first = match worth {
             Worth::Good(header) => {
                 check_size(request, &header)?;
-                let unwritten = matches!(now, Moment::File(_))
-                    && now.proves_unwritten_since(&header.moment, false)
+                let unwritten = matches!(now, Fingerprint::File(_))
+                    && now.proves_unwritten_since(&header.fingerprint, false)
                     && header.image_size == request.geometry.image_size()
                     && !header.vouched;
                 if unwritten && !request.rescan {
-                    moment = header.moment.clone();
+                    fingerprint = header.fingerprint.clone();
                     reading = Reading::Nothing;
                 } else {
                     reading = Reading::told_by(request, &header);
@@ -227,7 +227,7 @@ impl Index {
             ceiling: AtomicI64::new(i64::MIN),
             newest: AtomicI64::new(i64::MIN),
             newest_is_stale: AtomicBool::new(false),
-            moment: Mutex::new(moment),
+            fingerprint: Mutex::new(fingerprint),
             state: Mutex::new(
                 request
                     .changes
@@ -321,7 +321,7 @@ fn check_size(request: &Request<'_>, header: &Header) -> Result<(), OpenError> {
 fn load(
     store: &dyn Store,
     request: &Request<'_>,
-    now: &Moment,
+    now: &Fingerprint,
     records: &PerBlock<Record>,
 ) -> Worth {
     let loaded = match store.load() {
@@ -362,7 +362,7 @@ fn load(
             "it is a copy, and may be older than what was synced last",
         );
     }
-    if header.open && !now.proves_unwritten_since(&header.moment, false) {
+    if header.open && !now.proves_unwritten_since(&header.fingerprint, false) {
         return Worth::Unsettled(header, "the last bmapfs that used it was killed");
     }
     Worth::Good(header)

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use super::record::{DIRTY, HASHED, REPORTED, STAMPED, STEP, WRITTEN};
 use super::{Index, Report, lock};
 use crate::geometry::{BlockIndex, Geometry};
-use crate::image::Moment;
+use crate::image::Fingerprint;
 use crate::scan::{Cancelled, Found, Hasher, Tally};
 
 impl Index {
@@ -19,16 +19,16 @@ impl Index {
             // Blocks that grew; nothing else writes here.
             self.records.for_each(|record| record.clear(DIRTY));
         }
-        let moment = if self.watch {
-            self.image.moment().unwrap_or(Moment::Unknown)
+        let fingerprint = if self.watch {
+            self.image.fingerprint().unwrap_or(Fingerprint::Unknown)
         } else {
-            Moment::Unknown
+            Fingerprint::Unknown
         };
         // Unless nobody can write the image, the digests are of a later state from now on.
         if self.watch || self.writable {
             *lock(&self.state) = None;
         }
-        // From here on: what a handle that is open already was served may be older than `moment`.
+        // From here on: what a handle that is open already was served may be older than `fingerprint`.
         self.epoch.fetch_add(1, SeqCst);
         self.judge();
         let (first, highest) = {
@@ -46,7 +46,7 @@ impl Index {
         let scanned = self.scan(tally, first, &|_| true);
         self.scan_ends_below.store(i64::MIN, SeqCst);
         scanned.map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
-        *lock(&self.moment) = moment;
+        *lock(&self.fingerprint) = fingerprint;
         self.vouched.store(false, SeqCst);
         *lock(&self.overlay) = None;
         self.save(true)

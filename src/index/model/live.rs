@@ -11,7 +11,7 @@ use crate::changes::ChangedRanges;
 use crate::clock::{Clock, testing::TestClock};
 use crate::geometry::Span;
 use crate::image::faulty::{History, Memory};
-use crate::image::{Image, Moment, Ownership, Written};
+use crate::image::{Fingerprint, Image, Ownership};
 
 /// Length of a block.
 pub(super) const BLOCK: usize = 4096;
@@ -314,11 +314,11 @@ impl Image for Shared {
         Ok(())
     }
 
-    fn written(&self) -> io::Result<Written> {
-        self.0.memory.written()
+    fn mtime(&self) -> io::Result<Option<(i64, i64)>> {
+        self.0.memory.mtime()
     }
 
-    fn moment(&self) -> io::Result<Moment> {
+    fn fingerprint(&self) -> io::Result<Fingerprint> {
         self.0.tick();
         let (size, now) = (self.0.size(), self.0.clock.now());
         let mut state = self.0.state.lock().unwrap();
@@ -326,21 +326,21 @@ impl Image for Shared {
         let boot = state.boot.to_string();
         let json = match self.0.told {
             Told::File | Told::Untrusted => serde_json::json!({"File": {
-                "trusted": self.0.told == Told::File && state.mtime.0 <= now - 2,
-                "boot": boot, "device": 1, "inode": 1, "size": size,
+                "trusted": self.0.told == Told::File, "lasting": state.mtime.0 <= now - 2, "writers": false,
+                "boot": boot, "mount": 1, "device": 1, "inode": 1, "size": size,
                 "mtime": state.mtime, "ctime": state.mtime,
             }}),
             Told::Device(numbered) => serde_json::json!({"Device": {
-                "boot": boot, "major": 7, "minor": 1,
+                "counts_all": true, "boot": boot, "major": 7, "minor": 1,
                 "sectors_written": state.history.len(), "sectors_discarded": 0,
                 "start": 0, "size": size, "sequence": numbered.then_some(3),
             }}),
             Told::Nothing => serde_json::json!("Unknown"),
         };
         drop(state);
-        let moment = Ok(serde_json::from_value(json).unwrap());
+        let fingerprint = Ok(serde_json::from_value(json).unwrap());
         self.0.tick();
-        moment
+        fingerprint
     }
 
     fn sector(&self) -> u64 {

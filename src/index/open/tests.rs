@@ -73,7 +73,7 @@ impl Fixture {
     fn worth(&self) -> Worth {
         let store = FileStore::open(&self.path()).unwrap();
         let records = PerBlock::new();
-        let worth = self.with(|request| load(&store, request, &Moment::Unknown, &records));
+        let worth = self.with(|request| load(&store, request, &Fingerprint::Unknown, &records));
         if matches!(worth, Worth::Nothing(_)) {
             records.for_each(|record| assert_eq!(*record, Record::default()));
         }
