@@ -136,11 +136,11 @@ impl Blocks {
             owners: Owners::new(image.ownership(), config.owner),
             times: match index {
                 Some(index) => Times::Indexed(index),
-                None => Times::Plain(Stamps::new(
+                None => Times::Plain(Box::new(Stamps::new(
                     image.as_ref(),
                     config.writable,
                     Arc::clone(&clock),
-                )?),
+                )?)),
             },
             handles: Handles::new(),
             staging: Staging::new(config.staging),
@@ -226,8 +226,8 @@ impl Blocks {
         if self.config.writable {
             self.drop_staged();
             self.image.sync(false)?;
-            self.times.let_pass();
         }
+        self.times.let_pass();
         let meanwhile = if let Some(index) = self.times.index() {
             self.handles.for_each(Open::spoil);
             index.close()?

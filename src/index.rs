@@ -12,6 +12,7 @@ mod record;
 mod rescan;
 mod served;
 mod store;
+mod unsaved;
 mod written;
 
 #[cfg(test)]
@@ -30,7 +31,7 @@ use crate::image::{Fingerprint, Image};
 use crate::per_block::PerBlock;
 use crate::scan::{Digest, ZeroDigests};
 
-use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN};
+use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN, even};
 use store::Store;
 
 pub use name::{default_path, mount_name};
@@ -64,8 +65,11 @@ pub struct Report {
 /// A stamp that a client sets is cut to this many seconds, so that there are later ones.
 const FURTHEST: i64 = i64::MAX / 4;
 
-/// The longest wait at the end, for a clock that is being set back.
+/// The longest wait for a second to end, for a clock that is being set back.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Seconds between a scan and the listing that follows it at once.
+const FRESH: i64 = 2;
 
 /// The index of one image at one block size, in use.
 #[derive(Debug)]
@@ -101,6 +105,10 @@ pub struct Index {
     overlay: Mutex<Option<Overlay>>,
     /// Listings after the image was written get new stamps.
     restamp_listings: bool,
+    /// There is no file, or it could not be saved at the beginning.
+    unsaved: AtomicBool,
+    /// Until this second one listing may show what the scan found, although nothing proves that it is still so.
+    fresh: AtomicI64,
     touched: AtomicU64,
     /// How many stamps were made for blocks that were written.
     made: AtomicI64,
@@ -208,7 +216,8 @@ impl Index {
         self.watch
     }
 
-    /// At each listing of the root: if the image was written since the scan, all blocks get new stamps.
+    /// At each listing of the root: unless it is certain that the image was not written since the scan, all blocks get
+    /// new stamps. May wait for a second to end, so that what is written later has a later one.
     pub(crate) fn refresh(&self) {
         if !self.watch || !self.restamp_listings {
             return;
@@ -219,8 +228,11 @@ impl Index {
             || lock(&self.fingerprint).clone(),
             |known| known.fingerprint.clone(),
         );
-        // Evidence, not proof: a file whose times are too young to prove anything would else never show its own.
-        if now.differs_from(&since) == Some(false) {
+        if now.proves_unwritten_since(&since, true) {
+            return;
+        }
+        let unwritten = now.differs_from(&since) == Some(false);
+        if self.fresh.swap(i64::MIN, SeqCst) >= self.clock.now() && unwritten {
             return;
         }
         let first = overlay.is_none();
@@ -229,12 +241,13 @@ impl Index {
             .map_or(i64::MIN, |known| known.stamp)
             // Not the newest that is shown: a client may have set a time back.
             .max(self.latest());
-        let stamp = self
-            .clock
-            .now()
-            .max(self.floor.load(SeqCst))
-            .max(self.scan_ends_below.load(SeqCst))
-            .max(latest.saturating_add(STEP));
+        let stamp = even(
+            self.clock
+                .now()
+                .max(self.floor.load(SeqCst))
+                .max(self.scan_ends_below.load(SeqCst))
+                .max(latest.saturating_add(STEP)),
+        );
         // Nobody knows what content goes with it, so no block may get it later.
         self.floor.fetch_max(stamp.saturating_add(STEP), SeqCst);
         if self.raise_ceiling(stamp).is_err() && first {
@@ -251,6 +264,22 @@ impl Index {
                 "the image was, or may have been, written since it was scanned: all blocks show new times until SIGHUP"
             );
         }
+        self.wait_if_near(stamp);
+    }
+
+    /// Waits for `second` to end, unless that takes long: a clock was set back, or a client has set a time to come.
+    fn wait_if_near(&self, second: i64) {
+        let now = self.clock.now();
+        if now <= second && second <= now.saturating_add(2 * STEP) {
+            self.clock.wait_past(second, LONGEST_WAIT);
+        }
+    }
+
+    /// From now on the index can be used. What was scanned just now is what the next listing shows, also where nothing
+    /// proves it: that is what `bmapfs run` does all its life.
+    fn ready(&self) {
+        self.fresh
+            .store(self.clock.now().saturating_add(FRESH), SeqCst);
     }
 
     /// How many stamps were made for blocks that were written.
@@ -334,13 +363,17 @@ impl Index {
         if self.writable {
             *lock(&self.fingerprint) = Fingerprint::Unknown;
         }
-        self.save(false)?;
-        // The last stamps may lie a little ahead of the clock. A mount that knows nothing of them must not make
-        // them again: that of a lost index, or one for a restore.
-        let (newest, now) = (self.latest(), self.clock.now());
-        if now < newest && newest <= now.saturating_add(2 * STEP) {
-            self.clock.wait_past(newest - 1, LONGEST_WAIT);
+        match self.save(false) {
+            // That was said at the beginning.
+            Err(_) if self.unsaved.load(SeqCst) => {}
+            saved => {
+                saved?;
+                self.unsaved.store(false, SeqCst);
+            }
         }
+        // The last stamps may lie a little ahead of the clock. Nobody must make them again, and nothing that is written
+        // later may have their second: a mount that knows nothing of them would show it.
+        self.wait_if_near(self.latest());
         Ok(meanwhile)
     }
 

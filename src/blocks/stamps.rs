@@ -13,6 +13,8 @@ use crate::geometry::BlockIndex;
 use crate::image::{Fingerprint, Image};
 use crate::per_block::PerBlock;
 
+/// The stamps of a scan lie up to this many seconds before it.
+const SCAN_LOOKS_BACK: i64 = 4;
 /// How often a file that was just written is looked at again.
 const LOOKS: usize = 3;
 /// A new stamp is this many seconds past the block's last: rsync compares whole seconds, FAT keeps two.
@@ -126,7 +128,7 @@ pub(crate) struct Stamps {
     touched: AtomicU64,
     /// How many stamps were made for blocks that were written.
     made: AtomicI64,
-    /// The latest stamp that was made for a block and shown.
+    /// The latest stamp that was made here and shown.
     shown: AtomicI64,
     clock: Arc<dyn Clock>,
 }
@@ -225,16 +227,20 @@ impl Stamps {
 
     /// The stamp that a block shows; from now on it counts as reported.
     pub(crate) fn show(&self, block: BlockIndex, base: i64) -> i64 {
+        let shown = |stamp| {
+            self.shown.fetch_max(stamp, SeqCst);
+            stamp
+        };
         let Some(own) = &self.own else {
-            return base;
+            return shown(base);
         };
         own.with(block, |cell| {
             if cell.flags & OWN == 0 {
-                return base;
+                return shown(base);
             }
             cell.flags |= REPORTED;
             if cell.flags & MADE != 0 {
-                self.shown.fetch_max(cell.stamp, SeqCst);
+                shown(cell.stamp);
             }
             cell.stamp
         })
@@ -337,10 +343,14 @@ impl Stamps {
         self.touched.load(SeqCst)
     }
 
-    /// Waits until no stamp that was made here and shown lies in the future, so that a later mount cannot make it
-    /// again.
+    /// Waits until no later mount can show one of the stamps that were made here and shown: none lies in the future, nor
+    /// so near that the stamps of a scan could be the same.
     pub(crate) fn let_pass(&self) {
-        self.wait_if_near(self.shown.load(SeqCst));
+        let (shown, now) = (self.shown.load(SeqCst), self.clock.now());
+        if now <= shown.saturating_add(SCAN_LOOKS_BACK) && shown <= now.saturating_add(STEP) {
+            let last = shown.saturating_add(SCAN_LOOKS_BACK);
+            self.clock.wait_past(last, LONGEST_WAIT * 2);
+        }
     }
 
     fn touch(&self, cell: &mut Cell) {

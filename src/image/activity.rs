@@ -133,7 +133,7 @@ fn counters_in(sys: &Path, device: DeviceNumber) -> Option<Counters> {
     })
 }
 
-/// Whether a disk's content can change through its own queue alone: ATA, MMC and USB disks, and NVMe on PCI Express. Of
+/// Whether a disk's content can change through its own queue alone: ATA, MMC and USB disks, and `NVMe` on PCI Express. Of
 /// all others (or of a kind that is not known) something below may be shared or stacked.
 fn counts_all(disk: &Path) -> bool {
     let transport = fs::read_to_string(disk.join("device/transport"));

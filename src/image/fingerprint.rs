@@ -146,12 +146,12 @@ impl Fingerprint {
         let last = stat.mtime().max(stat.ctime());
         let last_age = age(stat.modified()?).min(age_of(stat.ctime(), stat.ctime_nsec()));
         // Where times are whole seconds, a clock that is set back can repeat one. Only the kernel sets ctime.
-        let fine = stat.ctime_nsec() != 0;
+        let finer_than_seconds = stat.ctime_nsec() != 0;
         let kind = fstatfs(file)?.filesystem_type();
         let well_known = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind);
         let local = well_known || OTHER_LOCAL.contains(&kind);
         Ok(Self::File(FileFingerprint {
-            trusted: local && fine && last_age >= TICK && writers == Some(false),
+            trusted: local && finer_than_seconds && last_age >= TICK && writers == Some(false),
             lasting: well_known && last <= seconds_now() - SETTLED_AFTER,
             writers,
             boot: activity::boot_id(),

@@ -37,11 +37,13 @@ impl Index {
         // The stamp of all blocks at once, if there is one, lies below the floor. Its lock may be held.
         let latest = self.latest().max(self.floor.load(SeqCst)).max(least);
         let ceiling = if open {
-            latest.max(self.clock.now()).saturating_add(HEADROOM)
+            let ceiling = latest.max(self.clock.now()).saturating_add(HEADROOM);
+            ceiling.max(self.ceiling.load(SeqCst))
         } else {
             latest
         };
-        self.store.note_ceiling(ceiling);
+        // Without the note an index that is lost costs a wait.
+        let _ = self.store.note_ceiling(ceiling);
         let count = self.count.load(SeqCst);
         let fingerprint = if open && self.writable {
             Fingerprint::Unknown

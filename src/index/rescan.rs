@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use super::record::{DIRTY, HASHED, REPORTED, STAMPED, STEP, WRITTEN};
+use super::record::{DIRTY, HASHED, REPORTED, STAMPED, STEP, WRITTEN, before, even};
 use super::{Index, Report, lock};
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::Fingerprint;
@@ -34,11 +34,13 @@ impl Index {
         let (first, highest) = {
             // Listings make one stamp for all blocks meanwhile: not one that the scan makes, too.
             let _no_listing = lock(&self.overlay);
-            let first = self.clock.now().max(self.floor.load(SeqCst));
+            let first = even(before(self.clock.now()).max(self.floor.load(SeqCst)));
             let highest = first.max(self.latest()).saturating_add(2 * STEP);
             self.scan_ends_below.store(highest + 1, SeqCst);
             (first, highest)
         };
+        // Nothing that is written later can be of these seconds.
+        self.wait_if_near(first.saturating_add(STEP));
         // The scan's stamps are shown before it is over.
         if let Err(e) = self.raise_ceiling(highest) {
             log::warn!("the index cannot be saved: {e}");
@@ -49,6 +51,7 @@ impl Index {
         *lock(&self.fingerprint) = fingerprint;
         self.vouched.store(false, SeqCst);
         *lock(&self.overlay) = None;
+        self.ready();
         self.save(true)
     }
 

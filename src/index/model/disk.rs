@@ -165,11 +165,12 @@ impl Store for DiskStore {
 
     fn ending(&self) {}
 
-    fn note_ceiling(&self, ceiling: i64) {
+    fn note_ceiling(&self, ceiling: i64) -> io::Result<()> {
         let mut state = self.0.state();
         if !state.dead {
-            state.note = state.note.max(Some(ceiling));
+            state.note = Some(ceiling);
         }
+        Ok(())
     }
 
     fn noted_ceiling(&self) -> Option<i64> {

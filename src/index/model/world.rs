@@ -152,7 +152,7 @@ impl World {
         mode: Mode,
         rescan: bool,
         teller: Option<&Teller>,
-    ) -> Result<Option<Index>, OpenError> {
+    ) -> Result<Index, OpenError> {
         let image: Arc<dyn Image> = Arc::new(Shared(Arc::clone(&self.live)));
         let size = image.size().unwrap();
         let tally = Arc::new(Tally::default());
@@ -170,6 +170,7 @@ impl World {
             purpose: match mode {
                 Mode::Run => Purpose::Run {
                     refuse_shrunk: false,
+                    strict: false,
                 },
                 Mode::Scan => Purpose::Scan {
                     list: true,
@@ -198,7 +199,7 @@ impl World {
             if model.forgotten {
                 // With a clock that went back on top of it nothing could be told.
                 self.clock
-                    .turn((model.latest + 3 - self.clock.now()).max(0));
+                    .turn((model.latest + 6 - self.clock.now()).max(0));
             }
         }
         let named = telling.and_then(|_| self.model().checkpoint.take());
@@ -213,17 +214,20 @@ impl World {
             return;
         }
         let index = match opened {
-            Ok(Some(index)) => Arc::new(index),
-            failed => {
+            Ok(index) => Arc::new(index),
+            Err(e) => {
                 let mut model = self.model();
                 model.exclusive = false;
-                if failed.is_ok() {
+                if matches!(e, OpenError::Unsaved { .. }) {
                     model.calm = None;
                 }
                 return;
             }
         };
         self.model().forgotten = false;
+        if index.unsaved.load(SeqCst) {
+            self.model().calm = None;
+        }
         self.check_calm(&index, begin);
         if mode == Mode::Scan {
             let closed = index.close();
@@ -299,6 +303,7 @@ impl World {
         // What was cut off cannot be read.
         let whole = index.geometry().image_size() == self.live.size() as u64;
         let quiet = whole && !self.live.foreign_since(begin);
+        let saved = saved && !index.unsaved.load(SeqCst);
         {
             let mut model = self.model();
             model.exclusive = false;
