@@ -34,6 +34,17 @@ const OTHER_LOCAL: [FsType; 4] = [
     FsType(0xCA45_1A4E),
 ];
 
+/// The file system that a file is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeper {
+    /// Ext4, XFS or Btrfs, whose times are well known.
+    WellKnown,
+    /// Another that only this kernel writes.
+    Local,
+    /// Any other.
+    Other,
+}
+
 /// What is noted of an image. Made after an fsync.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fingerprint {
@@ -143,16 +154,11 @@ impl Fingerprint {
         let stat = file.metadata()?;
         // After the times were read: who had written before that, and has ended, has nothing on its way any more.
         let writers = sys::is_open_for_writing(file.as_fd()).ok();
-        let last = stat.mtime().max(stat.ctime());
         let last_age = age(stat.modified()?).min(age_of(stat.ctime(), stat.ctime_nsec()));
-        // Where times are whole seconds, a clock that is set back can repeat one. Only the kernel sets ctime.
-        let finer_than_seconds = stat.ctime_nsec() != 0;
-        let kind = fstatfs(file)?.filesystem_type();
-        let well_known = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind);
-        let local = well_known || OTHER_LOCAL.contains(&kind);
-        Ok(Self::File(FileFingerprint {
-            trusted: local && finer_than_seconds && last_age >= TICK && writers == Some(false),
-            lasting: well_known && last <= seconds_now() - SETTLED_AFTER,
+        let keeper = Keeper::of(fstatfs(file)?.filesystem_type());
+        let unjudged = FileFingerprint {
+            trusted: false,
+            lasting: false,
             writers,
             boot: activity::boot_id(),
             mount: mount_of(file, &stat),
@@ -161,7 +167,8 @@ impl Fingerprint {
             size: stat.len(),
             mtime: (stat.mtime(), stat.mtime_nsec()),
             ctime: (stat.ctime(), stat.ctime_nsec()),
-        }))
+        };
+        Ok(Self::File(unjudged.judged(keeper, last_age, seconds_now())))
     }
 
     /// Of an open device that has just been flushed.
@@ -198,7 +205,32 @@ impl Fingerprint {
     }
 }
 
+impl Keeper {
+    fn of(kind: FsType) -> Self {
+        if [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind) {
+            Self::WellKnown
+        } else if OTHER_LOCAL.contains(&kind) {
+            Self::Local
+        } else {
+            Self::Other
+        }
+    }
+}
+
 impl FileFingerprint {
+    /// With what its times are worth in second `now`; `last_age`: how long ago the later of both is.
+    pub(crate) fn judged(self, keeper: Keeper, last_age: Duration, now: i64) -> Self {
+        let last = self.mtime.0.max(self.ctime.0);
+        // Where times are whole seconds, a clock that is set back can repeat one. Only the kernel sets ctime.
+        let finer_than_seconds = self.ctime.1 != 0;
+        let unwritten = last_age >= TICK && self.writers == Some(false);
+        Self {
+            trusted: keeper != Keeper::Other && finer_than_seconds && unwritten,
+            lasting: keeper == Keeper::WellKnown && last <= now - SETTLED_AFTER,
+            ..self
+        }
+    }
+
     /// The same instance with the same size and times.
     fn looks_like(&self, other: &Self) -> bool {
         let look = |of: &Self| (of.mount, of.device, of.inode, of.size, of.mtime, of.ctime);
