@@ -230,21 +230,27 @@ impl Blocks {
         self.times.let_pass();
         let meanwhile = if let Some(index) = self.times.index() {
             self.handles.for_each(Open::spoil);
-            index.close()?
+            index.close()
         } else if self.config.writable {
-            Meanwhile::Quiet
+            Ok(Meanwhile::Quiet)
         } else {
             let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
-            match now.differs_from(&self.fingerprint) {
+            Ok(match now.differs_from(&self.fingerprint) {
                 Some(true) => Meanwhile::Written,
                 Some(false) => Meanwhile::Quiet,
                 None => Meanwhile::Unknown,
-            }
+            })
         };
+        // Content may have been shown with the second of a write that came later in it, and that was the last.
+        if self.times.touched() > 0
+            && let Err(e) = self.image.touch()
+        {
+            log::warn!("setting the image's time: {e}");
+        }
         Ok(Summary {
             blocks,
             untouched,
-            meanwhile,
+            meanwhile: meanwhile?,
             report: self.times.index().map(|index| index.report()),
         })
     }

@@ -84,6 +84,9 @@ pub trait Image: fmt::Debug + Send + Sync {
     /// has not yet laid out. Cheap if nothing was written since the last call.
     fn settle(&self) -> io::Result<()>;
 
+    /// Gives a file the present time as its mtime. A device keeps none.
+    fn touch(&self) -> io::Result<()>;
+
     /// When a regular file was last written, in seconds and nanoseconds, by its own word. `None`: it is a device.
     fn mtime(&self) -> io::Result<Option<(i64, i64)>>;
 

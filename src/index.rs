@@ -7,6 +7,7 @@ mod file;
 mod format;
 mod name;
 mod open;
+mod over;
 mod partial;
 mod record;
 mod rescan;
@@ -22,7 +23,6 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
 
 use crate::changes::State;
 use crate::clock::Clock;
@@ -37,6 +37,7 @@ use store::Store;
 pub use name::{default_path, mount_name};
 pub use open::{OpenError, Purpose, Request};
 pub use partial::Plan;
+pub(crate) use record::LOOKS_BACK;
 pub(crate) use served::Served;
 
 /// What a scan found, in blocks.
@@ -64,9 +65,6 @@ pub struct Report {
 
 /// A stamp that a client sets is cut to this many seconds, so that there are later ones.
 const FURTHEST: i64 = i64::MAX / 4;
-
-/// The longest wait for a second to end, for a clock that is being set back.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Seconds between a scan and the listing that follows it at once.
 const FRESH: i64 = 2;
@@ -223,10 +221,11 @@ impl Index {
             return;
         }
         let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
-        let mut overlay = lock(&self.overlay);
-        let since = overlay.as_ref().map_or_else(
+        let overlay = lock(&self.overlay).clone();
+        let first = overlay.is_none();
+        let since = overlay.map_or_else(
             || lock(&self.fingerprint).clone(),
-            |known| known.fingerprint.clone(),
+            |known| known.fingerprint,
         );
         if now.proves_unwritten_since(&since, true) {
             return;
@@ -235,7 +234,23 @@ impl Index {
         if self.fresh.swap(i64::MIN, SeqCst) >= self.clock.now() && unwritten {
             return;
         }
-        let first = overlay.is_none();
+        let stamp = self.stamp_that_is_over(|| self.stamp_for_all(first));
+        self.records.for_each(|record| record.clear(OWN));
+        *lock(&self.overlay) = Some(Overlay {
+            stamp,
+            fingerprint: now,
+        });
+        if first {
+            log::warn!(
+                "the image was, or may have been, written since it was scanned: all blocks show new times until SIGHUP"
+            );
+        }
+    }
+
+    /// A stamp for all blocks that no block has had, nor will have. `first`: say so if it cannot be saved.
+    fn stamp_for_all(&self, first: bool) -> i64 {
+        // A scan that begins makes none of the same.
+        let overlay = lock(&self.overlay);
         let latest = overlay
             .as_ref()
             .map_or(i64::MIN, |known| known.stamp)
@@ -253,26 +268,7 @@ impl Index {
         if self.raise_ceiling(stamp).is_err() && first {
             log::warn!("the index cannot be saved; stamps made now may come again after a crash");
         }
-        self.records.for_each(|record| record.clear(OWN));
-        *overlay = Some(Overlay {
-            stamp,
-            fingerprint: now,
-        });
-        drop(overlay);
-        if first {
-            log::warn!(
-                "the image was, or may have been, written since it was scanned: all blocks show new times until SIGHUP"
-            );
-        }
-        self.wait_if_near(stamp);
-    }
-
-    /// Waits for `second` to end, unless that takes long: a clock was set back, or a client has set a time to come.
-    fn wait_if_near(&self, second: i64) {
-        let now = self.clock.now();
-        if now <= second && second <= now.saturating_add(2 * STEP) {
-            self.clock.wait_past(second, LONGEST_WAIT);
-        }
+        stamp
     }
 
     /// From now on the index can be used. What was scanned just now is what the next listing shows, also where nothing
@@ -363,17 +359,22 @@ impl Index {
         if self.writable {
             *lock(&self.fingerprint) = Fingerprint::Unknown;
         }
-        match self.save(false) {
-            // That was said at the beginning.
-            Err(_) if self.unsaved.load(SeqCst) => {}
-            saved => {
-                saved?;
-                self.unsaved.store(false, SeqCst);
-            }
+        let saved = self.save(false);
+        if saved.is_ok() {
+            self.unsaved.store(false, SeqCst);
         }
         // The last stamps may lie a little ahead of the clock. Nobody must make them again, and nothing that is written
         // later may have their second: a mount that knows nothing of them would show it.
-        self.wait_if_near(self.latest());
+        self.wait_for_stamps();
+        // Not even a scan must make one that was not noted: its stamps lie back.
+        let shown = self.latest().max(self.floor.load(SeqCst));
+        if self.unsaved.load(SeqCst) && self.store.note_ceiling(shown).is_err() {
+            self.let_pass(shown);
+        }
+        // That was said at the beginning.
+        if !self.unsaved.load(SeqCst) {
+            saved?;
+        }
         Ok(meanwhile)
     }
 

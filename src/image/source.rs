@@ -9,6 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::stat::futimens;
+use nix::sys::time::TimeSpec;
 
 use super::activity::DeviceNumber;
 use super::direct::Direct;
@@ -264,6 +266,13 @@ impl Image for Source {
         self.extents.forget();
         self.flush()?;
         *settled = Some((written, Instant::now()));
+        Ok(())
+    }
+
+    fn touch(&self) -> io::Result<()> {
+        if matches!(self.kind, Kind::File { .. }) {
+            futimens(&self.file, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW)?;
+        }
         Ok(())
     }
 

@@ -4,11 +4,11 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
 
 use super::format::{self, Header};
+use super::over::first_stamp;
 use super::partial::{Plan, Reading};
-use super::record::{REPORTED, Record, SETTLED, STAMPED, STEP, before, even};
+use super::record::{REPORTED, Record, SETTLED, STAMPED};
 use super::store::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
 use super::unsaved::Nowhere;
 use super::{Index, lock};
@@ -18,9 +18,6 @@ use crate::geometry::{BlockIndex, Geometry};
 use crate::image::{Fingerprint, Image};
 use crate::per_block::PerBlock;
 use crate::scan::{Tally, ZeroDigests};
-
-/// The longest wait for the second of the first stamps to end.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// What an index is brought up to date for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -280,6 +277,7 @@ impl Index {
         if matches!(request.purpose, Purpose::Scan { dry_run: true, .. }) {
             return Ok(());
         }
+        self.pass_stamps();
         if let Err(e) = self.save(true) {
             self.go_on_unsaved(request, begin, e)?;
         }
@@ -306,26 +304,6 @@ impl Index {
         }
         runs
     }
-}
-
-/// The second of the stamps of a scan that begins, which is over when this returns; `known`: `floor` is past all stamps
-/// that were shown.
-fn first_stamp(
-    clock: &dyn Clock,
-    started: i64,
-    known: bool,
-    image: &Fingerprint,
-    floor: i64,
-) -> i64 {
-    let first = before(started);
-    // If it is not known, an image that was last written before that has nothing new to show.
-    let new = known || image.last_write().is_some_and(|last| last < first);
-    let first = even(if new { first } else { started }.max(floor));
-    let last = first.saturating_add(STEP);
-    if last <= started.saturating_add(2 * STEP) {
-        clock.wait_past(last, LONGEST_WAIT);
-    }
-    first
 }
 
 /// The file's place. If there is none, nothing will be saved.

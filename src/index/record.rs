@@ -33,6 +33,9 @@ pub(super) const DOUBTED: u16 = 1024;
 /// A new stamp is at least this many seconds past the block's last: rsync compares whole seconds, FAT keeps two.
 pub(super) const STEP: i64 = 2;
 
+/// The stamps of a scan lie up to this many seconds before it.
+pub(crate) const LOOKS_BACK: i64 = 4;
+
 /// The first second from this one on that FAT can keep, which has every other.
 pub(super) fn even(second: i64) -> i64 {
     second.saturating_add(second & 1)

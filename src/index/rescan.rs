@@ -31,16 +31,16 @@ impl Index {
         // From here on: what a handle that is open already was served may be older than `fingerprint`.
         self.epoch.fetch_add(1, SeqCst);
         self.judge();
-        let (first, highest) = {
+        // Nothing that is written later can be of these seconds.
+        let last = self.stamp_that_is_over(|| {
             // Listings make one stamp for all blocks meanwhile: not one that the scan makes, too.
             let _no_listing = lock(&self.overlay);
             let first = even(before(self.clock.now()).max(self.floor.load(SeqCst)));
             let highest = first.max(self.latest()).saturating_add(2 * STEP);
             self.scan_ends_below.store(highest + 1, SeqCst);
-            (first, highest)
-        };
-        // Nothing that is written later can be of these seconds.
-        self.wait_if_near(first.saturating_add(STEP));
+            first.saturating_add(STEP)
+        });
+        let (first, highest) = (last - STEP, self.scan_ends_below.load(SeqCst) - 1);
         // The scan's stamps are shown before it is over.
         if let Err(e) = self.raise_ceiling(highest) {
             log::warn!("the index cannot be saved: {e}");

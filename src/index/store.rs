@@ -95,6 +95,17 @@ impl FileStore {
         })
     }
 
+    /// What was noted beside an index that cannot be locked.
+    pub(super) fn noted_beside(index: &Path) -> Option<i64> {
+        // Nothing is waited for, whatever is there.
+        let lock = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(lock_path(&follow(index).ok()?))
+            .ok()?;
+        read_note(&lock).ok()?.1.ceiling
+    }
+
     fn note(&self, change: impl FnOnce(&mut Note)) -> io::Result<()> {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut noted);
@@ -214,10 +225,14 @@ fn follow(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::from_raw_os_error(libc::ELOOP))
 }
 
-/// Takes the lock beside an index. A holder that is ending is waited for.
-fn lock(index: &Path) -> Result<(File, Note), StoreError> {
+fn lock_path(index: &Path) -> PathBuf {
     let mut name = index.as_os_str().to_owned();
     name.push(".lock");
+    name.into()
+}
+
+/// Takes the lock beside an index. A holder that is ending is waited for.
+fn lock(index: &Path) -> Result<(File, Note), StoreError> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -225,7 +240,7 @@ fn lock(index: &Path) -> Result<(File, Note), StoreError> {
         .truncate(false)
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
-        .open(&name)?;
+        .open(lock_path(index))?;
     let start = Instant::now();
     loop {
         let free = sys::try_flock(file.as_fd(), FlockKind::Exclusive)?;

@@ -13,7 +13,7 @@ use super::Index;
 use super::format::Place;
 use super::open::{Begin, OpenError, Purpose, Request};
 use super::record::{HASHED, SETTLED, STEP, even};
-use super::store::{Loaded, Store};
+use super::store::{FileStore, Loaded, Store};
 use crate::geometry::BlockIndex;
 
 /// Where an index could be neither made nor locked. What is there is looked at for its promises, and stays as it is.
@@ -72,7 +72,7 @@ impl Store for Nowhere {
     }
 
     fn noted_ceiling(&self) -> Option<i64> {
-        None
+        FileStore::noted_beside(&self.path)
     }
 }
 
@@ -89,11 +89,16 @@ impl Index {
             Purpose::Scan { .. } => true,
             Purpose::Mount => false,
         };
-        let first = begin.first.max(even(begin.promised.saturating_add(1)));
+        let now = self.clock.now();
+        let mut first = begin.first.max(even(begin.promised.saturating_add(1)));
+        let noted = self.store.note_ceiling(first.saturating_add(STEP)).is_ok();
+        if !noted {
+            // Nor was it for whoever came before.
+            first = first.max(even(now));
+        }
         let last = first.saturating_add(STEP);
-        // Else the next mount without a file would show the same again.
-        let far = last > self.clock.now().saturating_add(2 * STEP)
-            && self.store.note_ceiling(last).is_err();
+        // The next mount without a file would show the same again.
+        let far = !noted && last > now.saturating_add(2 * STEP);
         if strict || far {
             return Err(OpenError::Unsaved { error, far });
         }
@@ -101,18 +106,23 @@ impl Index {
             "index {} cannot be saved: {error}; every block gets a new time, now and the next time",
             request.path.display()
         );
-        self.wait_if_near(last);
+        // Nobody has seen the stamps of the scan, and all others are known to be earlier.
         let blocks = self.geometry().blocks();
         for block in (0..blocks).filter_map(BlockIndex::new) {
             let last = block.get() + 1 == blocks;
             self.records.with(block, |record| {
-                record.restamp(record.next_stamp(first) + if last { STEP } else { 0 });
+                record.restamp(if last { first + STEP } else { first });
                 if record.has(HASHED) {
                     record.set(SETTLED);
                 }
             });
         }
         self.find_newest();
+        self.pass_stamps();
+        // They may be later now.
+        let _ = self
+            .store
+            .note_ceiling(self.latest().max(self.floor.load(SeqCst)));
         self.unsaved.store(true, SeqCst);
         Ok(())
     }
