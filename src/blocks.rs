@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::config::VolumeConfig;
 use crate::geometry::{BlockIndex, BlockSize, Geometry, GeometryError, Span};
-use crate::image::{Image, Moment};
+use crate::image::{Fingerprint, Image};
 use crate::index::{Index, Meanwhile, Report};
 use crate::inode::Inode;
 use crate::scan::Tally;
@@ -77,7 +77,7 @@ pub struct Blocks {
     staged_handles: Handles<StagedOpen>,
     latched: AtomicBool,
     /// At the mount, of a mount that is read-only.
-    moment: Moment,
+    fingerprint: Fingerprint,
     /// How many times making writes durable has failed.
     sync_failures: AtomicU64,
     /// Changes with every write: what was read ahead before it is stale.
@@ -139,23 +139,23 @@ impl Blocks {
         let unreadable = listing
             .as_mut()
             .map(|listing| std::mem::take(&mut listing.unreadable));
-        let moment = if config.writable {
-            Moment::Unknown
+        let fingerprint = if config.writable {
+            Fingerprint::Unknown
         } else {
-            image.moment()?
+            image.fingerprint()?
         };
         let blocks = Self {
-            moment,
+            fingerprint,
             geometry: RwLock::new(geometry),
             size_read: Mutex::new(None),
             owners: Owners::new(image.ownership(), config.owner),
             times: match index {
                 Some(index) => Times::Indexed(index),
-                None => Times::Plain(Stamps::new(
+                None => Times::Plain(Box::new(Stamps::new(
                     image.as_ref(),
                     config.writable,
                     Arc::clone(&clock),
-                )?),
+                )?)),
             },
             handles: Handles::new(),
             staging: Staging::new(config.staging),
@@ -250,25 +250,31 @@ impl Blocks {
             self.drop_staged();
             self.check_all_are_whole();
             self.image.sync(false)?;
-            self.times.let_pass();
         }
+        self.times.let_pass();
         let meanwhile = if let Some(index) = self.times.index() {
             self.handles.for_each(Open::spoil);
-            index.close()?
+            index.close()
         } else if self.config.writable {
-            Meanwhile::Quiet
+            Ok(Meanwhile::Quiet)
         } else {
-            let now = self.image.moment().unwrap_or(Moment::Unknown);
-            match now.differs_from(&self.moment) {
+            let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
+            Ok(match now.differs_from(&self.fingerprint) {
                 Some(true) => Meanwhile::Written,
                 Some(false) => Meanwhile::Quiet,
                 None => Meanwhile::Unknown,
-            }
+            })
         };
+        // Content may have been shown with the second of a write that came later in it, and that was the last.
+        if self.times.touched() > 0
+            && let Err(e) = self.image.touch()
+        {
+            log::warn!("setting the image's time: {e}");
+        }
         Ok(Summary {
             blocks,
             untouched,
-            meanwhile,
+            meanwhile: meanwhile?,
             latched: self.latched.load(SeqCst),
             unreadable: self.unreadable(),
             report: self.times.index().map(|index| index.report()),

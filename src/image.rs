@@ -7,9 +7,9 @@ pub mod activity;
 pub mod buffer;
 mod direct;
 mod extents;
+pub mod fingerprint;
 pub mod holders;
 pub mod lock;
-pub mod moment;
 mod once;
 mod open;
 pub mod readahead;
@@ -25,24 +25,10 @@ use std::io;
 use crate::geometry::Span;
 
 pub(crate) use extents::believes as believes_holes;
-pub use moment::Moment;
+pub use fingerprint::Fingerprint;
 pub(crate) use open::reason;
 pub use open::{Opened, canonical, open};
 pub use source::Source;
-
-/// What tells whether an image was written: two equal values mean that it was not, in between.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Written {
-    /// A regular file's mtime.
-    Mtime {
-        /// Whole seconds since the epoch.
-        seconds: i64,
-        /// And nanoseconds.
-        nanos: i64,
-    },
-    /// A device's statistics. `None`: there are none, so it may have been written at any time.
-    Device(Option<activity::Counters>),
-}
 
 /// Owner and permission bits of the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,12 +84,15 @@ pub trait Image: fmt::Debug + Send + Sync {
     /// has not yet laid out. Cheap if nothing was written since the last call.
     fn settle(&self) -> io::Result<()>;
 
-    /// Something that changes whenever the image is written.
-    fn written(&self) -> io::Result<Written>;
+    /// Gives a file the present time as its mtime. A device keeps none.
+    fn touch(&self) -> io::Result<()>;
+
+    /// When a regular file was last written, in seconds and nanoseconds, by its own word. `None`: it is a device.
+    fn mtime(&self) -> io::Result<Option<(i64, i64)>>;
 
     /// Flushes the image and notes what can later prove that it was not written since.
-    fn moment(&self) -> io::Result<Moment> {
-        Ok(Moment::Unknown)
+    fn fingerprint(&self) -> io::Result<Fingerprint> {
+        Ok(Fingerprint::Unknown)
     }
 
     /// As `read_at`, for bytes that are wanted once: what was not in the page cache before is not there after.

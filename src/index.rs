@@ -7,11 +7,13 @@ mod file;
 mod format;
 mod name;
 mod open;
+mod over;
 mod partial;
 mod record;
 mod rescan;
 mod served;
 mod store;
+mod unsaved;
 mod written;
 
 #[cfg(test)]
@@ -22,21 +24,21 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
 
 use crate::changes::State;
 use crate::clock::Clock;
 use crate::geometry::{BlockIndex, Geometry};
-use crate::image::{Image, Moment};
+use crate::image::{Fingerprint, Image};
 use crate::per_block::PerBlock;
 use crate::scan::{Digest, ZeroDigests};
 
-use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN};
+use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN, even};
 use store::Store;
 
 pub use name::{default_path, mount_name};
 pub use open::{OpenError, Purpose, Request};
 pub use partial::Plan;
+pub(crate) use record::LOOKS_BACK;
 pub(crate) use served::Served;
 pub use store::{FileId, Refused};
 
@@ -72,8 +74,8 @@ pub struct Report {
 /// A stamp that a client sets is cut to this many seconds, so that there are later ones.
 const FURTHEST: i64 = i64::MAX / 4;
 
-/// The longest wait at the end, for a clock that is being set back.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Seconds between a scan and the listing that follows it at once.
+const FRESH: i64 = 2;
 
 /// The index of one image at one block size, in use.
 #[derive(Debug)]
@@ -99,10 +101,10 @@ pub struct Index {
     newest: AtomicI64,
     newest_is_stale: AtomicBool,
     /// Before the last finished scan.
-    moment: Mutex<Moment>,
+    fingerprint: Mutex<Fingerprint>,
     /// The state of the image that the digests describe, if somebody can tell what changes after it.
     state: Mutex<Option<State>>,
-    /// Some digests are of that state, on others' word, and not of `moment`, which may be later.
+    /// Some digests are of that state, on others' word, and not of `fingerprint`, which may be later.
     vouched: AtomicBool,
     /// What others may have written is watched for: without -w, and with -o force.
     watch: bool,
@@ -116,6 +118,10 @@ pub struct Index {
     /// Held while a listing makes one, also while the index is saved for it: before `overlay`, and by nobody else but
     /// the end of a scan.
     listing: Mutex<()>,
+    /// There is no file, or it could not be saved at the beginning.
+    unsaved: AtomicBool,
+    /// Until this second one listing may show what the scan found, although nothing proves that it is still so.
+    fresh: AtomicI64,
     touched: AtomicU64,
     /// How many stamps were made for blocks that were written.
     made: AtomicI64,
@@ -136,7 +142,7 @@ pub struct Index {
 #[derive(Debug, Clone)]
 struct Overlay {
     stamp: i64,
-    moment: Moment,
+    fingerprint: Fingerprint,
 }
 
 /// Whether an image was written while it was served.
@@ -223,12 +229,13 @@ impl Index {
         self.watch
     }
 
-    /// At each listing of the root: if the image was written since the scan, all blocks get new stamps.
+    /// At each listing of the root: unless it is certain that the image was not written since the scan, all blocks get
+    /// new stamps. May wait for a second to end, so that what is written later has a later one.
     pub(crate) fn refresh(&self) {
         if !self.watch || !self.restamp_listings {
             return;
         }
-        let present = || self.image.moment().unwrap_or(Moment::Unknown);
+        let present = || self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
         if !self.is_news(&present()) {
             return;
         }
@@ -237,30 +244,13 @@ impl Index {
         if !self.is_news(&now) {
             return;
         }
-        let overlay = lock(&self.overlay);
-        let first = overlay.is_none();
-        let latest = overlay
-            .as_ref()
-            .map_or(i64::MIN, |known| known.stamp)
-            // Not the newest that is shown: a client may have set a time back.
-            .max(self.latest());
-        let stamp = self
-            .clock
-            .now()
-            .max(self.floor.load(SeqCst))
-            .max(self.scan_ends_below.load(SeqCst))
-            .max(latest.saturating_add(STEP));
-        // Nobody knows what content goes with it, so no block may get it later.
-        self.floor.fetch_max(stamp.saturating_add(STEP), SeqCst);
-        // Saving may take long, and who looks at a block needs this lock.
-        drop(overlay);
-        if self.raise_ceiling(stamp).is_err() && first {
-            log::warn!("the index cannot be saved; stamps made now may come again after a crash");
-        }
-        let mut overlay = lock(&self.overlay);
+        let first = lock(&self.overlay).is_none();
+        let stamp = self.stamp_that_is_over(|| self.stamp_for_all(first));
         self.records.for_each(|record| record.clear(OWN));
-        *overlay = Some(Overlay { stamp, moment: now });
-        drop(overlay);
+        *lock(&self.overlay) = Some(Overlay {
+            stamp,
+            fingerprint: now,
+        });
         if first {
             log::warn!(
                 "the image was, or may have been, written since it was scanned: all blocks show new times until SIGHUP"
@@ -269,12 +259,51 @@ impl Index {
     }
 
     /// Whether the image was, or may have been, written since the stamps that listings show were made.
-    fn is_news(&self, now: &Moment) -> bool {
-        let since = lock(&self.overlay)
-            .as_ref()
-            .map_or_else(|| lock(&self.moment).clone(), |known| known.moment.clone());
-        // Evidence, not proof: a file whose times are too young to prove anything would else never show its own.
-        now.differs_from(&since) != Some(false)
+    fn is_news(&self, now: &Fingerprint) -> bool {
+        let since = lock(&self.overlay).as_ref().map_or_else(
+            || lock(&self.fingerprint).clone(),
+            |known| known.fingerprint.clone(),
+        );
+        if now.proves_unwritten_since(&since, true) {
+            return false;
+        }
+        let unwritten = now.differs_from(&since) == Some(false);
+        !unwritten || self.fresh.swap(i64::MIN, SeqCst) < self.clock.now()
+    }
+
+    /// A stamp for all blocks that no block has had, nor will have. `first`: say so if it cannot be saved.
+    fn stamp_for_all(&self, first: bool) -> i64 {
+        let stamp = {
+            // A scan that begins makes none of the same.
+            let overlay = lock(&self.overlay);
+            let latest = overlay
+                .as_ref()
+                .map_or(i64::MIN, |known| known.stamp)
+                // Not the newest that is shown: a client may have set a time back.
+                .max(self.latest());
+            let stamp = even(
+                self.clock
+                    .now()
+                    .max(self.floor.load(SeqCst))
+                    .max(self.scan_ends_below.load(SeqCst))
+                    .max(latest.saturating_add(STEP)),
+            );
+            // Nobody knows what content goes with it, so no block may get it later.
+            self.floor.fetch_max(stamp.saturating_add(STEP), SeqCst);
+            stamp
+        };
+        // Saving may take long, and who looks at a block needs that lock.
+        if self.raise_ceiling(stamp).is_err() && first {
+            log::warn!("the index cannot be saved; stamps made now may come again after a crash");
+        }
+        stamp
+    }
+
+    /// From now on the index can be used. What was scanned just now is what the next listing shows, also where nothing
+    /// proves it: that is what `bmapfs run` does all its life.
+    fn ready(&self) {
+        self.fresh
+            .store(self.clock.now().saturating_add(FRESH), SeqCst);
     }
 
     /// How many stamps were made for blocks that were written.
@@ -297,8 +326,8 @@ impl Index {
 
     /// Whether the image was certainly not written since the last scan began: its digests are those of now.
     pub(crate) fn is_current(&self) -> bool {
-        let now = self.image.moment().unwrap_or(Moment::Unknown);
-        now.proves_unwritten_since(&lock(&self.moment), true)
+        let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
+        now.proves_unwritten_since(&lock(&self.fingerprint), true)
     }
 
     /// The image may have grown before anybody could say so.
@@ -362,14 +391,23 @@ impl Index {
             );
         }
         if self.writable {
-            *lock(&self.moment) = Moment::Unknown;
+            *lock(&self.fingerprint) = Fingerprint::Unknown;
         }
-        self.save(false)?;
-        // The last stamps may lie a little ahead of the clock. A mount that knows nothing of them must not make
-        // them again: that of a lost index, or one for a restore.
-        let (newest, now) = (self.latest(), self.clock.now());
-        if now < newest && newest <= now.saturating_add(2 * STEP) {
-            self.clock.wait_past(newest - 1, LONGEST_WAIT);
+        let saved = self.save(false);
+        if saved.is_ok() {
+            self.unsaved.store(false, SeqCst);
+        }
+        // The last stamps may lie a little ahead of the clock. Nobody must make them again, and nothing that is written
+        // later may have their second: a mount that knows nothing of them would show it.
+        self.wait_for_stamps();
+        // Not even a scan must make one that was not noted: its stamps lie back.
+        let shown = self.latest().max(self.floor.load(SeqCst));
+        if self.unsaved.load(SeqCst) && self.store.note_ceiling(shown).is_err() {
+            self.let_pass(shown);
+        }
+        // That was said at the beginning.
+        if !self.unsaved.load(SeqCst) {
+            saved?;
         }
         Ok(meanwhile)
     }
@@ -379,9 +417,9 @@ impl Index {
         if !self.watch {
             return Meanwhile::Quiet;
         }
-        let now = self.image.moment().unwrap_or(Moment::Unknown);
+        let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
         let (certain, differs) = {
-            let then = lock(&self.moment);
+            let then = lock(&self.fingerprint);
             (
                 now.proves_unwritten_since(&then, true) && !self.vouched.load(SeqCst),
                 now.differs_from(&then),

@@ -155,6 +155,74 @@ pub fn device_sector(fd: BorrowedFd<'_>) -> io::Result<u64> {
 }
 
 nix::ioctl_read!(
+    /// BLKGETDISKSEQ: the number that a disk got when it appeared.
+    blkgetdiskseq, 0x12, 128, u64
+);
+
+/// The number of the disk behind an open block device, which no other disk gets before the next boot. ENOTTY: this
+/// kernel (before 5.15) gives none.
+pub fn device_sequence(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut sequence: u64 = 0;
+    // SAFETY: BLKGETDISKSEQ writes a u64 to the pointer, which points to a live one.
+    unsafe { blkgetdiskseq(fd.as_raw_fd(), &raw mut sequence) }?;
+    Ok(sequence)
+}
+
+/// Whether anybody has a regular file open or mapped for writing, on this machine; also the kernel (loop devices, swap),
+/// and for as long as an asynchronous write is under way. `fd` must be read-only. EACCES: only the file's owner and
+/// `CAP_LEASE` may ask. EINVAL: the file system has no leases.
+pub fn is_open_for_writing(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    /// From linux/fcntl.h; libc does not have it.
+    const F_SETSIG: libc::c_int = 10;
+    // A read lease is granted only on a file that nobody has open for writing. It is given back at once; somebody who
+    // opens the file just then waits for that, and the signal for it is one that is ignored by default.
+    let lease = |kind: libc::c_int| {
+        // SAFETY: F_SETSIG and F_SETLEASE take an integer and read no memory of ours; the descriptor is open.
+        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, kind) }
+    };
+    // SAFETY: as above.
+    if unsafe { libc::fcntl(fd.as_raw_fd(), F_SETSIG, libc::SIGURG) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if lease(libc::F_RDLCK) == 0 {
+        lease(libc::F_UNLCK);
+        return Ok(false);
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::EAGAIN) {
+        Ok(true)
+    } else {
+        Err(error)
+    }
+}
+
+/// The number of the mount that an open file was reached through, which no other mount gets before the next boot.
+/// EOPNOTSUPP: this kernel (before 6.8) gives none.
+pub fn unique_mount_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut stat = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    let mask = libc::STATX_MNT_ID_UNIQUE;
+    // SAFETY: the path is an empty C string, which AT_EMPTY_PATH allows, and statx writes to a live buffer of its size.
+    let result = unsafe {
+        libc::statx(
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            mask,
+            stat.as_mut_ptr(),
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the buffer was zeroed before and filled by the call; every bit pattern is a valid statx.
+    let stat = unsafe { stat.assume_init() };
+    if stat.stx_mask & mask == 0 {
+        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+    }
+    Ok(stat.stx_mnt_id)
+}
+
+nix::ioctl_read!(
     /// FUSE_DEV_IOC_CLONE: connects a fresh /dev/fuse descriptor to the connection of another.
     fuse_dev_ioc_clone, 229, 0, u32
 );

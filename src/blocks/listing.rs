@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::SIZE_INTERVAL;
 use super::presence::Presence;
 use crate::geometry::{BlockIndex, Geometry};
-use crate::image::{Image, Moment};
+use crate::image::{Fingerprint, Image};
 use crate::index::Index;
 use crate::scan::{Found, Hasher, Tally, ZeroDigests};
 
@@ -32,7 +32,7 @@ pub struct Listing {
 struct Looked {
     at: Instant,
     /// Before all of it was read.
-    read: Moment,
+    read: Fingerprint,
     /// Nothing tells which blocks are zeros now, which has been said.
     unknown: bool,
 }
@@ -100,7 +100,7 @@ impl Listing {
             return;
         }
         let quiet = || {
-            let now = image.moment().unwrap_or(Moment::Unknown);
+            let now = image.fingerprint().unwrap_or(Fingerprint::Unknown);
             now.proves_unwritten_since(&looked.read, true)
         };
         let present = match index {
@@ -153,7 +153,7 @@ struct Survey {
     present: Presence,
     unreadable: Presence,
     /// Before all of it was read.
-    read: Moment,
+    read: Fingerprint,
 }
 
 fn survey(
@@ -171,7 +171,7 @@ fn survey(
     Ok(Survey {
         present,
         unreadable: Presence::default(),
-        read: Moment::Unknown,
+        read: Fingerprint::Unknown,
     })
 }
 
@@ -221,7 +221,7 @@ fn by_reading(
     tally: &Tally,
 ) -> io::Result<Survey> {
     image.settle()?;
-    let read = image.moment()?;
+    let read = image.fingerprint()?;
     let (present, unreadable) = (ends(geometry), Presence::default());
     let zeros = ZeroDigests::new(geometry.block_size().bytes());
     Hasher::new(image, geometry, &zeros)

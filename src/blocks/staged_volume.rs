@@ -7,7 +7,6 @@ use std::sync::{Arc, MutexGuard, OnceLock};
 use super::Blocks;
 use super::staged::{Place, Staged, Staging, State};
 use crate::geometry::BlockIndex;
-use crate::image::Written;
 use crate::inode::{Inode, parse_block_name};
 use crate::volume::{
     Allocate, Attr, Change, Create, Entry, Errno, Handle, Kind, Listed, Result, Seek, SetTime,
@@ -342,8 +341,8 @@ impl Blocks {
 
     fn refuse_past_end(&self, block: BlockIndex) {
         let blocks = self.geometry().blocks();
-        let remedy = match self.image.written() {
-            Ok(Written::Device(_)) => "use a larger device",
+        let remedy = match self.image.mtime() {
+            Ok(None) => "use a larger device",
             _ => "to let this one grow, mount it with --resize",
         };
         log::error!(

@@ -10,9 +10,12 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::geometry::BlockIndex;
-use crate::image::{Image, Written};
+use crate::image::{Fingerprint, Image};
+use crate::index::LOOKS_BACK;
 use crate::per_block::PerBlock;
 
+/// How often a file that was just written is looked at again.
+const LOOKS: usize = 3;
 /// A new stamp is this many seconds past the block's last: rsync compares whole seconds, FAT keeps two.
 pub(crate) const STEP: i64 = 2;
 /// The longest wait for a second to end; a clock that jumps back must not stop the mount.
@@ -24,51 +27,61 @@ const FIRST_WAIT: Duration = Duration::from_secs(2);
 /// How the stamp of blocks without a stamp of their own comes about.
 #[derive(Debug)]
 enum Base {
-    /// A file's own mtime, followed.
-    File(Mutex<FollowFile>),
-    /// The second of the last listing before which the device was, or may have been, written.
-    Device(Mutex<FollowDevice>),
+    /// It follows the source.
+    Followed(Mutex<Follow>),
     /// What it was at the mount.
     Fixed(i64),
 }
 
-#[derive(Debug, Default)]
-struct FollowFile {
-    /// mtime when last looked at: seconds and nanoseconds.
-    mtime: Option<(i64, i64)>,
-    /// The oldest and newest stamp shown.
-    range: (i64, i64),
-    shown: i64,
-}
-
-impl FollowFile {
-    /// The stamp for a file with this mtime. A second write within a second that was already shown makes a stamp
-    /// that was not.
-    fn show(&mut self, seconds: i64, nanos: i64) -> i64 {
-        let mtime = Some((seconds, nanos));
-        if self.mtime == mtime {
-            return self.shown;
-        }
-        let (low, high) = if self.mtime.is_none() {
-            (seconds, seconds - 1)
-        } else {
-            self.range
-        };
-        self.shown = if low <= seconds && seconds <= high {
-            high + 1
-        } else {
-            seconds
-        };
-        self.range = (low.min(self.shown), high.max(self.shown));
-        self.mtime = mtime;
-        self.shown
-    }
-}
-
+/// The one stamp of a read-only mount. A stamp is never a second in which, or after which, the content can change
+/// unseen: it is a file's own mtime only where every later write is certain to move that, and else the second of the
+/// last listing. Either way that second is over before it is shown.
 #[derive(Debug)]
-struct FollowDevice {
-    written: Option<Written>,
+struct Follow {
+    /// When the source was last looked at.
+    fingerprint: Fingerprint,
+    /// The file's mtime then, in seconds and nanoseconds, if every later write is certain to move it.
+    mtime: Option<(i64, i64)>,
     stamp: i64,
+    /// The oldest and the newest stamp so far.
+    range: (i64, i64),
+}
+
+impl Follow {
+    fn at(second: i64) -> Self {
+        Self {
+            fingerprint: Fingerprint::Unknown,
+            mtime: None,
+            stamp: second,
+            range: (i64::MAX, i64::MIN),
+        }
+    }
+
+    /// Shows a file's mtime. A second write within a second that was already shown makes a stamp that was not.
+    fn follow(&mut self, mtime: (i64, i64)) {
+        let (low, high) = self.range;
+        let shown = low <= mtime.0 && mtime.0 <= high;
+        self.set(if shown { high + 1 } else { mtime.0 });
+        self.mtime = Some(mtime);
+    }
+
+    /// Whatever it holds, it may be something that nobody has seen.
+    fn restamp(&mut self, now: i64) {
+        let after = self.stamp.max(self.range.1).saturating_add(1);
+        self.set(now.max(after));
+    }
+
+    /// Whether a write may still be on its way that was made in the second of the stamp, which is over: the file keeps
+    /// that as its time.
+    fn is_under_way(&self, image: &dyn Image) -> bool {
+        let last = image.mtime().ok().flatten();
+        self.mtime.is_none() && last.is_some_and(|(last, _)| last == self.stamp)
+    }
+
+    fn set(&mut self, stamp: i64) {
+        self.stamp = stamp;
+        self.range = (self.range.0.min(stamp), self.range.1.max(stamp));
+    }
 }
 
 const OWN: u8 = 1;
@@ -121,7 +134,7 @@ pub(crate) struct Stamps {
     touched: AtomicU64,
     /// How many stamps were made for blocks that were written.
     made: AtomicI64,
-    /// The latest stamp that was made for a block and shown.
+    /// The latest stamp that was made here and shown.
     shown: AtomicI64,
     clock: Arc<dyn Clock>,
 }
@@ -133,24 +146,25 @@ impl Stamps {
         writable: bool,
         clock: Arc<dyn Clock>,
     ) -> std::io::Result<Self> {
-        let base = match (image.written()?, writable) {
-            (_, true) => {
-                // Not the file's mtime: rsync skips what is as old and as long, so a backup whose times happened to
-                // be the same would not be restored. This second begins after the mount has, and has ended when it
-                // is ready: no file of a backup can be of it, nor another mount's blocks.
-                let second = clock.now().saturating_add(1);
-                clock.wait_past(second, FIRST_WAIT);
-                Base::Fixed(second)
+        let base = if writable {
+            // Not the file's mtime: rsync skips what is as old and as long, so a backup whose times happened to
+            // be the same would not be restored. This second begins after the mount has, and has ended when it
+            // is ready: no file of a backup can be of it, nor another mount's blocks.
+            let second = clock.now().saturating_add(1);
+            clock.wait_past(second, FIRST_WAIT);
+            Base::Fixed(second)
+        } else {
+            let mut follow = Follow::at(clock.now());
+            follow.fingerprint = image.fingerprint()?;
+            if follow
+                .fingerprint
+                .last_write()
+                .is_some_and(|last| last <= clock.now())
+                && let Some(mtime) = image.mtime()?
+            {
+                follow.follow(mtime);
             }
-            (Written::Mtime { seconds, nanos }, false) => {
-                let mut follow = FollowFile::default();
-                follow.show(seconds, nanos);
-                Base::File(Mutex::new(follow))
-            }
-            (written @ Written::Device(_), false) => Base::Device(Mutex::new(FollowDevice {
-                written: Some(written),
-                stamp: clock.now(),
-            })),
+            Base::Followed(Mutex::new(follow))
         };
         Ok(Self {
             base,
@@ -166,59 +180,77 @@ impl Stamps {
         })
     }
 
-    /// Called at each listing of the root: looks at the source again. May wait for the present second to end, so
-    /// that what is written later has a later one.
+    /// Called at each listing of the root: looks at the source again. May wait for a second to end, so that what is
+    /// written later has a later one.
     pub(crate) fn refresh(&self, image: &dyn Image) {
-        match &self.base {
-            Base::Fixed(_) => {}
-            Base::File(_) => {
-                if let Ok(Written::Mtime { seconds, .. }) = image.written()
-                    && seconds == self.clock.now()
-                {
-                    self.clock.wait_past(seconds, LONGEST_WAIT);
-                }
-            }
-            Base::Device(follow) => {
-                let written = image.written().ok();
-                let mut follow = lock(follow);
-                let unchanged =
-                    matches!(written, Some(Written::Device(Some(_)))) && written == follow.written;
-                if !unchanged {
-                    follow.stamp = self.clock.now().max(follow.stamp + 1);
-                    follow.written = written;
-                }
-                self.wait_if_near(follow.stamp);
-            }
+        if let Base::Followed(follow) = &self.base {
+            self.look(&mut lock(follow), image);
         }
+    }
+
+    fn look(&self, follow: &mut Follow, image: &dyn Image) {
+        for _ in 0..LOOKS {
+            let present = image.fingerprint().unwrap_or(Fingerprint::Unknown);
+            if let Some(last) = present.last_write()
+                && self.wait_if_near(last)
+            {
+                // Somebody may have written in the rest of that second.
+                continue;
+            }
+            if !present.proves_unwritten_since(&follow.fingerprint, true) {
+                let last = present.last_write();
+                let mtime = image.mtime().ok().flatten().filter(|_| last.is_some());
+                // Not a time that is still to come: a write may have it, too.
+                match mtime.filter(|_| last < Some(self.clock.now())) {
+                    Some(mtime) => follow.follow(mtime),
+                    None => follow.restamp(self.clock.now()),
+                }
+                follow.mtime = mtime;
+                follow.fingerprint = present;
+            }
+            self.wait_if_near(follow.stamp);
+            if follow.is_under_way(image) {
+                continue;
+            }
+            return;
+        }
+        // Written in each second, and closed again each time.
+        follow.restamp(self.clock.now());
+        self.wait_if_near(follow.stamp);
     }
 
     /// The stamp of blocks that have none of their own.
     pub(crate) fn base(&self, image: &dyn Image) -> i64 {
-        match &self.base {
-            Base::Fixed(stamp) => *stamp,
-            Base::Device(follow) => lock(follow).stamp,
-            Base::File(follow) => {
-                let mut follow = lock(follow);
-                match image.written() {
-                    Ok(Written::Mtime { seconds, nanos }) => follow.show(seconds, nanos),
-                    _ => follow.shown,
-                }
-            }
+        let follow = match &self.base {
+            Base::Fixed(stamp) => return *stamp,
+            Base::Followed(follow) => follow,
+        };
+        let mut follow = lock(follow);
+        self.wait_if_near(follow.stamp);
+        // A block file that is named without a listing shows a write, too.
+        let written = follow.mtime.is_some() && image.mtime().ok().flatten() != follow.mtime;
+        if written || follow.is_under_way(image) {
+            self.look(&mut follow, image);
         }
+        follow.stamp
     }
 
     /// The stamp that a block shows; from now on it counts as reported.
     pub(crate) fn show(&self, block: BlockIndex, base: i64) -> i64 {
+        let shown = |stamp| {
+            self.shown.fetch_max(stamp, SeqCst);
+            stamp
+        };
         let Some(own) = &self.own else {
-            return base;
+            return shown(base);
         };
         own.with(block, |cell| {
             if cell.flags & OWN == 0 {
-                return base;
+                return shown(base);
             }
             cell.flags |= REPORTED;
             if cell.flags & MADE != 0 {
-                self.shown.fetch_max(cell.stamp, SeqCst);
+                shown(cell.stamp);
             }
             cell.stamp
         })
@@ -321,10 +353,14 @@ impl Stamps {
         self.touched.load(SeqCst)
     }
 
-    /// Waits until no stamp that was made here and shown lies in the future, so that a later mount cannot make it
-    /// again.
+    /// Waits until no later mount can show one of the stamps that were made here and shown: none lies in the future, nor
+    /// so near that the stamps of a scan could be the same.
     pub(crate) fn let_pass(&self) {
-        self.wait_if_near(self.shown.load(SeqCst));
+        let (shown, now) = (self.shown.load(SeqCst), self.clock.now());
+        if now <= shown.saturating_add(LOOKS_BACK) && shown <= now.saturating_add(STEP) {
+            let last = shown.saturating_add(LOOKS_BACK);
+            self.clock.wait_past(last, LONGEST_WAIT * 2);
+        }
     }
 
     fn touch(&self, cell: &mut Cell) {
@@ -334,12 +370,14 @@ impl Stamps {
         }
     }
 
-    /// Waits for `second` to end, unless a clock that was set back makes that a long time.
-    fn wait_if_near(&self, second: i64) {
+    /// Waits for `second` to end, unless a clock that was set back makes that a long time. Whether it waited.
+    fn wait_if_near(&self, second: i64) -> bool {
         let now = self.clock.now();
-        if now <= second && second <= now.saturating_add(STEP) {
+        let near = now <= second && second <= now.saturating_add(STEP);
+        if near {
             self.clock.wait_past(second, LONGEST_WAIT);
         }
+        near
     }
 }
 
@@ -353,17 +391,20 @@ mod tests {
 
     #[test]
     fn p14_a_file_that_is_written_twice_in_a_second_shows_two_stamps() {
-        let mut follow = FollowFile::default();
-        assert_eq!(follow.show(100, 1), 100);
-        assert_eq!(follow.show(100, 1), 100);
+        let mut follow = Follow::at(50);
+        let mut show = |mtime| {
+            follow.follow(mtime);
+            follow.stamp
+        };
+        assert_eq!(show((100, 1)), 100);
         assert_eq!(
-            follow.show(100, 2),
+            show((100, 2)),
             101,
             "second 100 was shown for another content"
         );
-        assert_eq!(follow.show(101, 0), 102, "so was 101");
-        assert_eq!(follow.show(500, 0), 500);
-        assert_eq!(follow.show(7, 0), 7, "a time set back by hand is followed");
-        assert_eq!(follow.show(100, 3), 501, "but no stamp is shown twice");
+        assert_eq!(show((101, 0)), 102, "so was 101");
+        assert_eq!(show((500, 0)), 500);
+        assert_eq!(show((7, 0)), 7, "a time set back by hand is followed");
+        assert_eq!(show((100, 3)), 501, "but no stamp is shown twice");
     }
 }

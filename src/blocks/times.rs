@@ -11,7 +11,7 @@ use crate::index::Index;
 #[derive(Debug)]
 pub(super) enum Times {
     /// Without an index.
-    Plain(Stamps),
+    Plain(Box<Stamps>),
     /// With one.
     Indexed(Arc<Index>),
 }

@@ -3,8 +3,9 @@
 //! Invariant: equal [`Counters`] mean that nothing was written through this kernel's block layer between the
 //! two moments; whatever is in doubt is `None`, "may have been written". The counters cannot see what goes
 //! past the device: another host on shared storage, the file below a loop device, the disks below a logical
-//! volume, SCSI pass-through. This module opens no device and knows no images.
+//! volume. [`Counters::counts_all`] tells where that is possible. This module opens no device and knows no images.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
@@ -76,6 +77,9 @@ pub struct Counters {
     /// A number that no other disk gets before the next boot, and a loop device gets anew when it is set up.
     /// `None` before Linux 5.15: then only who has had the device open all along knows that it is the same.
     pub sequence: Option<u64>,
+    /// Nothing can be written to it but through its own queue, so that all writes are counted: a disk that is attached
+    /// to this machine alone. Not loop, device-mapper, RAID, network and virtual devices.
+    pub counts_all: bool,
 }
 
 /// The statistics of a block device, those of the whole disk for a partition: a write through the disk's own
@@ -125,6 +129,24 @@ fn counters_in(sys: &Path, device: DeviceNumber) -> Option<Counters> {
         },
         size: number(&own.join("size"))?,
         sequence: number(&disk.join("diskseq")),
+        counts_all: counts_all(&disk),
+    })
+}
+
+/// Whether a disk's content can change through its own queue alone: ATA, MMC and USB disks, and `NVMe` on PCI Express. Of
+/// all others (or of a kind that is not known) something below may be shared or stacked.
+fn counts_all(disk: &Path) -> bool {
+    let transport = fs::read_to_string(disk.join("device/transport"));
+    if transport.is_ok_and(|transport| transport.trim_end() == "pcie") {
+        return true;
+    }
+    let bus = |name: &OsStr, prefix: &str| {
+        let rest = name.to_str().and_then(|name| name.strip_prefix(prefix));
+        rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    fs::canonicalize(disk).is_ok_and(|path| {
+        path.iter()
+            .any(|name| bus(name, "ata") || bus(name, "mmc") || bus(name, "usb"))
     })
 }
 
@@ -184,6 +206,7 @@ mod tests {
             start: 0,
             size: 5000,
             sequence: Some(7),
+            counts_all: false,
         };
         assert_eq!(read(&sys, 0), Some(disk));
         assert_eq!(
@@ -224,6 +247,45 @@ mod tests {
                 ..disk
             })
         );
+    }
+
+    #[test]
+    fn p24_only_disks_of_this_machine_alone_count_every_write() {
+        let sys = tempfile::tempdir().unwrap();
+        for (path, expected) in [
+            (
+                "pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda",
+                true,
+            ),
+            (
+                "pci0000:00/0000:00:14.0/usb2/2-1/2-1:1.0/host6/target6:0:0/6:0:0:0/block/sdb",
+                true,
+            ),
+            (
+                "platform/soc/fe340000.mmc/mmc_host/mmc0/mmc0:aaaa/block/mmcblk0",
+                true,
+            ),
+            ("pci0000:00/0000:00:02.0/virtio1/block/vda", false),
+            (
+                "platform/host3/session1/target3:0:0/3:0:0:0/block/sdc",
+                false,
+            ),
+            ("virtual/block/loop0", false),
+            ("virtual/block/dm-0", false),
+            ("virtual/block/nbd0", false),
+            ("virtual/block/md127", false),
+            ("virtual/block/atari", false),
+        ] {
+            let disk = sys.path().join(path);
+            fs::create_dir_all(&disk).unwrap();
+            assert_eq!(counts_all(&disk), expected, "{path}");
+        }
+        for (transport, expected) in [("pcie\n", true), ("tcp\n", false), ("rdma\n", false)] {
+            let disk = sys.path().join("virtual/nvme/nvme0n1");
+            fs::create_dir_all(disk.join("device")).unwrap();
+            fs::write(disk.join("device/transport"), transport).unwrap();
+            assert_eq!(counts_all(&disk), expected, "{transport}");
+        }
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
-use super::activity::Counters;
-use super::{Image, Ownership, Written};
+use super::fingerprint::{DeviceFingerprint, FileFingerprint};
+use super::{Fingerprint, Image, Ownership};
 use crate::clock::{Clock, testing::TestClock};
 use crate::geometry::Span;
 
@@ -313,21 +313,45 @@ impl Image for Arc<Memory> {
         Ok(())
     }
 
-    fn written(&self) -> io::Result<Written> {
+    fn touch(&self) -> io::Result<()> {
+        self.change(|_| ());
+        Ok(())
+    }
+
+    fn mtime(&self) -> io::Result<Option<(i64, i64)>> {
         let state = self.state.lock().unwrap();
+        let mtime = (state.mtime, i64::from(state.changes));
+        Ok((self.history == History::File).then_some(mtime))
+    }
+
+    fn fingerprint(&self) -> io::Result<Fingerprint> {
+        let state = self.state.lock().unwrap();
+        let (changes, size) = (state.changes, state.bytes.len() as u64);
         Ok(match self.history {
-            History::File => Written::Mtime {
-                seconds: state.mtime,
-                nanos: i64::from(state.changes),
-            },
-            History::Device => Written::Device(Some(Counters {
-                sectors_written: u64::from(state.changes),
+            History::File => Fingerprint::File(FileFingerprint {
+                trusted: true,
+                lasting: state.mtime <= self.clock.now() - 2,
+                writers: Some(false),
+                boot: Some("boot".to_owned()),
+                mount: Some(1),
+                device: 1,
+                inode: 1,
+                size,
+                mtime: (state.mtime, i64::from(changes)),
+                ctime: (state.mtime, i64::from(changes)),
+            }),
+            History::Device => Fingerprint::Device(DeviceFingerprint {
+                counts_all: true,
+                boot: "boot".to_owned(),
+                major: 8,
+                minor: 0,
+                sectors_written: u64::from(changes),
                 sectors_discarded: 0,
                 start: 0,
-                size: state.bytes.len() as u64 / 512,
+                size: size / 512,
                 sequence: Some(1),
-            })),
-            History::Mute => Written::Device(None),
+            }),
+            History::Mute => Fingerprint::Unknown,
         })
     }
 

@@ -9,13 +9,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::stat::futimens;
+use nix::sys::time::TimeSpec;
 
-use super::activity::{self, DeviceNumber};
+use super::activity::DeviceNumber;
 use super::direct::Direct;
 use super::extents::{Extents, is_unsupported};
 use super::once::ReadOnce;
 use super::zero::Zeroing;
-use super::{Image, Moment, Ownership, Written};
+use super::{Fingerprint, Image, Ownership};
 use crate::geometry::Span;
 use crate::sys;
 
@@ -28,7 +30,8 @@ const SETTLE_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 enum Kind {
     File {
-        settled: Mutex<Option<(Written, Instant)>>,
+        /// The time of the last write before the last flush, and when that was.
+        settled: Mutex<Option<((i64, i64), Instant)>>,
         flush_holes: bool,
     },
     Device {
@@ -263,7 +266,8 @@ impl Image for Source {
             return Ok(());
         };
         let mut settled = settled.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = self.written()?;
+        let stat = self.file.metadata()?;
+        let written = (stat.mtime(), stat.mtime_nsec());
         if let Some((then, at)) = settled.as_ref()
             && (*then == written || at.elapsed() < SETTLE_INTERVAL)
         {
@@ -275,31 +279,32 @@ impl Image for Source {
         Ok(())
     }
 
-    fn written(&self) -> io::Result<Written> {
+    fn touch(&self) -> io::Result<()> {
+        if matches!(self.kind, Kind::File { .. }) {
+            futimens(&self.file, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW)?;
+        }
+        Ok(())
+    }
+
+    fn mtime(&self) -> io::Result<Option<(i64, i64)>> {
         match self.kind {
             Kind::File { .. } => {
                 let stat = self.file.metadata()?;
-                Ok(Written::Mtime {
-                    seconds: stat.mtime(),
-                    nanos: stat.mtime_nsec(),
-                })
+                Ok(Some((stat.mtime(), stat.mtime_nsec())))
             }
-            Kind::Device { number, .. } => {
-                // Dirty pages count as written only once they are on their way to the device.
-                self.flush()?;
-                Ok(Written::Device(activity::counters(number)))
-            }
+            Kind::Device { .. } => Ok(None),
         }
     }
 
-    fn moment(&self) -> io::Result<Moment> {
+    fn fingerprint(&self) -> io::Result<Fingerprint> {
+        // Dirty pages of a device count as written only once they are on their way to it.
         self.flush()?;
         match self.kind {
             Kind::File { .. } => {
-                Moment::let_tick_pass(&self.file)?;
-                Moment::of_file(&self.file)
+                Fingerprint::let_tick_pass(&self.file)?;
+                Fingerprint::of_file(&self.file)
             }
-            Kind::Device { number, .. } => Ok(Moment::of_device(number)),
+            Kind::Device { number, .. } => Ok(Fingerprint::of_device(&self.file, number)),
         }
     }
 
@@ -338,7 +343,7 @@ mod tests {
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
         let source = Source::regular(file, true).unwrap();
         source.settle().unwrap();
-        source.moment().unwrap();
+        source.fingerprint().unwrap();
         source.sync(false).unwrap_err();
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use super::format::{Header, MAGIC, encode, trailer};
 use super::record::{Record, STAMPED};
 use super::{Index, lock};
-use crate::image::Moment;
+use crate::image::Fingerprint;
 
 /// How far the ceiling is set above the present, in seconds: the index is saved again when stamps reach it, and
 /// after a crash new stamps may be this far in the future.
@@ -37,16 +37,18 @@ impl Index {
         // The stamp of all blocks at once, if there is one, lies below the floor. Its lock may be held.
         let latest = self.latest().max(self.floor.load(SeqCst)).max(least);
         let ceiling = if open {
-            latest.max(self.clock.now()).saturating_add(HEADROOM)
+            let ceiling = latest.max(self.clock.now()).saturating_add(HEADROOM);
+            ceiling.max(self.ceiling.load(SeqCst))
         } else {
             latest
         };
-        self.store.note_ceiling(ceiling);
+        // Without the note an index that is lost costs a wait.
+        let _ = self.store.note_ceiling(ceiling);
         let count = self.count.load(SeqCst);
-        let moment = if open && self.writable {
-            Moment::Unknown
+        let fingerprint = if open && self.writable {
+            Fingerprint::Unknown
         } else {
-            lock(&self.moment).clone()
+            lock(&self.fingerprint).clone()
         };
         let hasher = RefCell::new(blake3::Hasher::new());
         self.store.save(
@@ -64,7 +66,7 @@ impl Index {
                     open,
                     ceiling,
                     floor: self.floor.load(SeqCst),
-                    moment: moment.clone(),
+                    fingerprint: fingerprint.clone(),
                     place,
                     state: lock(&self.state).clone(),
                     vouched: self.vouched.load(SeqCst),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{LASTING, Record};
 use crate::changes::State;
-use crate::image::Moment;
+use crate::image::Fingerprint;
 
 /// The first bytes of every index, with the version of the layout.
 pub(super) const MAGIC: [u8; 16] = *b"bmapfs index 01\n";
@@ -37,13 +37,14 @@ pub(super) struct Header {
     /// No stamp is made before this second.
     pub(super) floor: i64,
     /// Before the last finished scan.
-    pub(super) moment: Moment,
+    #[serde(rename = "moment")]
+    pub(super) fingerprint: Fingerprint,
     /// Where the file was written, so that a copy of an older one is known as such.
     pub(super) place: Place,
     /// The state of the image that the digests describe, if somebody can tell what changes after it.
     #[serde(default)]
     pub(super) state: Option<State>,
-    /// Some digests are of that state, on others' word, and not of `moment`, which may be later.
+    /// Some digests are of that state, on others' word, and not of `fingerprint`, which may be later.
     #[serde(default)]
     pub(super) vouched: bool,
 }

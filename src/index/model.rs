@@ -9,9 +9,13 @@ mod check;
 mod disk;
 mod known;
 mod live;
+mod memory;
 mod op;
+mod plain;
 mod read;
 mod told;
+mod unproven;
+mod unseen;
 mod world;
 
 use proptest::prelude::*;
@@ -21,7 +25,7 @@ use op::{History, decode};
 use world::{Setup, World};
 
 fn setup() -> impl Strategy<Value = Setup> {
-    (0_u8..7, 0_u8..4).prop_map(|(told, size)| Setup { told, size })
+    (0_u8..9, 0_u8..4).prop_map(|(told, size)| Setup { told, size })
 }
 
 fn history(longest: usize) -> impl Strategy<Value = History> {
@@ -29,7 +33,9 @@ fn history(longest: usize) -> impl Strategy<Value = History> {
         .prop_map(|numbers| History(numbers.into_iter().map(decode).collect()))
 }
 
+/// `HISTORIES` in the environment: so many times as many.
 fn config(cases: u32) -> ProptestConfig {
+    let cases = std::env::var("HISTORIES").map_or(cases, |n| cases * n.parse::<u32>().unwrap());
     ProptestConfig {
         cases,
         failure_persistence: None,

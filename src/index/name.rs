@@ -12,14 +12,18 @@ use crate::geometry::BlockSize;
 /// The longest readable part of a name, in bytes.
 const READABLE: usize = 100;
 
-/// The default index of `source` (canonical) in the state directory, which is made if need be: `/var/lib/bmapfs` for
-/// root, `$XDG_STATE_HOME/bmapfs` otherwise. `id` stands for the source's name.
+/// The default index of `source` (canonical) in the state directory: `/var/lib/bmapfs` for root,
+/// `$XDG_STATE_HOME/bmapfs` otherwise. It is made if need be; if that fails, so will saving. `id` stands for the source's
+/// name. `NotFound`: this user has no home directory.
 pub fn default_path(source: &Path, id: Option<&str>, block_size: BlockSize) -> io::Result<PathBuf> {
     let directory = state_directory()?;
-    std::fs::DirBuilder::new()
+    let made = std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(&directory)?;
+        .create(&directory);
+    if let Err(e) = made {
+        log::warn!("making the state directory {}: {e}", directory.display());
+    }
     Ok(directory.join(format!("{}-{block_size}.index", file_name(source, id))))
 }
 

@@ -4,22 +4,20 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
 
 use super::format::{self, Header};
+use super::over::first_stamp;
 use super::partial::{Plan, Reading};
 use super::record::{REPORTED, Record, SETTLED, STAMPED};
 use super::store::{FileId, FileStore, Loaded, RENAME_TAKES, Refused, Store, StoreError};
+use super::unsaved::Nowhere;
 use super::{Index, lock};
 use crate::changes::ChangeSource;
 use crate::clock::Clock;
 use crate::geometry::{BlockIndex, Geometry};
-use crate::image::{Image, Moment};
+use crate::image::{Fingerprint, Image};
 use crate::per_block::PerBlock;
 use crate::scan::{Tally, ZeroDigests};
-
-/// The longest wait for the second of the first stamps to end.
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// What an index is brought up to date for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +28,8 @@ pub enum Purpose {
     Run {
         /// An image that is smaller than the index remembers is refused.
         refuse_shrunk: bool,
+        /// So is an index that cannot be saved.
+        strict: bool,
     },
     /// No mount.
     Scan {
@@ -97,6 +97,17 @@ pub enum OpenError {
         /// Bytes that it had.
         then: u64,
     },
+    /// It must be saved, and cannot be.
+    #[error(
+        "it cannot be saved: {error}{}",
+        if *far { "; times that it has promised lie in the future, so that new ones could come again" } else { "" }
+    )]
+    Unsaved {
+        /// Why.
+        error: io::Error,
+        /// Whether new stamps would lie in the future.
+        far: bool,
+    },
     /// Ended early; the index is as it was.
     #[error("interrupted")]
     Interrupted,
@@ -115,51 +126,34 @@ enum Worth {
 
 /// How an index that was loaded is brought up to date.
 #[derive(Debug)]
-struct Begin {
-    /// The second of the first stamps.
-    first: i64,
+pub(super) struct Begin {
+    /// The second of the scan's stamps, which is over.
+    pub(super) first: i64,
     reading: Reading,
-    /// What was loaded is good.
-    valid: bool,
+    /// No stamp that is known of is later.
+    pub(super) promised: i64,
 }
 
 impl Index {
-    /// Brings the index of an image up to date. `None`: it cannot be used, which is logged, and must not be.
-    pub fn open(request: &Request<'_>) -> Result<Option<Self>, OpenError> {
-        match FileStore::open(request.path, request.source_file) {
-            Ok(store) => Self::open_store(request, Box::new(store)),
-            Err(StoreError::Held(holder)) => Err(OpenError::Held(holder)),
-            Err(StoreError::Refused(why)) => Err(why.into()),
-            Err(StoreError::Io(e)) => {
-                unusable(request.path, &e);
-                Ok(None)
-            }
-        }
+    /// Brings the index of an image up to date. One that cannot be saved counts as lost, which is logged; for
+    /// [`Purpose::Scan`] that is an error.
+    pub fn open(request: &Request<'_>) -> Result<Self, OpenError> {
+        Self::open_store(request, find_store(request)?)
     }
 
-    /// What [`Index::open`] would read. Reads nothing of the image and saves nothing. `None`: the index cannot be used,
-    /// which is logged.
-    pub fn plan_open(request: &Request<'_>) -> Result<Option<Plan>, OpenError> {
-        match FileStore::open(request.path, request.source_file) {
-            Ok(store) => {
-                let (index, begin) = Self::begin(request, Box::new(store))?;
-                Ok(Some(index.plan(&begin.reading)))
-            }
-            Err(StoreError::Held(holder)) => Err(OpenError::Held(holder)),
-            Err(StoreError::Refused(why)) => Err(why.into()),
-            Err(StoreError::Io(e)) => {
-                unusable(request.path, &e);
-                Ok(None)
-            }
-        }
+    /// What [`Index::open`] would read. Reads nothing of the image and saves nothing.
+    pub fn plan_open(request: &Request<'_>) -> Result<Plan, OpenError> {
+        let (index, begin) = Self::begin(request, find_store(request)?)?;
+        Ok(index.plan(&begin.reading))
     }
 
     pub(super) fn open_store(
         request: &Request<'_>,
         store: Box<dyn Store>,
-    ) -> Result<Option<Self>, OpenError> {
+    ) -> Result<Self, OpenError> {
         let (index, begin) = Self::begin(request, store)?;
-        index.update(request, &begin)
+        index.update(request, &begin)?;
+        Ok(index)
     }
 
     /// Loads what there is and judges it.
@@ -167,34 +161,38 @@ impl Index {
     #[allow(clippy::too_many_lines)]
     fn begin(request: &Request<'_>, store: Box<dyn Store>) -> Result<(Self, Begin), OpenError> {
         let started = request.clock.now();
-        let now = request.image.moment().unwrap_or(Moment::Unknown);
+        let now = request.image.fingerprint().unwrap_or(Fingerprint::Unknown);
         let records = PerBlock::new();
         let worth = load(store.as_ref(), request, &now, &records);
         let noted = store.noted_ceiling().unwrap_or(i64::MIN);
+        let mut promised = noted;
+        if let Worth::Good(header) | Worth::Unsettled(header, _) = &worth {
+            promised = promised.max(header.ceiling);
+        }
         let mut count = request.geometry.blocks();
         let mut floor = i64::MIN;
         let mut reading = Reading::All;
         let valid = matches!(worth, Worth::Good(_));
-        let mut moment = now.clone();
-        let first = match worth {
+        let mut fingerprint = now.clone();
+        match worth {
             Worth::Good(header) => {
                 check_size(request, &header)?;
-                let unwritten = matches!(now, Moment::File(_))
-                    && now.proves_unwritten_since(&header.moment, false)
+                let unwritten = matches!(now, Fingerprint::File(_))
+                    && now.proves_unwritten_since(&header.fingerprint, false)
                     && header.image_size == request.geometry.image_size()
                     && !header.vouched;
                 if unwritten && !request.rescan {
-                    moment = header.moment.clone();
+                    fingerprint = header.fingerprint.clone();
                     reading = Reading::Nothing;
                 } else {
                     reading = Reading::told_by(request, &header);
                 }
                 count = count.max(header.records);
                 floor = header.floor;
-                if header.open {
-                    floor = floor.max(header.ceiling.saturating_add(1));
+                // A note that is higher is of a mount whose stamps could not be saved.
+                if header.open || noted > header.ceiling {
+                    floor = floor.max(header.ceiling.max(noted).saturating_add(1));
                 }
-                started
             }
             Worth::Unsettled(header, why) => {
                 check_size(request, &header)?;
@@ -204,21 +202,38 @@ impl Index {
                 floor = header
                     .floor
                     .max(header.ceiling.max(noted).saturating_add(1));
-                started.saturating_add(1)
             }
             Worth::Nothing(why) => {
                 if let Some(why) = why {
                     warn_of_loss(request, &why);
                 }
                 floor = floor.max(noted.saturating_add(1));
-                started.saturating_add(1)
             }
-        };
+        }
+        let known = valid || noted > i64::MIN;
+        let first = first_stamp(request.clock.as_ref(), started, known, &now, floor);
         if !valid {
             // What was lost may be of any time until now, also if the clock goes back later.
             floor = floor.max(first);
         }
-        let index = Self {
+        let index = Self::new(request, store, records, fingerprint, count, floor);
+        let begin = Begin {
+            first,
+            reading,
+            promised,
+        };
+        Ok((index, begin))
+    }
+
+    fn new(
+        request: &Request<'_>,
+        store: Box<dyn Store>,
+        records: PerBlock<Record>,
+        fingerprint: Fingerprint,
+        count: u64,
+        floor: i64,
+    ) -> Self {
+        Self {
             image: Arc::clone(&request.image),
             clock: Arc::clone(&request.clock),
             store,
@@ -232,7 +247,7 @@ impl Index {
             ceiling: AtomicI64::new(i64::MIN),
             newest: AtomicI64::new(i64::MIN),
             newest_is_stale: AtomicBool::new(false),
-            moment: Mutex::new(moment),
+            fingerprint: Mutex::new(fingerprint),
             state: Mutex::new(
                 request
                     .changes
@@ -246,6 +261,8 @@ impl Index {
             listing: Mutex::new(()),
             restamp_listings: request.purpose == Purpose::Mount,
             salvage: request.salvage,
+            fresh: AtomicI64::new(i64::MIN),
+            unsaved: AtomicBool::new(false),
             touched: AtomicU64::new(0),
             made: AtomicI64::new(0),
             epoch: AtomicU64::new(0),
@@ -256,30 +273,21 @@ impl Index {
             writers: Mutex::default(),
             saving: Mutex::new(()),
             threads: request.threads,
-        };
-        let begin = Begin {
-            first,
-            reading,
-            valid,
-        };
-        Ok((index, begin))
+        }
     }
 
-    fn update(self, request: &Request<'_>, begin: &Begin) -> Result<Option<Self>, OpenError> {
+    fn update(&self, request: &Request<'_>, begin: &Begin) -> Result<(), OpenError> {
         self.look(request, begin.first, &begin.reading)
             .map_err(|_| OpenError::Interrupted)?;
         if matches!(request.purpose, Purpose::Scan { dry_run: true, .. }) {
-            return Ok(Some(self));
+            return Ok(());
         }
+        self.pass_stamps();
         if let Err(e) = self.save(true) {
-            unusable(request.path, &e);
-            return Ok(None);
+            self.go_on_unsaved(request, begin, e)?;
         }
-        // Stamps of a first scan must have ended, so that another first scan makes others.
-        if !begin.valid {
-            self.clock.wait_past(begin.first, LONGEST_WAIT);
-        }
-        Ok(Some(self))
+        self.ready();
+        Ok(())
     }
 
     /// The blocks that got new stamps in the last scan, as runs of block numbers, ends included. Empty unless the
@@ -310,11 +318,17 @@ fn warn_of_loss(request: &Request<'_>, why: &str) {
     );
 }
 
-fn unusable(path: &Path, error: &io::Error) {
-    log::warn!(
-        "index {} cannot be used: {error}; mounting without it",
-        path.display()
-    );
+/// The file's place. If there is none, nothing will be saved.
+fn find_store(request: &Request<'_>) -> Result<Box<dyn Store>, OpenError> {
+    match FileStore::open(request.path, request.source_file) {
+        Ok(store) => Ok(Box::new(store)),
+        Err(StoreError::Held(holder)) => Err(OpenError::Held(holder)),
+        Err(StoreError::Refused(why)) => Err(why.into()),
+        Err(StoreError::Io(error)) if matches!(request.purpose, Purpose::Scan { .. }) => {
+            Err(OpenError::Unsaved { error, far: false })
+        }
+        Err(StoreError::Io(e)) => Ok(Box::new(Nowhere::new(request.path, &e))),
+    }
 }
 
 fn check_size(request: &Request<'_>, header: &Header) -> Result<(), OpenError> {
@@ -322,7 +336,8 @@ fn check_size(request: &Request<'_>, header: &Header) -> Result<(), OpenError> {
     let refuse = matches!(
         request.purpose,
         Purpose::Run {
-            refuse_shrunk: true
+            refuse_shrunk: true,
+            ..
         }
     );
     if refuse && now < then {
@@ -335,7 +350,7 @@ fn check_size(request: &Request<'_>, header: &Header) -> Result<(), OpenError> {
 fn load(
     store: &dyn Store,
     request: &Request<'_>,
-    now: &Moment,
+    now: &Fingerprint,
     records: &PerBlock<Record>,
 ) -> Worth {
     let loaded = match store.load() {
@@ -376,7 +391,7 @@ fn load(
             "it is a copy, and may be older than what was synced last",
         );
     }
-    if header.open && !now.proves_unwritten_since(&header.moment, false) {
+    if header.open && !now.proves_unwritten_since(&header.fingerprint, false) {
         return Worth::Unsettled(header, "the last bmapfs that used it was killed");
     }
     Worth::Good(header)

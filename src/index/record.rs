@@ -36,6 +36,20 @@ pub(super) const UNREADABLE: u16 = 2048;
 /// A new stamp is at least this many seconds past the block's last: rsync compares whole seconds, FAT keeps two.
 pub(super) const STEP: i64 = 2;
 
+/// The stamps of a scan lie up to this many seconds before it.
+pub(crate) const LOOKS_BACK: i64 = 4;
+
+/// The first second from this one on that FAT can keep, which has every other.
+pub(super) fn even(second: i64) -> i64 {
+    second.saturating_add(second & 1)
+}
+
+/// The stamps of a scan that begins in second `now`: that of all blocks but the last, which gets [`STEP`] more. Both are
+/// over before anything is read, so that nothing that is written later can be of them.
+pub(super) fn before(now: i64) -> i64 {
+    even(now.saturating_sub(2)) - STEP
+}
+
 /// One block. 48 bytes, which is what a block may cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Record {
@@ -75,11 +89,12 @@ impl Record {
 
     /// The earliest stamp that this block may get now.
     pub(super) fn next_stamp(&self, now: i64) -> i64 {
-        if self.has(STAMPED) {
+        let after = if self.has(STAMPED) {
             now.max(self.latest().saturating_add(STEP))
         } else {
             now
-        }
+        };
+        even(after)
     }
 
     /// Gives the block a new stamp, nobody knows it yet.

@@ -4,10 +4,10 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use super::record::{DIRTY, REPORTED, Record, STAMPED, STEP, UNREADABLE, WRITTEN};
+use super::record::{DIRTY, REPORTED, Record, STAMPED, STEP, UNREADABLE, WRITTEN, before, even};
 use super::{Index, Report, lock};
 use crate::geometry::{BlockIndex, Geometry};
-use crate::image::Moment;
+use crate::image::Fingerprint;
 use crate::scan::{Cancelled, Found, Hasher, Tally};
 
 /// Of the blocks that a scan cannot read, about so many are logged one by one.
@@ -23,26 +23,28 @@ impl Index {
             // Blocks that grew; nothing else writes here.
             self.records.for_each(|record| record.clear(DIRTY));
         }
-        let moment = if self.watch {
-            self.image.moment().unwrap_or(Moment::Unknown)
+        let fingerprint = if self.watch {
+            self.image.fingerprint().unwrap_or(Fingerprint::Unknown)
         } else {
-            Moment::Unknown
+            Fingerprint::Unknown
         };
         // Unless nobody can write the image, the digests are of a later state from now on.
         if self.watch || self.writable {
             *lock(&self.state) = None;
         }
-        // From here on: what a handle that is open already was served may be older than `moment`.
+        // From here on: what a handle that is open already was served may be older than `fingerprint`.
         self.epoch.fetch_add(1, SeqCst);
         self.judge();
-        let (first, highest) = {
+        // Nothing that is written later can be of these seconds.
+        let last = self.stamp_that_is_over(|| {
             // Listings make one stamp for all blocks meanwhile: not one that the scan makes, too.
             let _no_listing = lock(&self.overlay);
-            let first = self.clock.now().max(self.floor.load(SeqCst));
+            let first = even(before(self.clock.now()).max(self.floor.load(SeqCst)));
             let highest = first.max(self.latest()).saturating_add(2 * STEP);
             self.scan_ends_below.store(highest + 1, SeqCst);
-            (first, highest)
-        };
+            first.saturating_add(STEP)
+        });
+        let (first, highest) = (last - STEP, self.scan_ends_below.load(SeqCst) - 1);
         // The scan's stamps are shown before it is over.
         if let Err(e) = self.raise_ceiling(highest) {
             log::warn!("the index cannot be saved: {e}");
@@ -53,9 +55,10 @@ impl Index {
         {
             // A listing that has made its stamp before must not show it after.
             let _no_listing = lock(&self.listing);
-            *lock(&self.moment) = moment;
+            *lock(&self.fingerprint) = fingerprint;
             self.vouched.store(false, SeqCst);
             *lock(&self.overlay) = None;
+            self.ready();
         }
         self.save(true)
     }

@@ -53,7 +53,7 @@ pub(super) trait Store: fmt::Debug + Send + Sync {
     fn ending(&self);
 
     /// Notes beside the index, in case it is lost, that no stamp made is later than `ceiling`.
-    fn note_ceiling(&self, ceiling: i64);
+    fn note_ceiling(&self, ceiling: i64) -> io::Result<()>;
 
     /// The ceiling noted last.
     fn noted_ceiling(&self) -> Option<i64>;
@@ -129,12 +129,19 @@ impl FileStore {
         })
     }
 
-    fn note(&self, change: impl FnOnce(&mut Note)) {
+    /// What was noted beside an index that cannot be locked.
+    pub(super) fn noted_beside(index: &Path) -> Option<i64> {
+        let spot = Spot::find(index, None).ok()?;
+        let file = spot
+            .open(&with(spot.name(), ".lock"), OFlag::O_RDONLY)
+            .ok()?;
+        lock::noted(&file)
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Note)) -> io::Result<()> {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut noted);
-        if let Err(e) = lock::write(&self.lock, *noted) {
-            log::debug!("{}: {e}", self.path.display());
-        }
+        lock::write(&self.lock, *noted).inspect_err(|e| log::debug!("{}: {e}", self.path.display()))
     }
 
     /// The inode that a file is, beside which lock, and when it last changed.
@@ -207,11 +214,12 @@ impl Store for FileStore {
     }
 
     fn ending(&self) {
-        self.note(|note| note.ending = true);
+        // Whoever waits is only less patient then.
+        let _ = self.note(|note| note.ending = true);
     }
 
-    fn note_ceiling(&self, ceiling: i64) {
-        self.note(|note| note.ceiling = note.ceiling.max(Some(ceiling)));
+    fn note_ceiling(&self, ceiling: i64) -> io::Result<()> {
+        self.note(|note| note.ceiling = Some(ceiling))
     }
 
     fn noted_ceiling(&self) -> Option<i64> {

@@ -66,7 +66,7 @@ pub(super) fn prepare(
                 map,
                 threads: config.threads.map(usize::from),
             };
-            request.open(index, purpose, config.verbosity, tally)?
+            Some(request.open(index, purpose, config.verbosity, tally)?)
         }
     };
     if index.is_some() {
@@ -153,14 +153,14 @@ pub(super) struct Indexing<'a> {
 }
 
 impl Indexing<'_> {
-    /// Brings the index up to date. `None`: it cannot be used, which is logged.
+    /// Brings the index up to date.
     pub(super) fn open(
         &self,
         config: &IndexConfig,
         purpose: Purpose,
         verbosity: Verbosity,
         tally: &Arc<Tally>,
-    ) -> Result<Option<Index>> {
+    ) -> Result<Index> {
         self.with_request(config, purpose, tally, |request, size| {
             let path = &self.source.path;
             let name = path.file_name().unwrap_or(path.as_os_str());
@@ -170,8 +170,8 @@ impl Indexing<'_> {
         })
     }
 
-    /// What bringing it up to date would read. `None`: as for [`Self::open`].
-    pub(super) fn plan(&self, config: &IndexConfig, tally: &Arc<Tally>) -> Result<Option<Plan>> {
+    /// What bringing it up to date would read.
+    pub(super) fn plan(&self, config: &IndexConfig, tally: &Arc<Tally>) -> Result<Plan> {
         let purpose = Purpose::Scan {
             list: false,
             dry_run: true,
@@ -187,8 +187,8 @@ impl Indexing<'_> {
         config: &IndexConfig,
         purpose: Purpose,
         tally: &Arc<Tally>,
-        act: impl FnOnce(&index::Request<'_>, u64) -> std::result::Result<Option<T>, OpenError>,
-    ) -> Result<Option<T>> {
+        act: impl FnOnce(&index::Request<'_>, u64) -> std::result::Result<T, OpenError>,
+    ) -> Result<T> {
         let (image, path) = (&self.source.image, &self.source.path);
         let attempt = || format!("reading {}", path.display());
         let size = image.size().or_fail(Status::System, attempt)?;
@@ -197,9 +197,10 @@ impl Indexing<'_> {
         let named = named(&config.changes, self.map, path, size)?;
         let named = named.as_ref().map(|named| named as &dyn ChangeSource);
         image.settle().or_fail(Status::System, attempt)?;
-        let Some(file) = &self.source.index else {
-            return Ok(None);
-        };
+        let file =
+            self.source.index.as_deref().ok_or_else(|| {
+                Failure::new(Status::Internal, format!("{}: no index", attempt()))
+            })?;
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let request = index::Request {
             image: Arc::clone(image),
@@ -220,7 +221,9 @@ impl Indexing<'_> {
         };
         act(&request, size).map_err(|e| {
             let object = match e {
-                OpenError::Held(_) | OpenError::Refused(_) => format!("index {}", file.display()),
+                OpenError::Held(_) | OpenError::Refused(_) | OpenError::Unsaved { .. } => {
+                    format!("index {}", file.display())
+                }
                 OpenError::Shrunk { .. } => path.display().to_string(),
                 OpenError::Interrupted => return interrupted(),
             };

@@ -60,6 +60,7 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
     let place = crate::mount::check_mountpoint(&place, &source)?;
     let purpose = Purpose::Run {
         refuse_shrunk: !config.shrunk,
+        strict: config.strict,
     };
     let mount_config = MountConfig {
         mountpoint: place.clone(),

@@ -6,7 +6,7 @@ use super::prepare::{Indexing, forward_signals};
 use super::source::Source;
 use crate::changes::ChangeMap;
 use crate::config::ScanConfig;
-use crate::exit::{Failure, OrFail, Result, Status};
+use crate::exit::{OrFail, Result, Status};
 use crate::index::{Plan, Purpose, Report};
 
 /// What `bmapfs scan` has to say.
@@ -50,23 +50,12 @@ pub fn scan(config: &ScanConfig, map: Option<&ChangeMap>) -> Result<Scanned> {
         map,
         threads: config.threads.map(usize::from),
     };
-    let unusable = || {
-        Failure::new(
-            Status::System,
-            format!(
-                "scanning {}: its index cannot be saved",
-                source.path.display()
-            ),
-        )
-    };
     if config.dry_run && map.is_some() {
-        let plan = request.plan(&config.index, &tally)?.ok_or_else(unusable)?;
+        let plan = request.plan(&config.index, &tally)?;
         let list = config.list;
         return Ok(Scanned::Planned { plan, list });
     }
-    let index = request
-        .open(&config.index, purpose, config.verbosity, &tally)?
-        .ok_or_else(unusable)?;
+    let index = request.open(&config.index, purpose, config.verbosity, &tally)?;
     let (report, restamped) = (index.report(), index.restamped());
     if !config.dry_run {
         source.index_saved();

@@ -37,7 +37,9 @@ impl Source {
         let attempt = || format!("opening {}", path.display());
         let stat = source.file().metadata();
         let id = FileId::of(&stat.or_fail(Status::System, attempt)?);
-        let index = index.and_then(|index| file_of(index, &path, volume));
+        let index = index
+            .map(|index| file_of(index, &path, volume))
+            .transpose()?;
         if let Some((file, mountpoint)) = index.as_ref().zip(mountpoint)
             && index::lies_below(file, mountpoint)
         {
@@ -98,14 +100,11 @@ impl Source {
     }
 }
 
-/// The index's file. `None`: there is no place for it, which is logged.
-fn file_of(config: &IndexConfig, path: &Path, volume: &VolumeConfig) -> Option<PathBuf> {
+/// The index's file. An error: it cannot be told where that would be.
+fn file_of(config: &IndexConfig, path: &Path, volume: &VolumeConfig) -> Result<PathBuf> {
     let default = || index::default_path(path, config.id.as_deref(), volume.block_size);
-    match config.file.clone().map_or_else(default, Ok) {
-        Ok(file) => Some(file),
-        Err(e) => {
-            log::warn!("the state directory cannot be made: {e}; going on without an index");
-            None
-        }
-    }
+    config.file.clone().map_or_else(default, Ok).or_fail(
+        Status::MountFailed,
+        || "looking for the state directory (set XDG_STATE_HOME, or use --index=FILE)",
+    )
 }

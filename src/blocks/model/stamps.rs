@@ -108,6 +108,13 @@ impl Followed {
         self.written = true;
     }
 
+    /// The clock was set back: the last write may be one to come, and its second is not shown then.
+    pub(super) fn turned_back(&mut self) {
+        if self.history == History::File {
+            self.certain = None;
+        }
+    }
+
     /// The root was opened, in this second.
     pub(super) fn listed(&mut self, now: i64) {
         let written = std::mem::replace(&mut self.written, false);

@@ -154,7 +154,12 @@ impl World {
             } => self.list(u64::from(position), usize::from(room), later),
             Op::Sync { handle, fails } => self.sync(handle, fails),
             Op::Flush { handle } => self.flush(handle),
-            Op::Turn { by } => self.clock.turn(i64::from(by)),
+            Op::Turn { by } => {
+                self.clock.turn(i64::from(by));
+                if by < 0 {
+                    self.model.followed.turned_back();
+                }
+            }
             Op::Poke { .. } | Op::Punch { .. } | Op::Grow { .. } | Op::Cut { .. } => {
                 self.by_others(op);
             }

@@ -66,7 +66,9 @@ impl Store for SlowDisk {
 
     fn ending(&self) {}
 
-    fn note_ceiling(&self, _ceiling: i64) {}
+    fn note_ceiling(&self, _ceiling: i64) -> io::Result<()> {
+        Ok(())
+    }
 
     fn noted_ceiling(&self) -> Option<i64> {
         None
@@ -117,9 +119,7 @@ fn nobody_waits_for_a_save_that_a_listing_needs() {
         clock: Arc::clone(&clock) as Arc<dyn crate::clock::Clock>,
     };
     go_on.send(()).unwrap();
-    let index = Index::open_store(&request, Box::new(disk))
-        .unwrap()
-        .unwrap();
+    let index = Index::open_store(&request, Box::new(disk)).unwrap();
     at_disk.recv().unwrap();
     let index = Arc::new(index);
     let first = BlockIndex::new(0).unwrap();

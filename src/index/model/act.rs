@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::live::{BLOCK, HALF, LONGEST, range};
-use super::op::{Mode, Op, Part, Time};
+use super::op::{Mode, Op, Part, Place, Time};
 use super::world::{BLOCKS, Mounted, World, number};
 use crate::clock::Clock;
 use crate::geometry::Span;
@@ -39,7 +39,15 @@ impl World {
         }
         match op {
             Op::Fail { .. } => self.disk.kill(),
-            Op::Poke { .. } | Op::Grow { .. } | Op::Turn(_) | Op::Cancel => self.act(op),
+            Op::Poke { .. }
+            | Op::Grow { .. }
+            | Op::Submit(_)
+            | Op::Land
+            | Op::Store(_)
+            | Op::LetGo
+            | Op::Below(_)
+            | Op::Turn(_)
+            | Op::Cancel => self.act(op),
             _ if self.mounted().is_some() => {
                 self.model().nested_requests += 1;
                 self.act(op);
@@ -71,8 +79,31 @@ impl World {
                 self.sync(target);
                 self.close(false);
             }
-            Op::Poke { .. } | Op::Grow { .. } | Op::Cut { .. } | Op::Bad { .. } => self.others(op),
-            Op::Turn(seconds) => self.clock.turn(seconds),
+            Op::Poke { .. }
+            | Op::Grow { .. }
+            | Op::Cut { .. }
+            | Op::Bad { .. }
+            | Op::Submit(_)
+            | Op::Land
+            | Op::Store(_)
+            | Op::LetGo
+            | Op::Below(_) => self.others(op),
+            Op::ComeAgain(other) => {
+                // It cannot go while it is open.
+                self.close(false);
+                if !self.disk.dead() {
+                    self.live.come_again(other);
+                    self.model().behind = true;
+                }
+            }
+            Op::Keep(place) => self.disk.keep(place),
+            Op::Plain { target, writes } => self.plain(target, writes),
+            Op::Turn(seconds) => {
+                self.clock.turn(seconds);
+                if seconds < 0 {
+                    self.turned_back();
+                }
+            }
             Op::Sync { target } => {
                 self.sync(target);
             }
@@ -112,6 +143,11 @@ impl World {
                 part,
                 letter,
             } => self.live.poke(block, part, letter),
+            Op::Submit(write) => self.live.submit(write),
+            Op::Land => self.live.land(),
+            Op::Store(write) => self.live.store(write),
+            Op::LetGo => self.live.let_go(),
+            Op::Below(write) => self.live.below(write),
             Op::Grow { by } if self.live.size() + by <= LONGEST => self.live.grow(by),
             Op::Cut { by } if self.live.size() > by + BLOCK => self.live.cut(by),
             Op::Bad { block, bad } => {
@@ -289,6 +325,8 @@ impl World {
         self.live.forget_plans();
         self.disk.no_faults();
         self.close(false);
+        self.disk.keep(Place::Fine);
+        self.live.let_go();
         self.live.memory.faults(|faults| faults.bad.clear());
         self.model().bad = false;
         self.clock.turn(3);

@@ -6,15 +6,15 @@ use crate::index::record::HASHED;
 use crate::volume::Attr;
 
 impl World {
-    /// A block showed this, in a request that began in state `since` of the image. `listed`: the root was opened
-    /// for it.
+    /// A block showed this, in a request that began in state `since` of the image. `exactly`: the root was
+    /// opened for it, and nothing may be hidden by it.
     pub(super) fn shown(
         &self,
         mounted: &Mounted,
         block: usize,
         attr: &Attr,
         since: usize,
-        listed: bool,
+        exactly: bool,
     ) {
         if self.disk.dead() {
             return;
@@ -23,15 +23,18 @@ impl World {
         let Some(mount) = &model.mount else {
             return;
         };
+        if model.blind && model.behind {
+            return;
+        }
         let quiet = !self.live.foreign_since(mount.begin);
         let follows = matches!(mounted.mode, Mode::Long | Mode::Force);
         let seen = mount.looked == mount.begin || since > mount.looked;
-        let exact = quiet || mounted.mode == Mode::Write || (follows && listed && seen);
+        let exact = quiet || mounted.mode == Mode::Write || (follows && exactly && seen);
         let allowed = if exact { since } else { mount.base };
         let size = usize::try_from(attr.size).unwrap();
         // Whoever has a copy keeps it, whatever the block holds: nobody can read it.
         let unreadable = mounted.index.is_unreadable(number(block));
-        for Held { pair, at } in &model.held[block] {
+        for Held { pair, at, .. } in &model.held[block] {
             // A copy that was torn after the last scan counts at the next one; one that was finished after this
             // request began, and the image was written in between, at the next request.
             assert!(
@@ -73,8 +76,10 @@ impl Model {
         if self.setting == Some((block, pair.stamp)) {
             return;
         }
-        if !self.holds(block, pair) {
-            self.held[block].push(Held { pair, at });
+        let unnoted = self.unnoted;
+        let forgotten = unnoted && self.behind;
+        if !forgotten && !self.holds(block, pair) {
+            self.held[block].push(Held { pair, at, unnoted });
         }
     }
 

@@ -3,7 +3,7 @@
 use std::io::{self, Cursor, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::op::Fault;
+use super::op::{Fault, Place as Keeping};
 use crate::clock::{Clock, testing::TestClock};
 use crate::index::format::Place;
 use crate::index::store::{Loaded, Store};
@@ -22,6 +22,7 @@ struct State {
     inodes: u64,
     /// After so many more saves.
     fault: Option<(usize, Fault, bool)>,
+    place: Keeping,
     /// The process is gone: nothing that it does counts.
     dead: bool,
 }
@@ -64,6 +65,14 @@ impl Disk {
         self.state().fault = Some((after, fault, crash));
     }
 
+    pub(super) fn keep(&self, place: Keeping) {
+        self.state().place = place;
+    }
+
+    pub(super) fn place(&self) -> Keeping {
+        self.state().place
+    }
+
     pub(super) fn no_faults(&self) {
         self.state().fault = None;
     }
@@ -102,13 +111,45 @@ impl Disk {
 
 /// What one process sees of the disk.
 #[derive(Debug)]
-pub(super) struct DiskStore(pub(super) Arc<Disk>);
+pub(super) struct DiskStore {
+    disk: Arc<Disk>,
+    /// When it began.
+    place: Keeping,
+}
+
+impl DiskStore {
+    pub(super) fn open(disk: &Arc<Disk>) -> Self {
+        Self {
+            disk: Arc::clone(disk),
+            place: disk.place(),
+        }
+    }
+
+    /// It could be neither made nor locked.
+    fn is_nowhere(&self) -> bool {
+        matches!(self.place, Keeping::ReadOnly | Keeping::Hidden)
+    }
+}
 
 impl Store for DiskStore {
     fn load(&self) -> io::Result<Option<Loaded>> {
-        Ok(self.0.state().present.clone().map(|found| Loaded {
+        if self.place == Keeping::Hidden {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let found = self.disk.state().present.clone();
+        let nowhere = Place {
+            inode: 0,
+            born: None,
+            lock: None,
+            finished: 0,
+        };
+        Ok(found.map(|found| Loaded {
             input: Box::new(Cursor::new(found.bytes)),
-            place: found.place,
+            place: if self.place == Keeping::ReadOnly {
+                nowhere
+            } else {
+                found.place
+            },
         }))
     }
 
@@ -118,8 +159,11 @@ impl Store for DiskStore {
         end: &mut dyn FnMut(Place) -> io::Result<Vec<u8>>,
     ) -> io::Result<()> {
         let full = || Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        if self.is_nowhere() || self.disk.place() != Keeping::Fine {
+            return full();
+        }
         let fault = {
-            let mut state = self.0.state();
+            let mut state = self.disk.state();
             match &mut state.fault {
                 Some((0, ..)) => state.fault.take(),
                 Some((after, ..)) => {
@@ -130,22 +174,22 @@ impl Store for DiskStore {
             }
         };
         if let Some((_, Fault::Nothing, crash)) = fault {
-            self.0.state().dead |= crash;
+            self.disk.state().dead |= crash;
             return full();
         }
         let mut bytes = Vec::new();
         body(&mut bytes)?;
-        let mut state = self.0.state();
+        let mut state = self.disk.state();
         state.inodes += 1;
         let place = Place {
             lock: None,
             inode: state.inodes,
-            born: Some((self.0.clock.now(), 0)),
-            finished: self.0.clock.now(),
+            born: Some((self.disk.clock.now(), 0)),
+            finished: self.disk.clock.now(),
         };
         drop(state);
         bytes.extend(end(place)?);
-        let mut state = self.0.state();
+        let mut state = self.disk.state();
         if state.dead {
             return full();
         }
@@ -165,14 +209,21 @@ impl Store for DiskStore {
 
     fn ending(&self) {}
 
-    fn note_ceiling(&self, ceiling: i64) {
-        let mut state = self.0.state();
-        if !state.dead {
-            state.note = state.note.max(Some(ceiling));
+    fn note_ceiling(&self, ceiling: i64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        if self.is_nowhere() {
+            return Err(io::ErrorKind::NotFound.into());
         }
+        if !state.dead {
+            state.note = Some(ceiling);
+        }
+        Ok(())
     }
 
     fn noted_ceiling(&self) -> Option<i64> {
-        self.0.state().note
+        if self.place == Keeping::Hidden {
+            return None;
+        }
+        self.disk.state().note
     }
 }

@@ -6,16 +6,16 @@ use super::told::{Map, Since, Telling};
 use super::world::Setup;
 
 /// A file whose times are believed, of three whole blocks.
-const FILE: Setup = Setup { told: 0, size: 0 };
+pub(super) const FILE: Setup = Setup { told: 0, size: 0 };
 
-fn mount(mode: Mode) -> Op {
+pub(super) fn mount(mode: Mode) -> Op {
     Op::Mount {
         mode,
         rescan: false,
     }
 }
 
-fn poke(block: usize, letter: u8) -> Op {
+pub(super) fn poke(block: usize, letter: u8) -> Op {
     Op::Poke {
         block,
         part: Part::Whole,
@@ -23,7 +23,7 @@ fn poke(block: usize, letter: u8) -> Op {
     }
 }
 
-fn write(block: usize, letter: u8, release: bool) -> Op {
+pub(super) fn write(block: usize, letter: u8, release: bool) -> Op {
     Op::Write {
         block,
         part: Part::Whole,
@@ -33,20 +33,20 @@ fn write(block: usize, letter: u8, release: bool) -> Op {
     }
 }
 
-fn plan(after: usize, what: Op) -> Op {
+pub(super) fn plan(after: usize, what: Op) -> Op {
     Op::Plan {
         after,
         what: Box::new(what),
     }
 }
 
-const CRASH: Op = Op::Fail {
+pub(super) const CRASH: Op = Op::Fail {
     fault: Fault::Nothing,
     after: 0,
     crash: true,
 };
 
-fn holds(setup: Setup, history: Vec<Op>) {
+pub(super) fn holds(setup: Setup, history: Vec<Op>) {
     play(setup, &History(history));
 }
 

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::op::{Op, Part};
 use super::told::half;
+use super::unseen::Evidence;
 use super::world::World;
 use crate::changes::ChangedRanges;
-use crate::clock::{Clock, testing::TestClock};
+use crate::clock::testing::TestClock;
 use crate::geometry::Span;
 use crate::image::faulty::{History, Memory};
-use crate::image::{Image, Moment, Ownership, Written};
+use crate::image::{Fingerprint, Image, Ownership};
 
 /// Length of a block.
 pub(super) const BLOCK: usize = 4096;
@@ -27,9 +28,25 @@ pub(super) enum Told {
     File,
     /// On another.
     Untrusted,
-    /// A device with statistics; `true`: with a number of its own.
-    Device(bool),
+    /// On one whose times are whole seconds.
+    Coarse,
+    /// A device with statistics: whether they count everything, and whether it has a number of its own.
+    Device {
+        counts_all: bool,
+        numbered: bool,
+    },
     Nothing,
+}
+
+/// Who changes the image, and what is seen of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Bmapfs itself.
+    Own,
+    /// Others; times and statistics move.
+    Seen,
+    /// Others; nothing moves.
+    Unseen,
 }
 
 /// A block's content: so many bytes, and what each half is filled with.
@@ -62,13 +79,14 @@ impl Snapshot {
 }
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     /// Every state that the image was in, and its number.
     history: Vec<Snapshot>,
     /// The last change by others.
     foreign: usize,
-    /// Seconds, and something that no other write has.
-    mtime: (i64, usize),
+    /// The last one that times or statistics show.
+    seen: usize,
+    pub(super) evidence: Evidence,
     boot: u32,
     /// The state in which bmapfs last noted a moment.
     looked: usize,
@@ -78,9 +96,9 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) memory: Arc<Memory>,
-    clock: Arc<TestClock>,
-    told: Told,
-    state: Mutex<State>,
+    pub(super) clock: Arc<TestClock>,
+    pub(super) told: Told,
+    pub(super) state: Mutex<State>,
     plan: Mutex<VecDeque<(usize, Op)>>,
     pub(super) world: OnceLock<Weak<World>>,
 }
@@ -96,18 +114,19 @@ impl Live {
             state: Mutex::new(State {
                 history: Vec::new(),
                 foreign: 0,
-                mtime: (0, 0),
+                seen: 0,
+                evidence: Evidence::default(),
                 boot: 0,
                 looked: 0,
             }),
             plan: Mutex::default(),
             world: OnceLock::new(),
         });
-        live.changed(false);
+        live.changed(Change::Own);
         live
     }
 
-    fn changed(&self, foreign: bool) {
+    pub(super) fn changed(&self, change: Change) {
         let bytes = self.memory.bytes();
         let mut letters = [0; LONGEST / HALF];
         for (half, letter) in letters.iter_mut().enumerate() {
@@ -118,10 +137,14 @@ impl Live {
             size: bytes.len(),
             letters,
         });
-        if foreign {
-            state.foreign = state.history.len();
+        let number = state.history.len();
+        if change != Change::Own {
+            state.foreign = number;
         }
-        state.mtime = (self.clock.now(), state.history.len());
+        let moved = change != Change::Unseen && self.moved(&mut state.evidence);
+        if moved && change == Change::Seen {
+            state.seen = number;
+        }
     }
 
     /// The number of the present state.
@@ -134,8 +157,17 @@ impl Live {
         self.state.lock().unwrap().looked
     }
 
+    fn looks(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.looked = state.history.len();
+    }
+
     pub(super) fn size(&self) -> usize {
         self.present().size
+    }
+
+    pub(super) fn boots(&self) -> u32 {
+        self.state.lock().unwrap().boot
     }
 
     pub(super) fn present(&self) -> Snapshot {
@@ -145,6 +177,11 @@ impl Live {
     /// Whether others wrote since state `number`.
     pub(super) fn foreign_since(&self, number: usize) -> bool {
         self.state.lock().unwrap().foreign > number
+    }
+
+    /// Whether others wrote since state `number`, and times or statistics show it.
+    pub(super) fn seen_since(&self, number: usize) -> bool {
+        self.state.lock().unwrap().seen > number
     }
 
     /// Whether a block had this content at any time since state `number`.
@@ -195,6 +232,11 @@ impl Live {
 
     /// What others write.
     pub(super) fn poke(&self, block: usize, part: Part, letter: u8) {
+        self.put(block, part, letter);
+        self.changed(Change::Seen);
+    }
+
+    pub(super) fn put(&self, block: usize, part: Part, letter: u8) {
         let (start, end) = range(block, part);
         let (start, end) = (start.min(self.size()), end.min(self.size()));
         if letter == 0 {
@@ -202,7 +244,6 @@ impl Live {
         } else {
             self.memory.poke(start, &vec![letter; end - start]);
         }
-        self.changed(true);
     }
 
     /// A half is never of two kinds.
@@ -214,16 +255,16 @@ impl Live {
         let mut more = vec![last; to_half];
         more.resize(end - bytes.len(), 2);
         self.memory.grow(&more);
-        self.changed(true);
+        self.changed(Change::Seen);
     }
 
     pub(super) fn cut(&self, by: usize) {
         self.memory.cut(self.size().saturating_sub(by));
-        self.changed(true);
+        self.changed(Change::Seen);
     }
 
     /// Between two steps: what was planned for now happens.
-    fn tick(&self) {
+    pub(super) fn tick(&self) {
         let Some(world) = self.world.get().and_then(Weak::upgrade) else {
             return;
         };
@@ -282,14 +323,14 @@ impl Image for Shared {
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
         self.0.check_alive()?;
         let done = self.0.memory.write_at(data, offset);
-        self.0.changed(false);
+        self.0.changed(Change::Own);
         done
     }
 
     fn zero(&self, span: Span) -> io::Result<()> {
         self.0.check_alive()?;
         let done = self.0.memory.zero(span);
-        self.0.changed(false);
+        self.0.changed(Change::Own);
         done
     }
 
@@ -314,33 +355,21 @@ impl Image for Shared {
         Ok(())
     }
 
-    fn written(&self) -> io::Result<Written> {
-        self.0.memory.written()
+    fn touch(&self) -> io::Result<()> {
+        self.0.check_alive()?;
+        self.0.touch();
+        Ok(())
     }
 
-    fn moment(&self) -> io::Result<Moment> {
+    fn mtime(&self) -> io::Result<Option<(i64, i64)>> {
+        Ok(self.0.mtime())
+    }
+
+    fn fingerprint(&self) -> io::Result<Fingerprint> {
+        let fingerprint = self.0.fingerprint();
+        self.0.looks();
         self.0.tick();
-        let (size, now) = (self.0.size(), self.0.clock.now());
-        let mut state = self.0.state.lock().unwrap();
-        state.looked = state.history.len();
-        let boot = state.boot.to_string();
-        let json = match self.0.told {
-            Told::File | Told::Untrusted => serde_json::json!({"File": {
-                "trusted": self.0.told == Told::File && state.mtime.0 <= now - 2,
-                "boot": boot, "device": 1, "inode": 1, "size": size,
-                "mtime": state.mtime, "ctime": state.mtime,
-            }}),
-            Told::Device(numbered) => serde_json::json!({"Device": {
-                "boot": boot, "major": 7, "minor": 1,
-                "sectors_written": state.history.len(), "sectors_discarded": 0,
-                "start": 0, "size": size, "sequence": numbered.then_some(3),
-            }}),
-            Told::Nothing => serde_json::json!("Unknown"),
-        };
-        drop(state);
-        let moment = Ok(serde_json::from_value(json).unwrap());
-        self.0.tick();
-        moment
+        Ok(fingerprint)
     }
 
     fn sector(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! What can happen, and how a random number means it.
 
 use super::told::{Map, Since, Telling};
+use super::unseen::Write;
 
 /// How an image is mounted, or only scanned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +46,19 @@ pub(super) enum Fault {
     Temporary,
     /// It is replaced, but the answer is an error.
     Replaced,
+}
+
+/// What there is for an index.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Place {
+    #[default]
+    Fine,
+    /// No save succeeds; the note does.
+    Full,
+    /// Nothing can be written, also no note.
+    ReadOnly,
+    /// Nothing can be read or written.
+    Hidden,
 }
 
 /// A time that a client sets.
@@ -101,6 +115,25 @@ pub(super) enum Op {
     Bad {
         block: usize,
         bad: bool,
+    },
+    /// Others submit a write, whose data arrives later.
+    Submit(Write),
+    /// The data of the write that was submitted first arrives.
+    Land,
+    /// Others store through a mapping.
+    Store(Write),
+    /// Others close the image.
+    LetGo,
+    /// A write below the device.
+    Below(Write),
+    /// The image's file system is mounted again, or its device attached again; with other data.
+    ComeAgain(Option<Write>),
+    /// Where the index is kept.
+    Keep(Place),
+    /// A mount without an index, and a sync.
+    Plain {
+        target: usize,
+        writes: bool,
     },
     Turn(i64),
     List,
@@ -197,6 +230,10 @@ impl Dice {
     fn letter(&mut self) -> u8 {
         self.pick(&[1, 2, 0])
     }
+
+    fn write(&mut self) -> Write {
+        (self.roll(4), self.part(), self.letter())
+    }
 }
 
 pub(super) fn decode(number: u64) -> Op {
@@ -211,7 +248,7 @@ pub(super) fn decode(number: u64) -> Op {
     if dice.roll(3) > 0 {
         return common(&mut dice);
     }
-    match dice.roll(34) {
+    match dice.roll(46) {
         0..=4 => Op::Mount {
             mode: dice.pick(&[
                 Mode::Run,
@@ -262,6 +299,12 @@ pub(super) fn decode(number: u64) -> Op {
             telling: telling(&mut dice),
         },
         29..=30 => Op::Name,
+        31..=34 => Op::ComeAgain(dice.yes().then(|| dice.write())),
+        35..=38 => Op::Keep(dice.pick(&[Place::Fine, Place::Full, Place::ReadOnly, Place::Hidden])),
+        39..=43 => Op::Plain {
+            target: dice.roll(2),
+            writes: dice.roll(4) == 0,
+        },
         _ => Op::ToldMount {
             mode: dice.pick(&[Mode::Run, Mode::Long, Mode::Scan]),
             telling: telling(&mut dice),
@@ -288,7 +331,7 @@ fn telling(dice: &mut Dice) -> Telling {
 
 /// What can also happen in the middle of something else.
 fn common(dice: &mut Dice) -> Op {
-    let kind = dice.roll(27);
+    let kind = dice.roll(34);
     let block = dice.roll(4);
     match kind {
         0..=5 => Op::Poke {
@@ -349,6 +392,11 @@ fn common(dice: &mut Dice) -> Op {
         25 => Op::Grow {
             by: dice.pick(&[700, 2048, 4096]),
         },
+        26..=27 => Op::Submit(dice.write()),
+        28..=29 => Op::Land,
+        30 => Op::Store(dice.write()),
+        31 => Op::LetGo,
+        32 => Op::Below(dice.write()),
         _ if dice.roll(3) == 0 => Op::Cancel,
         _ => Op::Fail {
             fault: Fault::Nothing,

@@ -1,10 +1,14 @@
 //! Clients that look and read, and targets that are synced.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use super::live::{Content, HALF};
 use super::op::Style;
 use super::world::{BLOCKS, Mounted, Pair, World, number};
+use crate::blocks::Blocks;
+use crate::clock::Clock;
 use crate::inode::Inode;
-use crate::volume::{Attr, Errno, Handle, Volume};
+use crate::volume::{Attr, Handle, Volume};
 
 /// A client that copies a block.
 #[derive(Debug)]
@@ -21,31 +25,43 @@ pub(super) struct Reader {
     sets: usize,
 }
 
+impl Reader {
+    /// The next read is the last.
+    pub(super) fn is_last(&self) -> bool {
+        self.next + 1 == self.pieces.len()
+    }
+
+    /// What it has, after the last.
+    pub(super) fn pair(&self) -> Pair {
+        Pair {
+            stamp: self.stamp,
+            content: Content {
+                len: self.size,
+                letters: self.letters,
+            },
+        }
+    }
+}
+
 impl World {
     /// `ls -l`
     pub(super) fn list(&self, mounted: &Mounted) -> Vec<(usize, Attr)> {
         let since = self.live.number();
         let before = Self::overlay(&mounted.index);
+        // What the scan found, although it may not be so any more.
+        let fresh = mounted.index.fresh.load(SeqCst) >= self.clock.now();
+        let seen = self.live.seen_since(mounted.noted);
         let directory = mounted.blocks.open_directory(Inode::Root).unwrap();
-        if Self::overlay(&mounted.index) != before {
+        let renewed = Self::overlay(&mounted.index) != before;
+        if renewed {
             let mut model = self.model();
             if let Some(mount) = &mut model.mount {
                 mount.base = since;
             }
         }
-        let mut found = Vec::new();
-        mounted
-            .blocks
-            .list(directory, 0, &mut |listed| {
-                if let Inode::Block(block) = listed.entry.attr.inode {
-                    found.push((block.as_usize(), listed.entry.attr));
-                }
-                true
-            })
-            .unwrap();
-        mounted.blocks.release_directory(directory);
+        let found = entries(&mounted.blocks, directory);
         for (block, attr) in &found {
-            self.shown(mounted, *block, attr, since, true);
+            self.shown(mounted, *block, attr, since, renewed || seen || !fresh);
         }
         found
     }
@@ -66,7 +82,8 @@ impl World {
         } else {
             self.look(mounted, block)
         };
-        if let Some(reader) = attr.and_then(|attr| open(mounted, block, &attr, style, sets)) {
+        if let Some(reader) = attr.and_then(|attr| open_indexed(mounted, block, &attr, style, sets))
+        {
             self.model().readers.push(reader);
         }
     }
@@ -81,7 +98,7 @@ impl World {
             }
             model.readers.swap_remove(which % count)
         };
-        if let Some(reader) = self.advance(mounted, reader) {
+        if let Some(reader) = self.advance(&mounted.blocks, reader) {
             self.model().readers.push(reader);
         }
     }
@@ -95,25 +112,25 @@ impl World {
             }
             model.readers.swap_remove(which % count)
         };
-        release(mounted, &reader);
+        release(&mounted.blocks, &reader);
     }
 
     /// One read, or after the last the end. `None`: it has ended.
-    fn advance(&self, mounted: &Mounted, mut reader: Reader) -> Option<Reader> {
+    pub(super) fn advance(&self, blocks: &Blocks, mut reader: Reader) -> Option<Reader> {
         let Some((piece, handle)) = reader.pieces.get(reader.next).copied() else {
-            release(mounted, &reader);
+            release(blocks, &reader);
             return None;
         };
         reader.next += 1;
         let offset = piece * HALF;
         let mut out = vec![0; HALF.min(reader.size - offset)];
         let handle = reader.handles[handle];
-        let got = mounted.blocks.read(handle, offset as u64, &mut out, false);
+        let got = blocks.read(handle, offset as u64, &mut out, false);
         if self.disk.dead() {
             return None;
         }
         if got != Ok(out.len()) {
-            release(mounted, &reader);
+            release(blocks, &reader);
             return None;
         }
         assert!(out.iter().all(|byte| *byte == out[0]));
@@ -128,21 +145,16 @@ impl World {
     pub(super) fn copy(&self, mounted: &Mounted, block: usize) {
         let sets = self.model().sets.len();
         let attr = self.look(mounted, block);
-        let mut reader = attr.and_then(|attr| open(mounted, block, &attr, Style::Ordered, sets));
+        let mut reader =
+            attr.and_then(|attr| open_indexed(mounted, block, &attr, Style::Ordered, sets));
         while let Some(next) = reader {
-            reader = self.advance(mounted, next);
+            reader = self.advance(&mounted.blocks, next);
         }
     }
 
     /// It has all of the block.
     fn copied(&self, reader: &Reader) -> Pair {
-        let pair = Pair {
-            stamp: reader.stamp,
-            content: Content {
-                len: reader.size,
-                letters: reader.letters,
-            },
-        };
+        let pair = reader.pair();
         let at = self.live.number();
         let mut model = self.model();
         let set_since = model.sets[reader.sets..].contains(&(reader.block, reader.stamp));
@@ -166,11 +178,12 @@ impl World {
             if has.is_some_and(|has| has.stamp == attr.stamp && has.content.len == size) {
                 continue;
             }
-            let Some(mut reader) = open(&mounted, block, &attr, Style::Ordered, sets) else {
+            let Some(mut reader) = open_indexed(&mounted, block, &attr, Style::Ordered, sets)
+            else {
                 continue;
             };
             while reader.next < reader.pieces.len() {
-                match self.advance(&mounted, reader) {
+                match self.advance(&mounted.blocks, reader) {
                     Some(next) => reader = next,
                     None if self.disk.dead() => return 0,
                     None => break,
@@ -179,7 +192,7 @@ impl World {
                     let pair = self.copied(&reader);
                     self.model().targets[target][block] = Some(pair);
                     copied[block] = true;
-                    release(&mounted, &reader);
+                    release(&mounted.blocks, &reader);
                     break;
                 }
             }
@@ -216,7 +229,42 @@ impl World {
     }
 }
 
-fn open(mounted: &Mounted, block: usize, attr: &Attr, style: Style, sets: usize) -> Option<Reader> {
+/// What an open directory lists, which is closed then.
+pub(super) fn entries(blocks: &Blocks, directory: Handle) -> Vec<(usize, Attr)> {
+    let mut found = Vec::new();
+    blocks
+        .list(directory, 0, &mut |listed| {
+            if let Inode::Block(block) = listed.entry.attr.inode {
+                found.push((block.as_usize(), listed.entry.attr));
+            }
+            true
+        })
+        .unwrap();
+    blocks.release_directory(directory);
+    found
+}
+
+/// The same, of a mount with an index: a block that is known to be unreadable cannot be opened.
+fn open_indexed(
+    mounted: &Mounted,
+    block: usize,
+    attr: &Attr,
+    style: Style,
+    sets: usize,
+) -> Option<Reader> {
+    let unreadable = mounted.index.is_unreadable(number(block));
+    let opened = open(&mounted.blocks, block, attr, style, sets);
+    assert!(!unreadable || opened.is_none(), "block {block}");
+    opened
+}
+
+pub(super) fn open(
+    blocks: &Blocks,
+    block: usize,
+    attr: &Attr,
+    style: Style,
+    sets: usize,
+) -> Option<Reader> {
     let inode = Inode::Block(number(block));
     let size = usize::try_from(attr.size).unwrap();
     let last = size.div_ceil(HALF).checked_sub(1)?;
@@ -229,13 +277,9 @@ fn open(mounted: &Mounted, block: usize, attr: &Attr, style: Style, sets: usize)
             (0..=last).map(|piece| (piece, 0)).chain([(0, 0)]).collect(),
         ),
     };
-    let open = |_| {
-        let unreadable = mounted.index.is_unreadable(number(block));
-        let opened = mounted.blocks.open(inode, false);
-        assert!(!unreadable || opened == Err(Errno::EIO), "block {block}");
-        opened.ok()
-    };
-    let handles: Option<Vec<Handle>> = (0..handles).map(open).collect();
+    let handles: Option<Vec<Handle>> = (0..handles)
+        .map(|_| blocks.open(inode, false).ok())
+        .collect();
     Some(Reader {
         block,
         handles: handles?,
@@ -248,8 +292,8 @@ fn open(mounted: &Mounted, block: usize, attr: &Attr, style: Style, sets: usize)
     })
 }
 
-fn release(mounted: &Mounted, reader: &Reader) {
+pub(super) fn release(blocks: &Blocks, reader: &Reader) {
     for handle in &reader.handles {
-        mounted.blocks.release(*handle);
+        blocks.release(*handle);
     }
 }

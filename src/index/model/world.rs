@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::disk::{Disk, DiskStore};
 use super::live::{BLOCK, Content, Live, Shared, Snapshot, Told};
-use super::op::Mode;
+use super::op::{Mode, Place};
 use super::read::Reader;
 use super::told::{Point, Teller, Telling};
 use crate::blocks::Blocks;
@@ -42,6 +42,8 @@ pub(super) struct Pair {
 pub(super) struct Held {
     pub(super) pair: Pair,
     pub(super) at: usize,
+    /// Nobody noted that the stamp was shown.
+    pub(super) unnoted: bool,
 }
 
 /// A mount.
@@ -57,13 +59,15 @@ pub(super) struct Mounted {
     /// The image's state when bmapfs first looked at it, if `begin` was named before that: what was written in between
     /// nobody can see, and the next map tells of it. Else the same as `begin`.
     pub(super) looked: usize,
+    /// The image's state when bmapfs noted what it was like, or a later one: evidence of a write is since that.
+    pub(super) noted: usize,
     /// Not every stamp has to stay.
     doubt: bool,
 }
 
 /// How an index was left by a mount during which nobody else wrote: nothing of that may change.
 #[derive(Debug, Clone)]
-struct Calm {
+pub(super) struct Calm {
     stamps: [Option<i64>; BLOCKS],
     image: Snapshot,
 }
@@ -85,6 +89,13 @@ pub(super) struct Model {
     pub(super) latest: i64,
     /// The note beside the index is lost, and nothing was noted since.
     pub(super) forgotten: bool,
+    /// The mount that is there knows nothing of those before.
+    pub(super) blind: bool,
+    /// It notes nowhere what it shows.
+    pub(super) unnoted: bool,
+    /// Since the clock was last known to be right, it was turned back, or a process was killed whose stamps may lie
+    /// ahead of it, or the image's times went back.
+    pub(super) behind: bool,
     /// The block and the time that a client is setting.
     pub(super) setting: Option<(usize, i64)>,
     /// Nobody else can write.
@@ -102,7 +113,7 @@ pub(super) struct Model {
     pub(super) points: Vec<Point>,
     /// The state that is named before the next mount begins.
     pub(super) checkpoint: Option<usize>,
-    calm: Option<Calm>,
+    pub(super) calm: Option<Calm>,
 }
 
 /// Everything.
@@ -120,8 +131,11 @@ impl World {
         let told = match setup.told {
             0..=2 => Told::File,
             3 => Told::Untrusted,
-            4 => Told::Device(true),
-            5 => Told::Device(false),
+            4..=5 | 7 => Told::Device {
+                counts_all: setup.told < 7,
+                numbered: setup.told != 5,
+            },
+            8 => Told::Coarse,
             _ => Told::Nothing,
         };
         let size = 2 * BLOCK + [BLOCK, 700, 2048, 3000][usize::from(setup.size) % 4];
@@ -152,7 +166,7 @@ impl World {
         mode: Mode,
         rescan: bool,
         teller: Option<&Teller>,
-    ) -> Result<Option<Index>, OpenError> {
+    ) -> Result<Index, OpenError> {
         let image: Arc<dyn Image> = Arc::new(Shared(Arc::clone(&self.live)));
         let size = image.size().unwrap();
         let tally = Arc::new(Tally::default());
@@ -172,6 +186,7 @@ impl World {
             purpose: match mode {
                 Mode::Run => Purpose::Run {
                     refuse_shrunk: false,
+                    strict: false,
                 },
                 Mode::Scan => Purpose::Scan {
                     list: true,
@@ -183,7 +198,7 @@ impl World {
             tally: &tally,
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
         };
-        Index::open_store(&request, Box::new(DiskStore(Arc::clone(&self.disk))))
+        Index::open_store(&request, Box::new(DiskStore::open(&self.disk)))
     }
 
     pub(super) fn mount(&self, mode: Mode, rescan: bool) {
@@ -195,19 +210,28 @@ impl World {
         self.close(false);
         {
             let mut model = self.model();
-            model.exclusive = mode == Mode::Write;
             model.was_bad = model.bad;
             if model.forgotten {
                 // With a clock that went back on top of it nothing could be told.
                 self.clock
-                    .turn((model.latest + 3 - self.clock.now()).max(0));
+                    .turn((model.latest + 6 - self.clock.now()).max(0));
             }
+        }
+        let place = self.disk.place();
+        self.begin_noting(
+            place == Place::Hidden,
+            matches!(place, Place::ReadOnly | Place::Hidden),
+        );
+        if mode == Mode::Write {
+            self.live.let_go();
+            self.model().exclusive = true;
         }
         let named = telling.and_then(|_| self.model().checkpoint.take());
         // The index may be of this state, and never of an earlier one.
         let begin = named.unwrap_or_else(|| self.live.number());
         let teller = telling.map(|telling| self.tell(telling, begin));
         let opened = self.open_index(mode, rescan, teller.as_ref());
+        let noted = self.live.looked();
         if let Some(teller) = &teller {
             self.told(teller);
         }
@@ -215,17 +239,20 @@ impl World {
             return;
         }
         let index = match opened {
-            Ok(Some(index)) => Arc::new(index),
-            failed => {
+            Ok(index) => Arc::new(index),
+            Err(e) => {
                 let mut model = self.model();
                 model.exclusive = false;
-                if failed.is_ok() {
+                if matches!(e, OpenError::Unsaved { .. }) {
                     model.calm = None;
                 }
                 return;
             }
         };
         self.model().forgotten = false;
+        if index.unsaved.load(SeqCst) {
+            self.model().calm = None;
+        }
         self.check_calm(&index, begin);
         if mode == Mode::Scan {
             let closed = index.close();
@@ -255,6 +282,7 @@ impl World {
             begin,
             base: begin,
             looked: telling.map_or(begin, |_| self.live.looked()),
+            noted,
             doubt: false,
         });
     }
@@ -281,6 +309,12 @@ impl World {
         let torn = std::array::from_fn(|block| {
             busy || (mounted.index.records).with(number(block), |record| record.has(TORN))
         });
+        self.made(&mounted.index);
+        {
+            // That is not waited for: whoever knows nothing of it must not come before it.
+            let mut model = self.model();
+            model.behind |= model.latest > self.clock.now() + 4;
+        }
         let closed = mounted.blocks.close();
         self.model().mount = None;
         let Mounted {
@@ -296,12 +330,14 @@ impl World {
 
     /// After a process has ended.
     fn after(&self, index: &Index, begin: usize, doubt: bool, saved: bool, torn: [bool; BLOCKS]) {
+        self.made(index);
         if self.disk.dead() {
             return;
         }
         // What was cut off cannot be read.
         let whole = index.geometry().image_size() == self.live.size() as u64;
         let quiet = whole && !self.live.foreign_since(begin);
+        let saved = saved && !index.unsaved.load(SeqCst);
         {
             let mut model = self.model();
             model.exclusive = false;
@@ -352,8 +388,12 @@ impl World {
             model.exclusive = false;
             model.ending = false;
             model.calm = None;
+            model.behind = true;
             model.mount.take()
         };
+        if let Some(ended) = &ended {
+            self.made(&ended.index);
+        }
         drop(ended);
         self.disk.revive();
         self.forget_what_clients_set();
@@ -383,21 +423,8 @@ impl World {
                 mount.begin = since;
                 mount.base = since;
                 mount.looked = since;
+                mount.noted = self.live.looked();
             }
-        }
-    }
-
-    /// Clients' stamps that bmapfs could not keep: what goes with them is nobody's fault.
-    pub(super) fn forget_what_clients_set(&self) {
-        let mut model = self.model();
-        model.calm = None;
-        let Model {
-            held,
-            set_by_clients,
-            ..
-        } = &mut *model;
-        for (block, pairs) in held.iter_mut().enumerate() {
-            pairs.retain(|held| !set_by_clients.contains(&(block, held.pair.stamp)));
         }
     }
 

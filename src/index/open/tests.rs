@@ -54,6 +54,7 @@ impl Fixture {
             rescan: false,
             purpose: Purpose::Run {
                 refuse_shrunk: false,
+                strict: false,
             },
             threads: 2,
             tally: &self.tally,
@@ -63,7 +64,7 @@ impl Fixture {
 
     /// A mount from beginning to end: what each block shows.
     fn stamps(&self) -> Vec<i64> {
-        let index = self.with(Index::open).unwrap().unwrap();
+        let index = self.with(Index::open).unwrap();
         let blocks = index.geometry().blocks();
         let shown = (0..blocks).map(|number| index.show(BlockIndex::new(number).unwrap()));
         let shown = shown.collect();
@@ -75,7 +76,7 @@ impl Fixture {
     fn worth(&self) -> Worth {
         let store = FileStore::open(&self.path(), None).unwrap();
         let records = PerBlock::new();
-        let worth = self.with(|request| load(&store, request, &Moment::Unknown, &records));
+        let worth = self.with(|request| load(&store, request, &Fingerprint::Unknown, &records));
         if matches!(worth, Worth::Nothing(_)) {
             records.for_each(|record| assert_eq!(*record, Record::default()));
         }
@@ -213,7 +214,7 @@ fn p21_indexes_swapped_between_images() {
     let two = Fixture::new(vec![7; 2 * BLOCK + 700]);
     let old = two.stamps();
     // Within two seconds of its end a file that was moved looks like one that was saved.
-    std::thread::sleep(Duration::from_millis(3100));
+    std::thread::sleep(std::time::Duration::from_millis(3100));
     let aside = one.directory.path().join("aside");
     fs::rename(one.path(), &aside).unwrap();
     fs::rename(two.path(), one.path()).unwrap();
@@ -225,24 +226,52 @@ fn p21_indexes_swapped_between_images() {
 }
 
 #[test]
-fn p21_without_a_file_system_for_it_there_is_no_index() {
-    let fixture = Fixture::new(pattern(BLOCK));
+fn p21_an_index_that_cannot_be_saved_counts_as_lost() {
+    let fixture = Fixture::new(pattern(2 * BLOCK));
+    let with = |path: &Path, purpose| {
+        fixture.with(|request| {
+            Index::open(&Request {
+                path,
+                purpose,
+                image: Arc::clone(&request.image),
+                source: String::new(),
+                clock: Arc::clone(&request.clock),
+                ..*request
+            })
+        })
+    };
+    let run = |strict| Purpose::Run {
+        refuse_shrunk: false,
+        strict,
+    };
+    let scan = Purpose::Scan {
+        list: false,
+        dry_run: false,
+    };
+    let mut shown = std::collections::HashSet::new();
     for path in ["missing/index", "loop"] {
         let path = fixture.directory.path().join(path);
         if path.ends_with("loop") {
             std::os::unix::fs::symlink(&path, &path).unwrap();
         }
-        fixture.with(|request| {
-            let request = Request {
-                path: &path,
-                image: Arc::clone(&request.image),
-                source: String::new(),
-                clock: Arc::clone(&request.clock),
-                ..*request
-            };
-            let opened = Index::open(&request);
-            assert!(matches!(opened, Ok(None)), "{}: {opened:?}", path.display());
-        });
+        for purpose in [Purpose::Mount, run(false)] {
+            let index = with(&path, purpose).unwrap();
+            for number in 0..2 {
+                let stamp = index.show(BlockIndex::new(number).unwrap());
+                assert!(shown.insert((number, stamp)), "{stamp} again");
+            }
+            index.close().unwrap();
+            // Others write within the same second.
+            fixture.memory.poke(0, &[0; 9]);
+        }
+        for purpose in [run(true), scan] {
+            let refused = with(&path, purpose);
+            assert!(
+                matches!(refused, Err(OpenError::Unsaved { far: false, .. })),
+                "{}: {refused:?}",
+                path.display()
+            );
+        }
     }
 }
 
@@ -274,7 +303,7 @@ fn p22_a_block_that_cannot_be_read_has_no_digest_and_a_new_stamp_only_to_salvage
                 ..*request
             })
         });
-        let index = index.unwrap().unwrap();
+        let index = index.unwrap();
         assert_eq!(index.report().unreadable, 1);
         let block = BlockIndex::new(1).unwrap();
         assert_eq!(index.unreadable(), Some((1, block)));
@@ -296,7 +325,7 @@ fn p20_an_extreme_time_leaves_room_for_later_ones() {
     let fixture = Fixture::new(pattern(BLOCK));
     let block = BlockIndex::new(0).unwrap();
     for extreme in [i64::MAX, i64::MIN, i64::MAX - 1] {
-        let index = fixture.with(Index::open).unwrap().unwrap();
+        let index = fixture.with(Index::open).unwrap();
         index.set(block, extreme);
         let shown = index.show(block);
         index.close().unwrap();

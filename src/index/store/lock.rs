@@ -81,6 +81,14 @@ pub(super) fn take(spot: &Spot, name: &OsStr) -> Result<(File, Option<Note>), St
     }
 }
 
+/// The ceiling that was noted last.
+pub(super) fn noted(file: &File) -> Option<i64> {
+    match read(file).ok()? {
+        Found::Note(_, note) => note.ceiling,
+        Found::Nothing | Found::Foreign => None,
+    }
+}
+
 /// Says that this process has the lock.
 pub(super) fn write(mut file: &File, note: Note) -> io::Result<()> {
     let state = if note.ending { ENDING } else { USING };

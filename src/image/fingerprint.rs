@@ -1,0 +1,279 @@
+//! Evidence whether an image was written: noted once, compared later (promises P23 and P24).
+//!
+//! Invariant: a proof is about one instance, and names it. For a file that is the boot and the mount of its file
+//! system; for a device its sequence number. It holds only where nobody can write without leaving a trace, and for
+//! writes that have ended. Where any of that is missing or differs, there is no proof, and the image is read.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::sys::statfs::{
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
+};
+use serde::{Deserialize, Serialize};
+
+use super::activity::{self, Counters, DeviceNumber};
+use crate::sys;
+
+/// Between two processes a file's times count only if they are older than this many seconds (promise P23).
+const SETTLED_AFTER: i64 = 2;
+
+/// No kernel's clock for file times ticks more slowly: within a tick a second write does not move them.
+const TICK: Duration = Duration::from_millis(12);
+
+/// Other file systems that nobody writes but through this kernel, which sees who has a file open: tmpfs, ZFS, F2FS and
+/// bcachefs (from their sources).
+const OTHER_LOCAL: [FsType; 4] = [
+    TMPFS_MAGIC,
+    FsType(0x2FC1_2FC1),
+    FsType(0xF2F5_2010),
+    FsType(0xCA45_1A4E),
+];
+
+/// The file system that a file is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeper {
+    /// Ext4, XFS or Btrfs, whose times are well known.
+    WellKnown,
+    /// Another that only this kernel writes.
+    Local,
+    /// Any other.
+    Other,
+}
+
+/// What is noted of an image. Made after an fsync.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fingerprint {
+    /// Nothing that could prove anything.
+    Unknown,
+    /// A regular file's.
+    File(FileFingerprint),
+    /// A device's.
+    Device(DeviceFingerprint),
+}
+
+/// What a regular file looks like, and what its times are worth. An index of an older version lacks some of it, and
+/// so proves nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileFingerprint {
+    /// A later write gives it other times: a file system of this machine keeps them, finer than a second, the last write
+    /// is longer ago than a tick, and nobody had it open for writing.
+    pub(crate) trusted: bool,
+    /// The same for another process, later: the file system is one whose times are well known, and the last write is
+    /// longer ago than `SETTLED_AFTER`.
+    #[serde(default)]
+    pub(crate) lasting: bool,
+    /// Somebody had it open, or mapped, for writing. `None`: that could not be seen.
+    #[serde(default)]
+    pub(crate) writers: Option<bool>,
+    pub(crate) boot: Option<String>,
+    /// The mount of its file system. No other mount gets this number before the next boot.
+    #[serde(default)]
+    pub(crate) mount: Option<u64>,
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) size: u64,
+    pub(crate) mtime: (i64, i64),
+    pub(crate) ctime: (i64, i64),
+}
+
+/// What a device looks like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceFingerprint {
+    /// Its statistics count every write to its content: nothing can be written below it.
+    #[serde(default)]
+    pub(crate) counts_all: bool,
+    pub(crate) boot: String,
+    pub(crate) major: u64,
+    pub(crate) minor: u64,
+    pub(crate) sectors_written: u64,
+    pub(crate) sectors_discarded: u64,
+    pub(crate) start: u64,
+    pub(crate) size: u64,
+    pub(crate) sequence: Option<u64>,
+}
+
+impl Fingerprint {
+    /// Whether the image was certainly not written between `earlier` and this fingerprint, which was made later.
+    /// `held`: one process had the image open all the time, so it is the same instance.
+    #[must_use]
+    pub fn proves_unwritten_since(&self, earlier: &Self, held: bool) -> bool {
+        match (self, earlier) {
+            (Self::File(now), Self::File(then)) => {
+                let known = then.lasting && then.boot.is_some() && then.mount.is_some();
+                then.trusted && (held || known) && now.looks_like(then)
+            }
+            (Self::Device(now), Self::Device(then)) => {
+                now == then && then.counts_all && (held || then.sequence.is_some())
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether anything shows that the image was written between `earlier` and this fingerprint. `None`: somebody may
+    /// be writing it, or nothing that would show it is known. `Some(false)` is no proof.
+    #[must_use]
+    pub fn differs_from(&self, earlier: &Self) -> Option<bool> {
+        match (self, earlier) {
+            (Self::File(now), Self::File(then)) if !now.looks_like(then) => Some(true),
+            (Self::File(now), Self::File(then)) => {
+                let written = now.writers == Some(true) || then.writers == Some(true);
+                (!written).then_some(false)
+            }
+            (Self::Device(now), Self::Device(then)) => Some(now != then),
+            _ => None,
+        }
+    }
+
+    /// The second of the file's last write, if a later one is certain to be seen and to have another.
+    #[must_use]
+    pub fn last_write(&self) -> Option<i64> {
+        match self {
+            Self::File(now) if now.trusted => Some(now.mtime.0.max(now.ctime.0)),
+            _ => None,
+        }
+    }
+
+    /// Waits until a write would give the file another time than it has. Not for long, if it is written all the time.
+    pub(super) fn let_tick_pass(file: &File) -> io::Result<()> {
+        for _ in 0..4 {
+            if age(file.metadata()?.modified()?) >= TICK {
+                break;
+            }
+            std::thread::sleep(TICK);
+        }
+        Ok(())
+    }
+
+    /// Of an open regular file that has just been flushed.
+    pub(super) fn of_file(file: &File) -> io::Result<Self> {
+        let stat = file.metadata()?;
+        // After the times were read: who had written before that, and has ended, has nothing on its way any more.
+        let writers = sys::is_open_for_writing(file.as_fd()).ok();
+        let last_age = age(stat.modified()?).min(age_of(stat.ctime(), stat.ctime_nsec()));
+        let keeper = Keeper::of(fstatfs(file)?.filesystem_type());
+        let unjudged = FileFingerprint {
+            trusted: false,
+            lasting: false,
+            writers,
+            boot: activity::boot_id(),
+            mount: mount_of(file, &stat),
+            device: stat.dev(),
+            inode: stat.ino(),
+            size: stat.len(),
+            mtime: (stat.mtime(), stat.mtime_nsec()),
+            ctime: (stat.ctime(), stat.ctime_nsec()),
+        };
+        Ok(Self::File(unjudged.judged(keeper, last_age, seconds_now())))
+    }
+
+    /// Of an open device that has just been flushed.
+    pub(super) fn of_device(file: &File, number: DeviceNumber) -> Self {
+        let Some((boot, counters)) = activity::boot_id().zip(activity::counters(number)) else {
+            return Self::Unknown;
+        };
+        let Counters {
+            sectors_written,
+            sectors_discarded,
+            start,
+            size,
+            sequence,
+            counts_all,
+        } = counters;
+        // The name may stand for another device by now than the one that is open.
+        if sequence
+            .is_some_and(|named| sys::device_sequence(file.as_fd()).is_ok_and(|open| open != named))
+        {
+            return Self::Unknown;
+        }
+        let DeviceNumber { major, minor } = number;
+        Self::Device(DeviceFingerprint {
+            counts_all,
+            boot,
+            major,
+            minor,
+            sectors_written,
+            sectors_discarded,
+            start,
+            size,
+            sequence,
+        })
+    }
+}
+
+impl Keeper {
+    fn of(kind: FsType) -> Self {
+        if [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind) {
+            Self::WellKnown
+        } else if OTHER_LOCAL.contains(&kind) {
+            Self::Local
+        } else {
+            Self::Other
+        }
+    }
+}
+
+impl FileFingerprint {
+    /// With what its times are worth in second `now`; `last_age`: how long ago the later of both is.
+    pub(crate) fn judged(self, keeper: Keeper, last_age: Duration, now: i64) -> Self {
+        let last = self.mtime.0.max(self.ctime.0);
+        // Where times are whole seconds, a clock that is set back can repeat one. Only the kernel sets ctime.
+        let finer_than_seconds = self.ctime.1 != 0;
+        let unwritten = last_age >= TICK && self.writers == Some(false);
+        Self {
+            trusted: keeper != Keeper::Other && finer_than_seconds && unwritten,
+            lasting: keeper == Keeper::WellKnown && last <= now - SETTLED_AFTER,
+            ..self
+        }
+    }
+
+    /// The same instance with the same size and times.
+    fn looks_like(&self, other: &Self) -> bool {
+        let look = |of: &Self| (of.mount, of.device, of.inode, of.size, of.mtime, of.ctime);
+        self.boot == other.boot && look(self) == look(other)
+    }
+}
+
+/// The mount of the file system that `file` is on. As the first process sees it, if it does: a mount namespace that is
+/// made for one night has mounts of its own. A mount with this number was there whenever it was noted, so the file
+/// system was mounted all the time in between. `None` before Linux 6.8.
+fn mount_of(file: &File, stat: &std::fs::Metadata) -> Option<u64> {
+    let own = sys::unique_mount_id(file.as_fd()).ok()?;
+    let seen_first = || {
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+        let path = Path::new("/proc/1/root").join(path.strip_prefix("/").ok()?);
+        let first = std::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH)
+            .open(path)
+            .ok()?;
+        let same = first.metadata().ok()?;
+        let is_same = (same.dev(), same.ino()) == (stat.dev(), stat.ino());
+        is_same.then(|| sys::unique_mount_id(first.as_fd()).ok())?
+    };
+    Some(seen_first().unwrap_or(own))
+}
+
+/// 0 for a time in the future.
+fn age(time: SystemTime) -> Duration {
+    time.elapsed().unwrap_or_default()
+}
+
+fn age_of(seconds: i64, nanos: i64) -> Duration {
+    let since = u64::try_from(seconds).ok().zip(u32::try_from(nanos).ok());
+    since.map_or(Duration::MAX, |(seconds, nanos)| {
+        age(UNIX_EPOCH + Duration::new(seconds, nanos))
+    })
+}
+
+fn seconds_now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_secs()).ok())
+        .unwrap_or(i64::MIN)
+}
