@@ -261,15 +261,20 @@ impl Blocks {
 
     /// At each listing of the root.
     fn refresh(&self) {
-        {
+        let due = {
             let mut read = self
                 .size_read
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            if read.is_none_or(|at| at.elapsed() >= SIZE_INTERVAL) {
+            let due = read.is_none_or(|at| at.elapsed() >= SIZE_INTERVAL);
+            if due {
                 *read = Some(Instant::now());
-                self.reread_size();
             }
+            due
+        };
+        // New blocks may need an index that is saved first, for which no other listing waits.
+        if due {
+            self.reread_size();
         }
         if let Err(e) = self.image.settle() {
             log::warn!("flushing the image to learn its holes: {e}");

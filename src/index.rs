@@ -109,6 +109,9 @@ pub struct Index {
     overlay: Mutex<Option<Overlay>>,
     /// Listings after the image was written get new stamps.
     restamp_listings: bool,
+    /// Held while a listing makes one, also while the index is saved for it: before `overlay`, and by nobody else but
+    /// the end of a scan.
+    listing: Mutex<()>,
     touched: AtomicU64,
     /// How many stamps were made for blocks that were written.
     made: AtomicI64,
@@ -221,15 +224,17 @@ impl Index {
         if !self.watch || !self.restamp_listings {
             return;
         }
+        // Before any lock: it may flush the image.
         let now = self.image.moment().unwrap_or(Moment::Unknown);
-        let mut overlay = lock(&self.overlay);
-        let since = overlay
-            .as_ref()
-            .map_or_else(|| lock(&self.moment).clone(), |known| known.moment.clone());
-        // Evidence, not proof: a file whose times are too young to prove anything would else never show its own.
-        if now.differs_from(&since) == Some(false) {
+        if !self.is_news(&now) {
             return;
         }
+        let _one = lock(&self.listing);
+        // Another listing may have been quicker.
+        if !self.is_news(&now) {
+            return;
+        }
+        let overlay = lock(&self.overlay);
         let first = overlay.is_none();
         let latest = overlay
             .as_ref()
@@ -244,9 +249,12 @@ impl Index {
             .max(latest.saturating_add(STEP));
         // Nobody knows what content goes with it, so no block may get it later.
         self.floor.fetch_max(stamp.saturating_add(STEP), SeqCst);
+        // Saving may take long, and who looks at a block needs this lock.
+        drop(overlay);
         if self.raise_ceiling(stamp).is_err() && first {
             log::warn!("the index cannot be saved; stamps made now may come again after a crash");
         }
+        let mut overlay = lock(&self.overlay);
         self.records.for_each(|record| record.clear(OWN));
         *overlay = Some(Overlay { stamp, moment: now });
         drop(overlay);
@@ -255,6 +263,15 @@ impl Index {
                 "the image was, or may have been, written since it was scanned: all blocks show new times until SIGHUP"
             );
         }
+    }
+
+    /// Whether the image was, or may have been, written since the stamps that listings show were made.
+    fn is_news(&self, now: &Moment) -> bool {
+        let since = lock(&self.overlay)
+            .as_ref()
+            .map_or_else(|| lock(&self.moment).clone(), |known| known.moment.clone());
+        // Evidence, not proof: a file whose times are too young to prove anything would else never show its own.
+        now.differs_from(&since) != Some(false)
     }
 
     /// How many stamps were made for blocks that were written.

@@ -113,3 +113,6 @@ impl Index {
         latest
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -239,6 +239,7 @@ impl Index {
             watch: !request.immutable && (!request.writable || request.force),
             writable: request.writable,
             overlay: Mutex::new(None),
+            listing: Mutex::new(()),
             restamp_listings: request.purpose == Purpose::Mount,
             touched: AtomicU64::new(0),
             made: AtomicI64::new(0),

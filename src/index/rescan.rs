@@ -46,9 +46,13 @@ impl Index {
         let scanned = self.scan(tally, first, &|_| true);
         self.scan_ends_below.store(i64::MIN, SeqCst);
         scanned.map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
-        *lock(&self.moment) = moment;
-        self.vouched.store(false, SeqCst);
-        *lock(&self.overlay) = None;
+        {
+            // A listing that has made its stamp before must not show it after.
+            let _no_listing = lock(&self.listing);
+            *lock(&self.moment) = moment;
+            self.vouched.store(false, SeqCst);
+            *lock(&self.overlay) = None;
+        }
         self.save(true)
     }
 
