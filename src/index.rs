@@ -115,9 +115,6 @@ pub struct Index {
     restamp_listings: bool,
     /// Blocks that cannot be read get new stamps all the same.
     salvage: bool,
-    /// Held while a listing makes one, also while the index is saved for it: before `overlay`, and by nobody else but
-    /// the end of a scan.
-    listing: Mutex<()>,
     /// There is no file, or it could not be saved at the beginning.
     unsaved: AtomicBool,
     /// Until this second one listing may show what the scan found, although nothing proves that it is still so.
@@ -235,22 +232,24 @@ impl Index {
         if !self.watch || !self.restamp_listings {
             return;
         }
-        let present = || self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
-        if !self.is_news(&present()) {
-            return;
-        }
-        let _one = lock(&self.listing);
-        let now = present();
+        // Before any lock: it may flush the image.
+        let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
         if !self.is_news(&now) {
             return;
         }
         let first = lock(&self.overlay).is_none();
         let stamp = self.stamp_that_is_over(|| self.stamp_for_all(first));
         self.records.for_each(|record| record.clear(OWN));
-        *lock(&self.overlay) = Some(Overlay {
-            stamp,
-            fingerprint: now,
-        });
+        {
+            let mut overlay = lock(&self.overlay);
+            // Another listing may have been quicker, and made a later one.
+            if overlay.as_ref().is_none_or(|known| known.stamp < stamp) {
+                *overlay = Some(Overlay {
+                    stamp,
+                    fingerprint: now,
+                });
+            }
+        }
         if first {
             log::warn!(
                 "the image was, or may have been, written since it was scanned: all blocks show new times until SIGHUP"

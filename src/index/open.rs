@@ -258,7 +258,6 @@ impl Index {
             watch: !request.immutable && (!request.writable || request.force),
             writable: request.writable,
             overlay: Mutex::new(None),
-            listing: Mutex::new(()),
             restamp_listings: request.purpose == Purpose::Mount,
             salvage: request.salvage,
             fresh: AtomicI64::new(i64::MIN),

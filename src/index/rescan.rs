@@ -52,14 +52,10 @@ impl Index {
         let scanned = self.scan(tally, first, &|_| true);
         self.scan_ends_below.store(i64::MIN, SeqCst);
         scanned.map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
-        {
-            // A listing that has made its stamp before must not show it after.
-            let _no_listing = lock(&self.listing);
-            *lock(&self.fingerprint) = fingerprint;
-            self.vouched.store(false, SeqCst);
-            *lock(&self.overlay) = None;
-            self.ready();
-        }
+        *lock(&self.fingerprint) = fingerprint;
+        self.vouched.store(false, SeqCst);
+        *lock(&self.overlay) = None;
+        self.ready();
         self.save(true)
     }
 
