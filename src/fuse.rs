@@ -33,6 +33,8 @@ const NAME_TTL: Duration = Duration::from_secs(24 * 3600);
 const MAX_WRITE: u32 = 1 << 20;
 /// Requests of asynchronous and direct I/O that may wait in the kernel at once.
 const MAX_BACKGROUND: u16 = 64;
+/// Listings that are begun on threads of their own at once; more are begun where requests are taken.
+const MOST_BEGINNING: usize = 64;
 
 /// A [`Volume`] as fuser wants it.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub struct Adapter<V: Volume> {
     volume: Arc<V>,
     gate: Arc<Gate>,
     page_cache: bool,
+    /// Cloned for each listing that is being begun.
+    beginning: Arc<()>,
     /// How long the kernel may keep the root's attributes.
     root_ttl: Duration,
 }
@@ -54,6 +58,7 @@ impl<V: Volume> Adapter<V> {
             volume,
             gate,
             page_cache,
+            beginning: Arc::default(),
             root_ttl,
         }
     }
@@ -214,7 +219,7 @@ impl<V: Volume> Filesystem for Adapter<V> {
         };
         let asked = self.ask(|volume| {
             with_scratch(len, |out| {
-                volume.read_and(handle(fh), offset, out, whole, &mut answer)
+                volume.read_and(handle(fh), offset, out, whole, &mut answer);
             });
             Ok(())
         });
@@ -303,12 +308,17 @@ impl<V: Volume> Filesystem for Adapter<V> {
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         // A listing may have to wait for a second to end or for the image to be flushed; reads go on meanwhile.
         let (volume, gate) = (Arc::clone(&self.volume), Arc::clone(&self.gate));
+        let beginning = Arc::clone(&self.beginning);
         let work = move || {
             let opened = inode(ino).and_then(|inode| gate.pass(|| volume.open_directory(inode)));
             answer!(reply, opened, opened => {
                 reply.opened(FileHandle(opened.0), FopenFlags::empty());
             }, "opendir {ino}");
+            drop(beginning);
         };
+        if Arc::strong_count(&self.beginning) > MOST_BEGINNING + 1 {
+            return work();
+        }
         // If there can be no thread, the reply is dropped unsent, and the kernel's caller gets EIO.
         if let Err(e) = std::thread::Builder::new()
             .name("opendir".to_owned())

@@ -69,7 +69,7 @@ impl Volume for Blocks {
         if write && !self.config.writable {
             return Err(Errno::EROFS);
         }
-        Ok(self.handles.insert(self.open_block(block, write)))
+        self.handles.insert(self.open_block(block, write))
     }
 
     fn read_and(
@@ -244,7 +244,7 @@ impl Volume for Blocks {
             return Err(Errno::ENOTDIR);
         }
         self.refresh();
-        Ok(self.handles.insert(Open::directory()))
+        self.handles.insert(Open::directory())
     }
 
     fn list(
