@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::VolumeConfig;
 use crate::geometry::{BlockIndex, BlockSize, Geometry, GeometryError, Span};
@@ -54,6 +55,9 @@ pub use listing::Listing;
 const SIZE_INTERVAL: Duration = Duration::from_secs(1);
 /// Extents of a block that are added up for its allocated size; with more it counts as full.
 const MOST_EXTENTS: usize = 8;
+/// What all open handles may keep together beside what they are, in bytes: pieces that were served early, what was read
+/// ahead. With more, an index knows less, and a device is read in smaller pieces.
+const HANDLE_MEMORY: u64 = 64 << 20;
 
 /// An image as a directory of block files.
 #[derive(Debug)]
@@ -65,6 +69,7 @@ pub struct Blocks {
     owners: Owners,
     times: Times,
     handles: Handles<Open>,
+    handle_memory: Arc<Budget>,
     staging: Staging,
     failing: Failing,
     /// With --sparse: which blocks have a file.
@@ -158,6 +163,7 @@ impl Blocks {
                 )?)),
             },
             handles: Handles::new(),
+            handle_memory: Arc::new(Budget::new(HANDLE_MEMORY)),
             staging: Staging::new(config.staging),
             failing: Failing::knowing(unreadable.unwrap_or_default()),
             listing,

@@ -4,6 +4,7 @@
 //! and nothing below it knows a mount point. Only `main` prints errors and exits.
 
 pub mod blocks;
+pub mod budget;
 pub mod changes;
 pub mod cli;
 pub mod clock;

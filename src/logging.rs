@@ -50,6 +50,24 @@ fn abort_loudly(panic: &PanicHookInfo<'_>) {
     std::process::abort();
 }
 
+/// Other crates' words can be too strong: that a request was interrupted, or its connection ended, before the answer
+/// came, is nobody's error. The kernel then says ENOENT.
+fn level_of(record: &Record<'_>, text: &str) -> Level {
+    let nobody_waits = || {
+        let reason = std::io::Error::from_raw_os_error(libc::ENOENT);
+        text == format!("Failed to send FUSE reply: {reason}")
+    };
+    if record.level() == Level::Error && !is_ours(record.metadata()) && nobody_waits() {
+        Level::Debug
+    } else {
+        record.level()
+    }
+}
+
+fn is_ours(metadata: &Metadata<'_>) -> bool {
+    metadata.target().split("::").next() == Some(env!("CARGO_PKG_NAME"))
+}
+
 enum Sink {
     Stderr,
     /// Connected at the first line, and again after the log daemon was restarted.
@@ -89,13 +107,16 @@ impl Logger {
 impl Log for Logger {
     /// Other crates are heard only when they warn: what they count as information is not an administrator's.
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let ours = metadata.target().split("::").next() == Some(env!("CARGO_PKG_NAME"));
-        ours || metadata.level() <= Level::Warn
+        is_ours(metadata) || metadata.level() <= Level::Warn
     }
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            self.emit(record.level(), &one_line(&record.args().to_string()));
+            let text = one_line(&record.args().to_string());
+            let level = level_of(record, &text);
+            if level <= log::max_level() {
+                self.emit(level, &text);
+            }
         }
     }
 
@@ -193,6 +214,23 @@ mod tests {
         ] {
             let metadata = Metadata::builder().target(target).level(level).build();
             assert_eq!(LOGGER.enabled(&metadata), heard, "{target} {level}");
+        }
+    }
+
+    #[test]
+    fn a_reply_for_which_nobody_waits_is_no_error() {
+        let error = |number| std::io::Error::from_raw_os_error(number);
+        let failed = |number| format!("Failed to send FUSE reply: {}", error(number));
+        let replying = concat!("fuser", "::reply");
+        for (target, text, level) in [
+            (replying, failed(libc::ENOENT), Level::Debug),
+            (replying, failed(libc::EINVAL), Level::Error),
+            (replying, failed(libc::ENODEV), Level::Error),
+            (replying, error(libc::ENOENT).to_string(), Level::Error),
+            ("bmapfs::x", failed(libc::ENOENT), Level::Error),
+        ] {
+            let record = Record::builder().target(target).level(Level::Error).build();
+            assert_eq!(level_of(&record, &text), level, "{target}: {text}");
         }
     }
 

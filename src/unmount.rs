@@ -69,6 +69,11 @@ pub fn helper(config: &UmountConfig) -> exit::Result<()> {
         Ok(Ending::StillServing) => {
             log::info!("{shown}: the file system is still mounted elsewhere");
         }
+        Ok(Ending::NotYet(user)) => log::warn!(
+            "{shown}: process {} of user {user} has not ended yet and is not waited for any longer; what it has to \
+             write may not be on disk",
+            daemon.pid()
+        ),
         Err(error) => log::warn!(
             "{shown}: waiting for the daemon, process {}: {}",
             daemon.pid(),

@@ -10,6 +10,7 @@ mod latch;
 mod layout;
 mod life;
 mod locks;
+mod memory;
 mod metadata;
 mod reading;
 mod signals;

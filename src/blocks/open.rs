@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Blocks;
+use crate::budget::Share;
 use crate::geometry::BlockIndex;
 use crate::image::readahead::ReadAhead;
 use crate::index::{Index, Served};
@@ -52,10 +53,10 @@ impl Blocks {
             ahead: self
                 .image
                 .is_direct()
-                .then(|| Mutex::new(ReadAhead::default())),
+                .then(|| Mutex::new(ReadAhead::new(Share::new(&self.handle_memory)))),
             watched: index.filter(|index| index.watches()).map(|index| Watched {
                 index: Arc::clone(index),
-                served: Mutex::default(),
+                served: Mutex::new(Served::new(Share::new(&self.handle_memory))),
                 len: self.geometry().span(block).len(),
                 epoch: index.epoch(),
             }),

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use crate::budget::Budget;
 use crate::geometry::BlockIndex;
 use crate::inode::{NAME_DIGITS, parse_block_name};
 use crate::volume::{Create, Errno, Result};
@@ -20,9 +21,8 @@ const MOST_FILES: usize = 4096;
 /// All staged files of a mount.
 #[derive(Debug)]
 pub(super) struct Staging {
-    /// Bytes that all contents may have together.
-    limit: u64,
-    used: AtomicU64,
+    /// For all contents together: what is held for them, which may be more than they are long.
+    memory: Budget,
     /// How often there was no room.
     refused: AtomicU64,
     next: AtomicU64,
@@ -75,11 +75,10 @@ pub(super) enum Place {
 }
 
 impl Staging {
-    /// `limit`: bytes that all staged files may have together.
+    /// `limit`: bytes that all staged files may take together.
     pub(super) fn new(limit: u64) -> Self {
         Self {
-            limit,
-            used: AtomicU64::new(0),
+            memory: Budget::new(limit),
             refused: AtomicU64::new(0),
             next: AtomicU64::new(0),
             files: RwLock::default(),
@@ -197,7 +196,7 @@ impl Staging {
     }
 
     fn free(&self, state: &mut State) {
-        self.used.fetch_sub(state.content.len() as u64, SeqCst);
+        self.memory.give_back(state.content.capacity() as u64);
         state.content = Vec::new();
     }
 
@@ -208,20 +207,21 @@ impl Staging {
             return Err(Errno::EFBIG);
         }
         let target = usize::try_from(len).map_err(|_| Errno::EFBIG)?;
-        let present = state.content.len() as u64;
-        if len > present {
-            let more = len - present;
-            let taken = self.used.fetch_update(SeqCst, SeqCst, |used| {
-                used.checked_add(more).filter(|sum| *sum <= self.limit)
-            });
-            taken.map_err(|_| self.full())?;
-        } else {
-            self.used.fetch_sub(present - len, SeqCst);
+        let (present, held) = (state.content.len(), state.content.capacity());
+        if target > held {
+            // Twice as much where there is room, so that small writes do not copy it again and again.
+            let most = usize::try_from(state.most).unwrap_or(usize::MAX);
+            let grown = [target.max(held.saturating_mul(2).min(most)), target]
+                .into_iter()
+                .find(|grown| self.memory.take((grown - held) as u64))
+                .ok_or_else(|| self.full())?;
+            state.content.reserve_exact(grown - present);
         }
         state.content.resize(target, 0);
-        if len < present {
-            // What counts is what is held, not what is used of it.
+        if target < present {
             state.content.shrink_to_fit();
+            self.memory
+                .give_back((held - state.content.capacity()) as u64);
         }
         Ok(())
     }
@@ -230,7 +230,7 @@ impl Staging {
         if self.refused.fetch_add(1, SeqCst) == 0 {
             log::warn!(
                 "staged files take all the memory they may ({} bytes); see -o staging",
-                self.limit
+                self.memory.limit()
             );
         }
         Errno::ENOSPC
@@ -317,5 +317,35 @@ mod tests {
         staging.closed(&one);
         assert_eq!(staging.resize(&mut two.lock(), 80), Ok(()));
         assert_eq!(staging.leftovers(), (vec![OsString::from("a.00000002")], 2));
+    }
+
+    #[test]
+    fn p12_what_is_held_is_counted_not_what_is_used_of_it() {
+        const MOST: u64 = 10_000;
+        let staging = Staging::new(15_000);
+        let create = Create::default();
+        let [one, two] = ["a.00000001", "a.00000002"].map(|name| {
+            let made = staging.create(OsStr::new(name), MOST, 0, &create);
+            made.unwrap()
+        });
+        let check = || {
+            let held = one.lock().content.capacity() + two.lock().content.capacity();
+            assert_eq!(held as u64, staging.memory.used());
+        };
+        for len in (100..=MOST).step_by(100) {
+            assert_eq!(staging.resize(&mut one.lock(), len), Ok(()));
+            check();
+        }
+        // To the last byte, although twice as much would not fit.
+        for len in (100..=5000).step_by(100) {
+            assert_eq!(staging.resize(&mut two.lock(), len), Ok(()));
+            check();
+        }
+        assert_eq!(staging.resize(&mut two.lock(), 5001), Err(Errno::ENOSPC));
+        assert_eq!(staging.resize(&mut one.lock(), 7), Ok(()));
+        check();
+        staging.take(OsStr::new("a.00000001"), Place::Removed);
+        staging.take(OsStr::new("a.00000002"), Place::Removed);
+        assert_eq!(staging.memory.used(), 0);
     }
 }

@@ -93,14 +93,16 @@ impl Blocks {
         Ok(inner)
     }
 
-    fn open_staged(&self, staged: &Arc<Staged>, write: bool) -> Handle {
+    fn open_staged(&self, staged: &Arc<Staged>, write: bool) -> Result<Handle> {
         staged.opened();
         let open = StagedOpen {
             staged: Arc::clone(staged),
             write,
             inner: OnceLock::new(),
         };
-        Handle(self.staged_handles.insert(open).0 | STAGED)
+        let inserted = self.staged_handles.insert(open);
+        let handle = inserted.inspect_err(|_| self.staging.closed(staged))?;
+        Ok(Handle(handle.0 | STAGED))
     }
 
     pub(super) fn open_number(&self, id: u64, write: bool) -> Result<Handle> {
@@ -108,7 +110,7 @@ impl Blocks {
         let place = staged.lock().place.clone();
         match place {
             Place::Block(block) => self.open(Inode::Block(block), write),
-            _ => Ok(self.open_staged(&staged, write)),
+            _ => self.open_staged(&staged, write),
         }
     }
 
@@ -286,7 +288,8 @@ impl Blocks {
         let staged = self
             .staging
             .create(name, most.max(1), self.clock.now(), create)?;
-        let handle = self.open_staged(&staged, create.write);
+        let opened = self.open_staged(&staged, create.write);
+        let handle = opened.inspect_err(|_| self.staging.take(name, Place::Removed))?;
         Ok((
             Entry {
                 attr: self.staged_attr(&staged),

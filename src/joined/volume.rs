@@ -95,7 +95,7 @@ impl Volume for Joined {
         if write && !self.config.writable {
             return Err(Errno::EROFS);
         }
-        Ok(self.insert(inode, write))
+        self.insert(inode, write)
     }
 
     fn read_and(
@@ -179,7 +179,7 @@ impl Volume for Joined {
 
     fn open_directory(&self, inode: Inode) -> Result<Handle> {
         match inode {
-            Inode::Root => Ok(self.insert(inode, false)),
+            Inode::Root => self.insert(inode, false),
             _ => Err(Errno::ENOTDIR),
         }
     }
@@ -270,7 +270,7 @@ impl Joined {
         })
     }
 
-    fn insert(&self, inode: Inode, writable: bool) -> Handle {
+    fn insert(&self, inode: Inode, writable: bool) -> Result<Handle> {
         self.handles.insert(Open {
             inode,
             writable,

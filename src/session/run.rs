@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Instant;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -19,7 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
 use super::prepare::{forward_signals, prepare};
-use super::{Event, Served, describe};
+use super::{CONNECTION_END, Event, Served, describe, next_event};
 use crate::blocks::Summary;
 use crate::changes::ChangeMap;
 use crate::config::{MountConfig, RunConfig};
@@ -69,9 +70,14 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
     let ended = prepare(&mount_config, map, purpose, &tally)
         .and_then(|prepared| Served::start(&mount_config, prepared, &place, events.clone()))
         .and_then(|served| {
-            let status = serve_command(&served, config, &place, events, &inbox);
-            let summary = finish(&served, &inbox);
-            Ok((status?, summary?))
+            let mut ended = false;
+            let status = serve_command(&served, config, &place, events, &inbox, &mut ended);
+            let summary = finish(&served, &inbox, ended);
+            match (status?, summary?) {
+                // What it has seen was not all the image.
+                (0, summary) if ended => Ok((Status::System.code(), summary)),
+                outcome => Ok(outcome),
+            }
         });
     if !private {
         // It is made anew each time; if something is still in it, it stays.
@@ -170,13 +176,14 @@ fn mount_directory(name: &str, private: bool) -> Result<PathBuf> {
     Ok(place)
 }
 
-/// Runs the command to its end. Signals that come meanwhile are its.
+/// Runs the command to its end. Signals that come meanwhile are its. `ended`: whether the mount has ended before it.
 fn serve_command(
     served: &Served,
     config: &RunConfig,
     place: &Path,
     events: Sender<Event>,
     inbox: &Receiver<Event>,
+    ended: &mut bool,
 ) -> Result<u8> {
     let mut words = config.command.iter().map(|word| replace(word, place));
     let program = words.next().unwrap_or_default();
@@ -195,19 +202,17 @@ fn serve_command(
     let pid = i32::try_from(child.id()).or_fail(Status::Internal, || "starting the command")?;
     await_child(child, events)?;
     loop {
-        let event = inbox
-            .recv()
-            .or_fail(Status::Internal, || "waiting for the command")?;
+        let Some(event) = next_event(inbox, None)? else {
+            continue;
+        };
         match event {
-            Event::Command(ended) => {
-                let status = ended.or_fail(Status::System, || "waiting for the command")?;
+            Event::Command(result) => {
+                let status = result.or_fail(Status::System, || "waiting for the command")?;
                 return Ok(code(status));
-            }
-            Event::Signal(Signal::SIGHUP) => {
-                pass_on(pid, Signal::SIGHUP);
             }
             Event::Signal(signal) => pass_on(pid, signal),
             Event::Ended(_) => {
+                *ended = true;
                 log::error!("{} was unmounted while the command ran", served.shown());
             }
         }
@@ -253,19 +258,14 @@ fn code(status: ExitStatus) -> u8 {
     u8::try_from(code).unwrap_or(u8::MAX)
 }
 
-/// Unmounts, also if something that the command left behind still uses the mount, and saves.
-fn finish(served: &Served, inbox: &Receiver<Event>) -> Result<Summary> {
+/// Unmounts, also if something that the command left behind still uses the mount, and saves. `ended`: the mount has
+/// ended already.
+fn finish(served: &Served, inbox: &Receiver<Event>, ended: bool) -> Result<Summary> {
     use crate::mount::Outcome;
     let place = served.mount.mountpoint().display();
     match served.mount.unmount() {
-        Ok(Outcome::Unmounted) => {
-            while let Ok(event) = inbox.recv() {
-                if matches!(event, Event::Ended(_)) {
-                    break;
-                }
-            }
-        }
-        Ok(Outcome::NotMounted) => {}
+        Ok(Outcome::Unmounted | Outcome::NotMounted) if ended => {}
+        Ok(Outcome::Unmounted | Outcome::NotMounted) => await_connection_end(served, inbox)?,
         Ok(Outcome::Detached) => {
             log::warn!(
                 "{place} is still in use by something that the command left behind; ending all the same"
@@ -274,14 +274,28 @@ fn finish(served: &Served, inbox: &Receiver<Event>) -> Result<Summary> {
         Ok(Outcome::Covered(what)) => log::warn!("{place} is covered by {what}"),
         Err(e) => log::error!("unmounting {place}: {e}"),
     }
-    let summary = served.content.close().or_fail(Status::System, || {
-        format!(
-            "unmounting {}: making writes durable; what was written last may be lost",
-            served.shown()
-        )
-    })?;
+    let summary = served.close()?;
     log::info!("{}: {}", served.shown(), describe(&summary));
     Ok(summary)
+}
+
+/// Waits for the connection's end, but not for those who hold the mount in a namespace of their own.
+fn await_connection_end(served: &Served, inbox: &Receiver<Event>) -> Result<()> {
+    let until = Instant::now() + CONNECTION_END;
+    loop {
+        match next_event(inbox, Some(until))? {
+            Some(Event::Ended(_)) => return Ok(()),
+            Some(Event::Signal(Signal::SIGHUP) | Event::Command(_)) => {}
+            Some(Event::Signal(signal)) => {
+                log::warn!("{signal}: ending although the mount is still in use");
+                return Ok(());
+            }
+            None => {
+                log::warn!("{}; ending all the same", served.in_use_elsewhere());
+                return Ok(());
+            }
+        }
+    }
 }
 
 #[cfg(test)]

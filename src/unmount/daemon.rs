@@ -1,17 +1,18 @@
 //! Finding the process that serves a mount, and waiting for its end.
 //!
 //! Invariant: a process counts as the daemon only if it is called bmapfs, has the marker thread of the file
-//! system, and belongs to root or the user who made the mount; so nobody else can make umount wait.
+//! system, and belongs to root or the user who made the mount; so nobody else can make umount wait. Nor can that user
+//! for longer than a limit, if somebody else unmounts: names and threads are the process's own to choose.
 
-use std::fs::DirEntry;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 
 use crate::mount::mountinfo::Entry;
 use crate::mount::{is_errno, marker_name, reason};
@@ -19,9 +20,11 @@ use crate::sys;
 
 /// What the daemon's process is called.
 const NAME: &str = "bmapfs";
-/// How long the connection may take to end after the unmount, in milliseconds. If it lasts longer, the file
-/// system is still mounted somewhere else.
-const CONNECTION_END: u16 = 2000;
+/// How long the connection may take to end after the unmount. If it lasts longer, the file system is still mounted
+/// somewhere else.
+const CONNECTION_END: Duration = Duration::from_secs(2);
+/// How long a process that another user controls may take to write what it has.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The process that serves a mount.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(super) struct Daemon {
     pid: Pid,
     handle: OwnedFd,
     marker: String,
+    /// Who controls it: not root, and not the user who waits.
+    stranger: Option<u32>,
 }
 
 /// What became of the daemon.
@@ -38,6 +43,8 @@ pub(super) enum Ending {
     Ended,
     /// It goes on serving, since the file system has another mount.
     StillServing,
+    /// It does neither: it was not waited for any longer. The user who controls it.
+    NotYet(u32),
 }
 
 impl Daemon {
@@ -46,18 +53,25 @@ impl Daemon {
         let marker = marker_name(entry.device);
         let owner = entry.owner();
         let mut processes = std::fs::read_dir("/proc").ok()?.flatten();
-        let pid = processes.find_map(|process| daemon_pid(&process, &marker, owner));
+        let pid = processes.find_map(|process| {
+            let pid = process.file_name().to_str()?.parse().ok()?;
+            user_of_daemon(&process.path(), &marker, owner).map(|_| Pid::from_raw(pid))
+        });
         let Some(pid) = pid else {
             log::info!("no process serves {entry}");
             return None;
         };
         match sys::pidfd_open(pid) {
-            // Asked again, since the number may have passed to another process before it was opened.
-            Ok(handle) => serves(&process_directory(pid), &marker).then_some(Self {
-                pid,
-                handle,
-                marker,
-            }),
+            Ok(handle) => {
+                // Asked again, since the number may have passed to another process before it was opened.
+                let user = user_of_daemon(&process_directory(pid), &marker, owner)?;
+                Some(Self {
+                    pid,
+                    handle,
+                    marker,
+                    stranger: (user != 0 && user != geteuid().as_raw()).then_some(user),
+                })
+            }
             Err(error) if is_errno(&error, Errno::ESRCH) => None,
             Err(error) => {
                 log::warn!(
@@ -74,22 +88,37 @@ impl Daemon {
         self.pid
     }
 
-    /// Waits until the process has ended, however long it takes to write what it has; but not if it still
-    /// serves the file system 2 seconds from now.
+    /// Waits until the process has ended, however long it takes to write what it has, unless another user controls
+    /// it; but not if it still serves the file system 2 seconds from now.
     pub(super) fn wait(&self) -> io::Result<Ending> {
-        if self.ends_within(PollTimeout::from(CONNECTION_END))? {
+        self.wait_up_to(PATIENCE)
+    }
+
+    /// `patience`: for another user's.
+    fn wait_up_to(&self, patience: Duration) -> io::Result<Ending> {
+        if self.ends_within(Some(CONNECTION_END))? {
             return Ok(Ending::Ended);
         }
         if serves(&process_directory(self.pid), &self.marker) {
             return Ok(Ending::StillServing);
         }
         log::info!("waiting for process {} to finish writing", self.pid);
-        self.ends_within(PollTimeout::NONE)?;
-        Ok(Ending::Ended)
+        let ended = self.ends_within(self.stranger.map(|_| patience))?;
+        Ok(match self.stranger {
+            Some(user) if !ended => Ending::NotYet(user),
+            _ => Ending::Ended,
+        })
     }
 
-    fn ends_within(&self, timeout: PollTimeout) -> io::Result<bool> {
+    /// `None`: however long it takes.
+    fn ends_within(&self, patience: Option<Duration>) -> io::Result<bool> {
+        let end = patience.map(|patience| Instant::now() + patience);
         loop {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            // The longest that poll(2) can be told is weeks; no patience is so long.
+            let timeout = left.map_or(PollTimeout::NONE, |left| {
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            });
             match poll(
                 &mut [PollFd::new(self.handle.as_fd(), PollFlags::POLLIN)],
                 timeout,
@@ -102,17 +131,15 @@ impl Daemon {
     }
 }
 
-/// The process id, if this entry of /proc is the daemon.
-fn daemon_pid(process: &DirEntry, marker: &str, owner: Option<u32>) -> Option<Pid> {
-    let pid = process.file_name().to_str()?.parse().ok()?;
-    let directory = process.path();
-    if !has_name(&directory, NAME) {
+/// The user of a process with this directory in /proc, if it is the daemon.
+fn user_of_daemon(process: &Path, marker: &str, owner: Option<u32>) -> Option<u32> {
+    if !has_name(process, NAME) {
         return None;
     }
     // The directory belongs to the process's effective user.
-    let user = std::fs::metadata(&directory).ok()?.uid();
+    let user = std::fs::metadata(process).ok()?.uid();
     let trusted = user == 0 || Some(user) == owner;
-    (trusted && serves(&directory, marker)).then(|| Pid::from_raw(pid))
+    (trusted && serves(process, marker)).then_some(user)
 }
 
 /// Whether the process has the marker thread.
@@ -161,22 +188,27 @@ mod tests {
     #[test]
     fn an_end_is_waited_for_and_a_live_marker_is_not() {
         let spawn = |seconds| Command::new("sleep").arg(seconds).spawn().unwrap();
-        let daemon = |pid: u32, marker: &str| {
+        let daemon = |pid: u32, marker: &str, stranger| {
             let pid = Pid::from_raw(pid.try_into().unwrap());
             Daemon {
                 pid,
                 handle: sys::pidfd_open(pid).unwrap(),
                 marker: marker.to_owned(),
+                stranger,
             }
         };
         let mut short = spawn("2.3");
-        assert_eq!(daemon(short.id(), "absent").wait().unwrap(), Ending::Ended);
+        let moment = Duration::from_millis(1);
+        let ours = daemon(short.id(), "absent", None);
+        assert_eq!(ours.wait_up_to(moment).unwrap(), Ending::Ended);
         short.wait().unwrap();
         let mut long = spawn("60");
         assert_eq!(
-            daemon(long.id(), "sleep").wait().unwrap(),
+            daemon(long.id(), "sleep", None).wait().unwrap(),
             Ending::StillServing
         );
+        let theirs = daemon(long.id(), "absent", Some(1234));
+        assert_eq!(theirs.wait_up_to(moment).unwrap(), Ending::NotYet(1234));
         long.kill().unwrap();
         long.wait().unwrap();
     }

@@ -201,7 +201,8 @@ impl Model {
     }
 
     fn used(&self) -> usize {
-        self.temporary.iter().map(|file| file.content.len()).sum()
+        let held = |file: &Temporary| file.content.capacity();
+        self.temporary.iter().map(held).sum()
     }
 
     fn resize_temporary(&mut self, number: usize, len: usize) -> Result<()> {
@@ -209,11 +210,22 @@ impl Model {
         if len > file.most {
             return Err(Errno::EFBIG);
         }
-        let present = file.content.len();
-        if len > present && self.used() + len - present > self.setup.staging {
-            return Err(Errno::ENOSPC);
+        let (present, held) = (file.content.len(), file.content.capacity());
+        let room = self.setup.staging - self.used();
+        // Memory is taken twice as much at a time, if there is room.
+        let twice = len.max(file.most.min(2 * held));
+        let content = &mut self.temporary[number].content;
+        if len > held {
+            let wanted = if twice - held <= room { twice } else { len };
+            if wanted - held > room {
+                return Err(Errno::ENOSPC);
+            }
+            content.reserve_exact(wanted - present);
         }
-        self.temporary[number].content.resize(len, 0);
+        content.resize(len, 0);
+        if len < present {
+            content.shrink_to_fit();
+        }
         Ok(())
     }
 
