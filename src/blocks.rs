@@ -5,11 +5,9 @@
 
 mod data;
 mod failing;
-pub(crate) mod handles;
 mod lengths;
 mod listing;
 mod open;
-pub(crate) mod owner;
 mod presence;
 mod resize;
 mod sparse;
@@ -18,10 +16,6 @@ mod staged_volume;
 mod stamps;
 mod times;
 mod volume;
-pub(crate) mod zeros;
-
-#[cfg(test)]
-mod model;
 
 use std::cell::Cell;
 use std::io;
@@ -35,15 +29,15 @@ use crate::config::VolumeConfig;
 use crate::geometry::{BlockIndex, BlockSize, Geometry, GeometryError, Span};
 use crate::image::{Fingerprint, Image};
 use crate::index::{Index, Meanwhile, Report};
-use crate::inode::Inode;
 use crate::scan::Tally;
+use crate::volume::handles::Handles;
+use crate::volume::inode::Inode;
+use crate::volume::owner::Owners;
 use crate::volume::{Attr, Errno, Handle, Kind, Result};
 
 use failing::Failing;
-use handles::Handles;
 use lengths::Lengths;
 use open::Open;
-use owner::Owners;
 use staged::Staging;
 use staged_volume::StagedOpen;
 use stamps::Stamps;
@@ -65,7 +59,7 @@ pub struct Blocks {
     image: Arc<dyn Image>,
     config: VolumeConfig,
     geometry: RwLock<Geometry>,
-    size_read: Mutex<Option<Instant>>,
+    pub(crate) size_read: Mutex<Option<Instant>>,
     owners: Owners,
     times: Times,
     handles: Handles<Open>,

@@ -4,20 +4,18 @@
 //! Invariant: it can only make a sync slower, never wrong. Whatever is in doubt gets a new stamp.
 
 mod file;
-mod format;
+pub(crate) mod format;
 mod name;
 mod open;
 mod over;
 mod partial;
-mod record;
+pub(crate) mod record;
+mod request;
 mod rescan;
 mod served;
-mod store;
+pub(crate) mod store;
 mod unsaved;
 mod written;
-
-#[cfg(test)]
-mod model;
 
 use std::collections::HashMap;
 use std::io;
@@ -36,9 +34,9 @@ use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN, 
 use store::Store;
 
 pub use name::{default_path, mount_name};
-pub use open::{OpenError, Purpose, Request};
 pub use partial::Plan;
 pub(crate) use record::LOOKS_BACK;
+pub use request::{OpenError, Purpose, Request};
 pub(crate) use served::Served;
 pub use store::{FileId, Refused};
 
@@ -86,7 +84,7 @@ pub struct Index {
     clock: Arc<dyn Clock>,
     store: Box<dyn Store>,
     source: String,
-    records: PerBlock<Record>,
+    pub(crate) records: PerBlock<Record>,
     zeros: ZeroDigests,
     geometry: RwLock<Geometry>,
     /// As many records as were ever saved; those past the image's end stay as they are.
@@ -110,15 +108,15 @@ pub struct Index {
     watch: bool,
     writable: bool,
     /// One stamp for all blocks, since the image was written while it is mounted; and the moment it is for.
-    overlay: Mutex<Option<Overlay>>,
+    pub(crate) overlay: Mutex<Option<Overlay>>,
     /// Listings after the image was written get new stamps.
     restamp_listings: bool,
     /// Blocks that cannot be read get new stamps all the same.
     salvage: bool,
     /// There is no file, or it could not be saved at the beginning.
-    unsaved: AtomicBool,
+    pub(crate) unsaved: AtomicBool,
     /// Until this second one listing may show what the scan found, although nothing proves that it is still so.
-    fresh: AtomicI64,
+    pub(crate) fresh: AtomicI64,
     touched: AtomicU64,
     /// How many stamps were made for blocks that were written.
     made: AtomicI64,
@@ -137,8 +135,8 @@ pub struct Index {
 }
 
 #[derive(Debug, Clone)]
-struct Overlay {
-    stamp: i64,
+pub(crate) struct Overlay {
+    pub(crate) stamp: i64,
     fingerprint: Fingerprint,
 }
 
@@ -461,11 +459,11 @@ impl Index {
         self.newest.store(newest, SeqCst);
     }
 
-    fn geometry(&self) -> Geometry {
+    pub(crate) fn geometry(&self) -> Geometry {
         *self.geometry.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use super::Blocks;
 use super::presence::Presence;
+use crate::buffer::with_scratch;
 use crate::geometry::{BlockIndex, Span};
-use crate::image::buffer::with_scratch;
 use crate::image::read_span;
 use crate::volume::{Errno, Result};
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::budget::Budget;
 use crate::geometry::BlockIndex;
-use crate::inode::{NAME_DIGITS, parse_block_name};
+use crate::volume::inode::{NAME_DIGITS, parse_block_name};
 use crate::volume::{Create, Errno, Result};
 
 /// The most names at once: each costs a little even if it is empty.

@@ -7,9 +7,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::buffer::{ALIGNMENT, AlignedBuffer};
 use super::{Image, read_span};
 use crate::budget::Share;
+use crate::buffer::{ALIGNMENT, AlignedBuffer};
 use crate::geometry::Span;
 
 /// How long bytes that were read ahead may be served.

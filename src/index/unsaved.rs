@@ -11,8 +11,9 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use super::Index;
 use super::format::Place;
-use super::open::{Begin, OpenError, Purpose, Request};
+use super::open::Begin;
 use super::record::{HASHED, SETTLED, STEP, even};
+use super::request::{OpenError, Purpose, Request};
 use super::store::{FileStore, Loaded, Store};
 use crate::geometry::BlockIndex;
 
