@@ -3,12 +3,12 @@
 //! Invariants: what a client reads is what the image holds now; a write reaches the image before it is
 //! acknowledged and never leaves its block; nothing but a client's request changes a byte.
 
+mod block_set;
 mod data;
 mod failing;
 mod lengths;
 mod listing;
 mod open;
-mod presence;
 mod resize;
 mod sparse;
 mod staged;
@@ -33,7 +33,7 @@ use crate::scan::Tally;
 use crate::volume::handles::Handles;
 use crate::volume::inode::Inode;
 use crate::volume::owner::Owners;
-use crate::volume::{Attr, Errno, Handle, Kind, Result};
+use crate::volume::{Attr, Errno, FileKind, Handle, Result};
 
 use failing::Failing;
 use lengths::Lengths;
@@ -134,7 +134,7 @@ impl Blocks {
         mut listing: Option<Listing>,
     ) -> std::result::Result<Self, BlocksError> {
         let geometry = Geometry::new(image.size()?, config.block_size)?;
-        image.settle()?;
+        image.flush()?;
         let unreadable = listing
             .as_mut()
             .map(|listing| std::mem::take(&mut listing.unreadable));
@@ -253,7 +253,7 @@ impl Blocks {
         }
         self.times.let_pass();
         let meanwhile = if let Some(index) = self.times.index() {
-            self.handles.for_each(Open::spoil);
+            self.handles.for_each(Open::discard);
             index.close()
         } else if self.config.writable {
             Ok(Meanwhile::Quiet)
@@ -285,7 +285,7 @@ impl Blocks {
     pub fn look_again(&self, tally: &Tally) -> io::Result<()> {
         self.reread_size();
         if let Some(index) = self.times.index() {
-            self.handles.for_each(Open::spoil);
+            self.handles.for_each(Open::discard);
             index.rescan(tally)?;
             self.note_unreadable();
         }
@@ -309,7 +309,7 @@ impl Blocks {
         if due {
             self.reread_size();
         }
-        if let Err(e) = self.image.settle() {
+        if let Err(e) = self.image.flush() {
             log::warn!("flushing the image to learn its holes: {e}");
         }
         self.follow_holes();
@@ -337,7 +337,7 @@ impl Blocks {
                 };
                 let set = set.mtime.filter(|time| time.made == self.times.made());
                 (
-                    Kind::Directory,
+                    FileKind::Directory,
                     2,
                     0,
                     0,
@@ -348,11 +348,11 @@ impl Blocks {
                 let span = view.geometry.span(block);
                 let sectors = self.allocated(span, view).div_ceil(512);
                 (
-                    Kind::File,
+                    FileKind::File,
                     1,
                     span.len(),
                     sectors,
-                    self.times.show(block, view.base),
+                    self.times.report_stamp(block, view.base),
                 )
             }
             _ => return Err(Errno::ENOENT),
@@ -425,14 +425,14 @@ impl Blocks {
     }
 
     /// Tells a handle that wrote of every sync failure since it was last told (promise P9).
-    fn untold_failure(&self, open: &Open, tell: bool) -> Result<()> {
+    fn unseen_failure(&self, open: &Open, tell: bool) -> Result<()> {
         let failures = self.sync_failures.load(SeqCst);
-        let told = if tell {
-            open.told.swap(failures, SeqCst)
+        let seen = if tell {
+            open.seen_failures.swap(failures, SeqCst)
         } else {
-            open.told.load(SeqCst)
+            open.seen_failures.load(SeqCst)
         };
-        if open.wrote.load(SeqCst) && told < failures {
+        if open.wrote.load(SeqCst) && seen < failures {
             Err(Errno::EIO)
         } else {
             Ok(())

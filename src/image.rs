@@ -9,10 +9,10 @@ mod extents;
 pub mod fingerprint;
 pub mod holders;
 pub mod lock;
-mod once;
 mod open;
 pub mod readahead;
 mod source;
+mod uncached;
 mod zero;
 pub(crate) mod zeros;
 
@@ -82,7 +82,7 @@ pub trait Image: fmt::Debug + Send + Sync {
 
     /// Makes what `next_data` says trustworthy: flushes what other programs have written and the file system
     /// has not yet laid out. Cheap if nothing was written since the last call.
-    fn settle(&self) -> io::Result<()>;
+    fn flush(&self) -> io::Result<()>;
 
     /// Gives a file the present time as its mtime. A device keeps none.
     fn touch(&self) -> io::Result<()>;

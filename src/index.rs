@@ -3,7 +3,7 @@
 //!
 //! Invariant: it can only make a sync slower, never wrong. Whatever is in doubt gets a new stamp.
 
-mod file;
+pub(crate) mod file;
 pub(crate) mod format;
 mod name;
 mod open;
@@ -11,9 +11,9 @@ mod over;
 mod partial;
 pub(crate) mod record;
 mod request;
-mod rescan;
+mod save;
+mod scan;
 mod served;
-pub(crate) mod store;
 mod unsaved;
 mod written;
 
@@ -23,27 +23,27 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use crate::changes::State;
+use crate::changes::ImageState;
 use crate::clock::Clock;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::{Fingerprint, Image};
 use crate::per_block::PerBlock;
 use crate::scan::{Digest, ZeroDigests};
 
+use file::Store;
 use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN, even};
-use store::Store;
 
+pub use file::{FileId, Refused};
 pub use name::{default_path, mount_name};
 pub use partial::Plan;
 pub(crate) use record::LOOKS_BACK;
 pub use request::{OpenError, Purpose, Request};
 pub(crate) use served::Served;
-pub use store::{FileId, Refused};
 
 /// Whether the directory of the index's file that `file` means is `directory`, or below it. `false` if it cannot be told.
 #[must_use]
 pub fn lies_below(file: &Path, directory: &Path) -> bool {
-    store::lies_below(file, directory)
+    file::lies_below(file, directory)
 }
 
 /// What a scan found, in blocks.
@@ -101,7 +101,7 @@ pub struct Index {
     /// Before the last finished scan.
     fingerprint: Mutex<Fingerprint>,
     /// The state of the image that the digests describe, if somebody can tell what changes after it.
-    state: Mutex<Option<State>>,
+    state: Mutex<Option<ImageState>>,
     /// Some digests are of that state, on others' word, and not of `fingerprint`, which may be later.
     vouched: AtomicBool,
     /// What others may have written is watched for: without -w, and with -o force.
@@ -154,7 +154,7 @@ pub enum Meanwhile {
 
 impl Index {
     /// The stamp that a block shows. From now on it counts as reported.
-    pub(crate) fn show(&self, block: BlockIndex) -> i64 {
+    pub(crate) fn report_stamp(&self, block: BlockIndex) -> i64 {
         if !self.geometry().has(block) {
             self.follow_size();
             if !self.geometry().has(block) {

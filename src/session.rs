@@ -46,7 +46,7 @@ pub use scan::scan;
 /// one slow read does not stop everything.
 const THREADS: (usize, usize) = (2, 16);
 /// At least so many for a directory of block files, which may lie on storage that is slow or far away.
-const JOINED_THREADS: usize = 8;
+const REVERSE_THREADS: usize = 8;
 
 /// How long the kernel may take to end a connection after the unmount. If it lasts longer, somebody else uses the
 /// mount, such as a process with a mount namespace of its own.
@@ -135,7 +135,7 @@ impl Served {
         };
         let answering = match &served.content {
             Content::Blocks(blocks) => served.answer(blocks, fd, config, events),
-            Content::Joined(joined) => served.answer(joined, fd, config, events),
+            Content::Reverse(reverse) => served.answer(reverse, fd, config, events),
         };
         match answering {
             Ok(()) => Ok(served),
@@ -163,7 +163,7 @@ impl Served {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let fewest = match self.content {
             Content::Blocks(_) => THREADS.0,
-            Content::Joined(_) => JOINED_THREADS,
+            Content::Reverse(_) => REVERSE_THREADS,
         };
         let usual = processors.clamp(fewest, THREADS.1);
         let threads = config.threads.map_or(usual, usize::from);

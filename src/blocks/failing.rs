@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use super::Blocks;
-use super::presence::Presence;
+use super::block_set::BlockSet;
 use crate::buffer::with_scratch;
 use crate::geometry::{BlockIndex, Span};
 use crate::image::read_span;
@@ -24,7 +24,7 @@ const MOST_LOGGED: u64 = 10;
 #[derive(Debug, Default)]
 pub(super) struct Failing {
     /// Without an index, which else knows them: those of which the last attempt to read them failed.
-    blocks: Presence,
+    blocks: BlockSet,
     /// There was a read error.
     careful: AtomicBool,
     logged: AtomicU64,
@@ -32,7 +32,7 @@ pub(super) struct Failing {
 
 impl Failing {
     /// After a scan that no index has seen could not read these.
-    pub(super) fn knowing(blocks: Presence) -> Self {
+    pub(super) fn knowing(blocks: BlockSet) -> Self {
         let careful = blocks.next(0).is_some();
         Self {
             blocks,
@@ -143,7 +143,7 @@ impl Blocks {
     }
 
     /// SIGHUP, without an index: reading the others is worth another try.
-    pub(super) fn try_all_again_but(&self, unreadable: Presence) {
+    pub(super) fn try_all_again_but(&self, unreadable: BlockSet) {
         self.failing.blocks.become_those(unreadable);
         self.note_unreadable();
     }

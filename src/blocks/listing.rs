@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::SIZE_INTERVAL;
-use super::presence::Presence;
+use super::block_set::BlockSet;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::{Fingerprint, Image};
 use crate::index::Index;
@@ -19,9 +19,9 @@ use crate::scan::{Found, Hasher, Tally, ZeroDigests};
 /// The blocks that have a file.
 #[derive(Debug)]
 pub struct Listing {
-    pub(super) present: Presence,
+    pub(super) present: BlockSet,
     /// Those of them that could not be read when all was read at the mount.
-    pub(super) unreadable: Presence,
+    pub(super) unreadable: BlockSet,
     /// Threads that read the image, if it must be read.
     threads: usize,
     looked: Mutex<Looked>,
@@ -77,7 +77,7 @@ impl Listing {
         geometry: Geometry,
         index: Option<&Index>,
         tally: &Tally,
-    ) -> io::Result<Presence> {
+    ) -> io::Result<BlockSet> {
         let Survey {
             present,
             unreadable,
@@ -107,7 +107,7 @@ impl Listing {
             Some(index) if index.is_current() => by_digests(geometry, index),
             _ if image.has_holes() => by_holes(image, geometry).unwrap_or_else(|e| {
                 log::warn!("the image's holes cannot be read, so all blocks have a file: {e}");
-                Presence::all(geometry)
+                BlockSet::all(geometry)
             }),
             None if quiet() => {
                 looked.at = Instant::now();
@@ -121,7 +121,7 @@ impl Listing {
                     );
                 }
                 looked.unknown = true;
-                Presence::all(geometry)
+                BlockSet::all(geometry)
             }
         };
         self.present.become_those(present);
@@ -133,7 +133,7 @@ impl Listing {
         let _looked = self.lock();
         let found = by_holes(image, now).unwrap_or_else(|e| {
             log::warn!("the image has grown, but its holes cannot be read: {e}");
-            Presence::all(now)
+            BlockSet::all(now)
         });
         let mut from = before.blocks().saturating_sub(1);
         while let Some(block) = found.next(from) {
@@ -150,8 +150,8 @@ impl Listing {
 /// What a look at the image finds.
 #[derive(Debug)]
 struct Survey {
-    present: Presence,
-    unreadable: Presence,
+    present: BlockSet,
+    unreadable: BlockSet,
     /// Before all of it was read.
     read: Fingerprint,
 }
@@ -170,13 +170,13 @@ fn survey(
     };
     Ok(Survey {
         present,
-        unreadable: Presence::default(),
+        unreadable: BlockSet::default(),
         read: Fingerprint::Unknown,
     })
 }
 
 /// The blocks that are not known to be zeros.
-fn by_digests(geometry: Geometry, index: &Index) -> Presence {
+fn by_digests(geometry: Geometry, index: &Index) -> BlockSet {
     let present = ends(geometry);
     (0..geometry.blocks())
         .filter_map(|number| geometry.block(number))
@@ -186,8 +186,8 @@ fn by_digests(geometry: Geometry, index: &Index) -> Presence {
 }
 
 /// The blocks that are not all hole; all of them if holes cannot be believed. What was cut off is no hole.
-fn by_holes(image: &dyn Image, geometry: Geometry) -> io::Result<Presence> {
-    image.settle()?;
+fn by_holes(image: &dyn Image, geometry: Geometry) -> io::Result<BlockSet> {
+    image.flush()?;
     let present = ends(geometry);
     let unit = geometry.block_size().bytes();
     let end = geometry.image_size();
@@ -220,9 +220,9 @@ fn by_reading(
     threads: usize,
     tally: &Tally,
 ) -> io::Result<Survey> {
-    image.settle()?;
+    image.flush()?;
     let read = image.fingerprint()?;
-    let (present, unreadable) = (ends(geometry), Presence::default());
+    let (present, unreadable) = (ends(geometry), BlockSet::default());
     let zeros = ZeroDigests::new(geometry.block_size().bytes());
     Hasher::new(image, geometry, &zeros)
         .scan(threads, tally, &|_| true, &|block, found| {
@@ -242,8 +242,8 @@ fn by_reading(
     })
 }
 
-fn ends(geometry: Geometry) -> Presence {
-    let present = Presence::default();
+fn ends(geometry: Geometry) -> BlockSet {
+    let present = BlockSet::default();
     geometry
         .block(0)
         .into_iter()

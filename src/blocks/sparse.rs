@@ -1,7 +1,7 @@
 //! Sparse directories (--sparse): blocks without data have no file.
 
 use super::Blocks;
-use super::presence::Presence;
+use super::block_set::BlockSet;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::scan::Tally;
 use crate::volume::{Errno, Result};
@@ -74,7 +74,7 @@ impl Blocks {
             Some(listing) if !self.config.writable => {
                 listing.look_again(self.image.as_ref(), self.geometry(), index, tally)?
             }
-            _ => Presence::default(),
+            _ => BlockSet::default(),
         };
         if index.is_none() {
             self.try_all_again_but(unreadable);

@@ -236,7 +236,7 @@ impl Stamps {
     }
 
     /// The stamp that a block shows; from now on it counts as reported.
-    pub(crate) fn show(&self, block: BlockIndex, base: i64) -> i64 {
+    pub(crate) fn report_stamp(&self, block: BlockIndex, base: i64) -> i64 {
         let shown = |stamp| {
             self.shown.fetch_max(stamp, SeqCst);
             stamp

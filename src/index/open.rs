@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
+use super::file::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
 use super::format::{self, Header};
 use super::over::first_stamp;
 use super::partial::{Plan, Reading};
 use super::record::{REPORTED, Record, SETTLED, STAMPED};
 use super::request::{OpenError, Purpose, Request};
-use super::store::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
 use super::unsaved::Nowhere;
 use super::{Index, lock};
 use crate::changes::ChangeSource;

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::store::{FileId, Refused};
+use super::file::{FileId, Refused};
 use crate::changes::ChangeSource;
 use crate::clock::Clock;
 use crate::geometry::Geometry;

@@ -46,7 +46,7 @@ impl Served {
     }
 
     /// Notes that `len` bytes are about to be served. `false`: they need not be hashed.
-    pub(crate) fn hand(&mut self, len: usize) -> bool {
+    pub(crate) fn note_served(&mut self, len: usize) -> bool {
         self.any |= len > 0;
         len > 0 && !self.broken
     }
@@ -108,7 +108,7 @@ mod tests {
     fn serve(pieces: &[(u64, &[u8])]) -> Served {
         let mut served = Served::new(Share::new(&Arc::new(Budget::new(1 << 20))));
         for (offset, bytes) in pieces {
-            served.hand(bytes.len());
+            served.note_served(bytes.len());
             served.hash(*offset, bytes);
         }
         served

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::Index;
-use super::format::Place;
+use super::file::{FileStore, Loaded, Store};
+use super::format::FilePlace;
 use super::open::Begin;
 use super::record::{HASHED, SETTLED, STEP, even};
 use super::request::{OpenError, Purpose, Request};
-use super::store::{FileStore, Loaded, Store};
 use crate::geometry::BlockIndex;
 
 /// Where an index could be neither made nor locked. What is there is looked at for its promises, and stays as it is.
@@ -45,7 +45,7 @@ impl Store for Nowhere {
             return Ok(None);
         }
         // That of no file, so that it is worth no more than a copy.
-        let place = Place {
+        let place = FilePlace {
             inode: 0,
             born: None,
             lock: None,
@@ -60,7 +60,7 @@ impl Store for Nowhere {
     fn save(
         &self,
         _: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
-        _: &mut dyn FnMut(Place) -> io::Result<Vec<u8>>,
+        _: &mut dyn FnMut(FilePlace) -> io::Result<Vec<u8>>,
     ) -> io::Result<()> {
         let why = self.errno.map(io::Error::from_raw_os_error);
         Err(why.unwrap_or_else(|| io::ErrorKind::Other.into()))

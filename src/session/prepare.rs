@@ -23,7 +23,7 @@ use crate::host::daemon::served_signals;
 use crate::host::progress::Progress;
 use crate::image::Image;
 use crate::index::{self, Index, OpenError, Plan, Purpose};
-use crate::reverse::{Joined, JoinedConfig};
+use crate::reverse::{Reverse, ReverseConfig};
 use crate::scan::Tally;
 use crate::sys;
 
@@ -48,7 +48,7 @@ pub(super) fn prepare(
         log::debug!("PR_SET_IO_FLUSHER: {e}");
     }
     if config.source.is_dir() {
-        return prepare_joined(config);
+        return prepare_reverse(config);
     }
     let source = Source::open(
         &config.source,
@@ -93,7 +93,7 @@ pub(super) fn prepare(
 }
 
 /// The reverse: opens a directory of block files.
-fn prepare_joined(config: &MountConfig) -> Result<Prepared> {
+fn prepare_reverse(config: &MountConfig) -> Result<Prepared> {
     let shown = config.source.display();
     if let Some(typed) = &config.typed.image_only {
         return Err(Failure::usage(format!(
@@ -102,8 +102,8 @@ fn prepare_joined(config: &MountConfig) -> Result<Prepared> {
     }
     let path = std::fs::canonicalize(&config.source)
         .or_fail(Status::MountFailed, || format!("opening {shown}"))?;
-    let joined = Joined::open(
-        &JoinedConfig {
+    let reverse = Reverse::open(
+        &ReverseConfig {
             directory: path.clone(),
             block_size: config.typed.block_size,
             sparse: config.volume.sparse,
@@ -115,7 +115,7 @@ fn prepare_joined(config: &MountConfig) -> Result<Prepared> {
         Arc::new(SystemClock),
     )?;
     Ok(Prepared {
-        content: Content::Joined(Arc::new(joined)),
+        content: Content::Reverse(Arc::new(reverse)),
         path,
     })
 }
@@ -196,7 +196,7 @@ impl Indexing<'_> {
             .map_err(|e| unshowable(&BlocksError::Geometry(e), path))?;
         let named = named(&config.changes, self.map, path, size)?;
         let named = named.as_ref().map(|named| named as &dyn ChangeSource);
-        image.settle().or_fail(Status::System, attempt)?;
+        image.flush().or_fail(Status::System, attempt)?;
         let file =
             self.source.index.as_deref().ok_or_else(|| {
                 Failure::new(Status::Internal, format!("{}: no index", attempt()))

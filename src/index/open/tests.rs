@@ -70,7 +70,7 @@ impl Fixture {
     fn stamps(&self) -> Vec<i64> {
         let index = self.with(Index::open).unwrap();
         let blocks = index.geometry().blocks();
-        let shown = (0..blocks).map(|number| index.show(BlockIndex::new(number).unwrap()));
+        let shown = (0..blocks).map(|number| index.report_stamp(BlockIndex::new(number).unwrap()));
         let shown = shown.collect();
         index.close().unwrap();
         shown
@@ -261,7 +261,7 @@ fn p21_an_index_that_cannot_be_saved_counts_as_lost() {
         for purpose in [Purpose::Mount, run(false)] {
             let index = with(&path, purpose).unwrap();
             for number in 0..2 {
-                let stamp = index.show(BlockIndex::new(number).unwrap());
+                let stamp = index.report_stamp(BlockIndex::new(number).unwrap());
                 assert!(shown.insert((number, stamp)), "{stamp} again");
             }
             index.close().unwrap();
@@ -331,7 +331,7 @@ fn p20_an_extreme_time_leaves_room_for_later_ones() {
     for extreme in [i64::MAX, i64::MIN, i64::MAX - 1] {
         let index = fixture.with(Index::open).unwrap();
         index.set(block, extreme);
-        let shown = index.show(block);
+        let shown = index.report_stamp(block);
         index.close().unwrap();
         drop(index);
         let other = fixture.memory.bytes()[0].wrapping_add(1);

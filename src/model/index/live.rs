@@ -79,7 +79,7 @@ impl Snapshot {
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct LiveState {
     /// Every state that the image was in, and its number.
     history: Vec<Snapshot>,
     /// The last change by others.
@@ -98,7 +98,7 @@ pub(super) struct Live {
     pub(super) memory: Arc<Memory>,
     pub(super) clock: Arc<TestClock>,
     pub(super) told: Told,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<LiveState>,
     plan: Mutex<VecDeque<(usize, Op)>>,
     pub(super) world: OnceLock<Weak<World>>,
 }
@@ -111,7 +111,7 @@ impl Live {
             memory,
             clock: Arc::clone(clock),
             told,
-            state: Mutex::new(State {
+            state: Mutex::new(LiveState {
                 history: Vec::new(),
                 foreign: 0,
                 seen: 0,
@@ -351,7 +351,7 @@ impl Image for Shared {
         self.0.memory.next_hole(from)
     }
 
-    fn settle(&self) -> io::Result<()> {
+    fn flush(&self) -> io::Result<()> {
         Ok(())
     }
 

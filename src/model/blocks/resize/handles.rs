@@ -1,6 +1,6 @@
 //! The requests to what is open.
 
-use super::expect::{File, Place};
+use super::expect::{File, TemporaryPlace};
 use super::world::{World, text};
 use super::{Len, Name};
 use crate::volume::inode::Inode;
@@ -30,7 +30,7 @@ impl World {
         let File::Temporary(number) = file else {
             return Ok(file);
         };
-        let Place::Block(block) = self.model.temporary[number].place else {
+        let TemporaryPlace::Block(block) = self.model.temporary[number].place else {
             return Ok(file);
         };
         if !went_on && !self.model.has(block) {
@@ -108,7 +108,7 @@ impl World {
         let inode = self.clients[client].inode;
         let file = match self.clients[client].file {
             File::Temporary(number) => match self.model.temporary[number].place {
-                Place::Block(block) => File::Block(block),
+                TemporaryPlace::Block(block) => File::Block(block),
                 _ => File::Temporary(number),
             },
             file @ File::Block(_) => file,
@@ -206,7 +206,7 @@ impl World {
         } = self.clients.remove(client);
         self.blocks.release(handle);
         if let File::Temporary(number) = file
-            && let Place::Block(block) = self.model.temporary[number].place
+            && let TemporaryPlace::Block(block) = self.model.temporary[number].place
             && went_on
         {
             self.model.closed(File::Block(block), write);

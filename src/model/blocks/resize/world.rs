@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::lengths::Files;
 use super::super::world::config;
-use super::expect::{File, Model, Place, Setup};
+use super::expect::{File, Model, Setup, TemporaryPlace};
 use super::handles::Client;
 use super::{Len, Name, Op};
 use crate::blocks::{Blocks, Listing};
@@ -280,7 +280,7 @@ impl World {
             .filter(|block| model.listed(usize::from(*block)))
             .map(|block| (text(Name::Block(block)), model.len(block.into()) as u64));
         let temporary = model.temporary.iter().filter_map(|file| match file.place {
-            Place::Named(name) => Some((text(name), file.content.len() as u64)),
+            TemporaryPlace::Named(name) => Some((text(name), file.content.len() as u64)),
             _ => None,
         });
         let expected: Vec<_> = blocks.chain(temporary).collect();

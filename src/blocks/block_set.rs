@@ -11,11 +11,11 @@ const BITS: u64 = 64;
 
 /// A set of blocks.
 #[derive(Debug, Default)]
-pub(super) struct Presence {
+pub(super) struct BlockSet {
     words: RwLock<Vec<AtomicU64>>,
 }
 
-impl Presence {
+impl BlockSet {
     /// Every block.
     pub(super) fn all(geometry: Geometry) -> Self {
         let present = Self::default();
@@ -115,7 +115,7 @@ mod tests {
         fn it_is_a_set(
             steps in prop::collection::vec((0_u64..300, any::<bool>()), 0..60), ask in 0_u64..320
         ) {
-            let present = Presence::default();
+            let present = BlockSet::default();
             let mut model = BTreeSet::new();
             for (number, insert) in steps {
                 let block = BlockIndex::new(number).unwrap();
