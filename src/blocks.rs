@@ -4,9 +4,7 @@
 //! acknowledged and never leaves its block; nothing but a client's request changes a byte.
 
 mod data;
-pub(crate) mod handles;
 mod open;
-pub(crate) mod owner;
 mod presence;
 mod resize;
 mod sparse;
@@ -15,10 +13,6 @@ mod staged_volume;
 mod stamps;
 mod times;
 mod volume;
-pub(crate) mod zeros;
-
-#[cfg(test)]
-mod model;
 
 use std::cell::Cell;
 use std::io;
@@ -31,13 +25,13 @@ use crate::config::VolumeConfig;
 use crate::geometry::{BlockIndex, BlockSize, Geometry, GeometryError, Span};
 use crate::image::{Image, Moment};
 use crate::index::{Index, Meanwhile, Report};
-use crate::inode::Inode;
 use crate::scan::Tally;
+use crate::volume::handles::Handles;
+use crate::volume::inode::Inode;
+use crate::volume::owner::Owners;
 use crate::volume::{Attr, Errno, Handle, Kind, Result};
 
-use handles::Handles;
 use open::Open;
-use owner::Owners;
 use staged::Staging;
 use staged_volume::StagedOpen;
 use stamps::Stamps;
@@ -56,7 +50,7 @@ pub struct Blocks {
     image: Arc<dyn Image>,
     config: VolumeConfig,
     geometry: RwLock<Geometry>,
-    size_read: Mutex<Option<Instant>>,
+    pub(crate) size_read: Mutex<Option<Instant>>,
     owners: Owners,
     times: Times,
     handles: Handles<Open>,

@@ -7,6 +7,7 @@
 mod format;
 mod map;
 mod named;
+mod parts;
 
 use std::fmt;
 
@@ -14,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::geometry::Span;
 
-pub use map::{ChangeMap, MapError};
+pub use map::ChangeMap;
 pub use named::Named;
+pub use parts::MapError;
 
 /// Ranges of an image that may differ from an earlier state of it; all other bytes are certain to be the same.
 /// Sorted, disjoint, none empty.

@@ -3,6 +3,8 @@
 //! Invariant: whatever the arguments are, the answer is a [`Command`] that contradicts nothing, or one usage
 //! error on one line. The only thing asked of the system is the current directory.
 
+pub mod options;
+
 mod definition;
 
 use std::ffi::{OsStr, OsString};
@@ -14,7 +16,8 @@ use clap_complete::Shell;
 
 use crate::config::{MountConfig, RunConfig, ScanConfig, UmountConfig, Verbosity};
 use crate::exit::{Failure, OrFail, Result, Status};
-use crate::options::{self, Unknown, Word};
+
+use options::{Unknown, Word};
 
 pub use definition::command;
 

@@ -17,9 +17,10 @@ use fuser::{
     ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::image::buffer::with_scratch;
-use crate::inode::Inode;
+use crate::buffer::with_scratch;
+use crate::volume::inode::Inode;
 use crate::volume::{Change, Create, Errno, Handle, Result, Volume};
+
 use convert::{attr, kind, set_time, whence};
 
 /// How long the kernel may keep attributes: stamps change only with what is written.

@@ -4,7 +4,6 @@
 //! no mount point. All offsets are bytes from its start.
 
 pub mod activity;
-pub mod buffer;
 mod direct;
 mod extents;
 pub mod holders;
@@ -15,6 +14,7 @@ mod open;
 pub mod readahead;
 mod source;
 mod zero;
+pub(crate) mod zeros;
 
 #[cfg(test)]
 pub(crate) mod faulty;

@@ -4,18 +4,16 @@
 //! Invariant: it can only make a sync slower, never wrong. Whatever is in doubt gets a new stamp.
 
 mod file;
-mod format;
+pub(crate) mod format;
 mod name;
 mod open;
 mod partial;
-mod record;
+pub(crate) mod record;
+mod request;
 mod rescan;
 mod served;
-mod store;
+pub(crate) mod store;
 mod written;
-
-#[cfg(test)]
-mod model;
 
 use std::collections::HashMap;
 use std::io;
@@ -34,8 +32,8 @@ use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN};
 use store::Store;
 
 pub use name::{default_path, mount_name};
-pub use open::{OpenError, Purpose, Request};
 pub use partial::Plan;
+pub use request::{OpenError, Purpose, Request};
 pub(crate) use served::Served;
 
 /// What a scan found, in blocks.
@@ -74,7 +72,7 @@ pub struct Index {
     clock: Arc<dyn Clock>,
     store: Box<dyn Store>,
     source: String,
-    records: PerBlock<Record>,
+    pub(crate) records: PerBlock<Record>,
     zeros: ZeroDigests,
     geometry: RwLock<Geometry>,
     /// As many records as were ever saved; those past the image's end stay as they are.
@@ -98,7 +96,7 @@ pub struct Index {
     watch: bool,
     writable: bool,
     /// One stamp for all blocks, since the image was written while it is mounted; and the moment it is for.
-    overlay: Mutex<Option<Overlay>>,
+    pub(crate) overlay: Mutex<Option<Overlay>>,
     /// Listings after the image was written get new stamps.
     restamp_listings: bool,
     touched: AtomicU64,
@@ -119,8 +117,8 @@ pub struct Index {
 }
 
 #[derive(Debug, Clone)]
-struct Overlay {
-    stamp: i64,
+pub(crate) struct Overlay {
+    pub(crate) stamp: i64,
     moment: Moment,
 }
 
@@ -390,11 +388,11 @@ impl Index {
         self.newest.store(newest, SeqCst);
     }
 
-    fn geometry(&self) -> Geometry {
+    pub(crate) fn geometry(&self) -> Geometry {
         *self.geometry.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,9 +7,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
+use crate::buffer::with_scratch;
 use crate::geometry::{BlockIndex, Geometry, Span};
 use crate::image::Image;
-use crate::image::buffer::with_scratch;
 
 /// BLAKE3 of a block's content.
 pub type Digest = [u8; 32];

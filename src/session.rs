@@ -25,11 +25,11 @@ use nix::sys::signal::Signal;
 use crate::blocks::Summary;
 use crate::changes::ChangeMap;
 use crate::config::{Access, MountConfig};
-use crate::daemon::Ready;
 use crate::exit::{OrFail, Result, Status};
 use crate::fuse::Adapter;
+use crate::host::daemon::Ready;
+use crate::host::mount::{self, Mount, Outcome, Request};
 use crate::index::{Meanwhile, Purpose};
-use crate::mount::{self, Mount, Outcome, Request};
 use crate::scan::Tally;
 use crate::sys;
 use crate::volume::Volume;
@@ -60,7 +60,7 @@ enum Event {
 
 /// Mounts and serves until it is unmounted. `map`: what [`read_map`] has read. `ready` is told when the mount can be
 /// used. The signals of
-/// [`crate::daemon::served_signals`] must be blocked in every thread.
+/// [`crate::host::daemon::served_signals`] must be blocked in every thread.
 pub fn serve(config: &MountConfig, map: Option<&ChangeMap>, ready: &mut Ready) -> Result<()> {
     let (events, inbox) = channel();
     let tally = forward_signals(events.clone())?;

@@ -3,6 +3,8 @@
 //! Each function is a thin, safe wrapper around one call. Nothing here knows what it is used for.
 #![allow(unsafe_code)]
 
+pub mod mountinfo;
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 

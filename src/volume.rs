@@ -3,12 +3,16 @@
 //! Plain Rust, no FUSE types. An error is an errno from the start, since that is all a client ever sees.
 //! Implementations are called from many threads at once.
 
+pub(crate) mod handles;
+pub mod inode;
+pub(crate) mod owner;
+
 use std::ffi::OsStr;
 use std::fmt;
 
 pub use nix::errno::Errno;
 
-use crate::inode::Inode;
+use inode::Inode;
 
 /// What every operation returns.
 pub type Result<T> = std::result::Result<T, Errno>;

@@ -4,9 +4,9 @@ use std::io;
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::open::Open;
-use super::{Blocks, errno, zeros};
+use super::{Blocks, errno};
 use crate::geometry::{BlockIndex, Span};
-use crate::image::{read_span, write_span};
+use crate::image::{read_span, write_span, zeros};
 use crate::volume::{Errno, Result};
 
 impl Blocks {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::geometry::BlockIndex;
-use crate::inode::{NAME_DIGITS, parse_block_name};
+use crate::volume::inode::{NAME_DIGITS, parse_block_name};
 use crate::volume::{Create, Errno, Result};
 
 /// The most names at once: each costs a little even if it is empty.

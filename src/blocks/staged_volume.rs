@@ -7,7 +7,7 @@ use std::sync::{Arc, MutexGuard, OnceLock};
 use super::Blocks;
 use super::staged::{Place, Staged, Staging, State};
 use crate::geometry::BlockIndex;
-use crate::inode::{Inode, parse_block_name};
+use crate::volume::inode::{Inode, parse_block_name};
 use crate::volume::{
     Allocate, Attr, Change, Create, Entry, Errno, Handle, Kind, Listed, Result, Seek, SetTime,
     Volume,

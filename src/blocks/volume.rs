@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering::SeqCst;
 use super::Blocks;
 use super::data::write_failed;
 use super::open::Open;
-use super::owner::RootTime;
 use super::staged_volume::{Meaning, is_staged};
 use crate::geometry::{BlockIndex, MAX_BLOCKS};
-use crate::inode::{Inode, block_name, parse_block_name};
+use crate::volume::inode::{Inode, block_name, parse_block_name};
+use crate::volume::owner::RootTime;
 use crate::volume::{
     Allocate, Attr, Change, Create, Entry, Errno, Handle, Listed, Result, Seek, SetTime, Space,
     Volume,

@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::buffer::AlignedBuffer;
 use super::{Image, read_span};
+use crate::buffer::AlignedBuffer;
 use crate::geometry::Span;
 
 /// How long bytes that were read ahead may be served.

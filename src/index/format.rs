@@ -50,16 +50,16 @@ pub(super) struct Header {
 
 /// What only the file itself has, and no copy of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// Inode number.
-    pub(super) inode: u64,
+    pub(crate) inode: u64,
     /// When the inode was made: seconds and nanoseconds; `None` where the file system does not keep it.
-    pub(super) born: Option<(i64, u32)>,
+    pub(crate) born: Option<(i64, u32)>,
     /// Inode number of the lock beside it, and when that was made: an index that was moved to another's place is
     /// known by it.
-    pub(super) lock: Option<(u64, Option<(i64, u32)>)>,
+    pub(crate) lock: Option<(u64, Option<(i64, u32)>)>,
     /// When it was finished, in seconds since the epoch.
-    pub(super) finished: i64,
+    pub(crate) finished: i64,
 }
 
 /// Why bytes are no index. Shown in one log line.
@@ -105,7 +105,7 @@ pub(super) fn trailer(header: &Header, mut hasher: blake3::Hasher) -> serde_json
 }
 
 /// Something that an index can be read from.
-pub(super) trait Input: Read + Seek {}
+pub(crate) trait Input: Read + Seek {}
 
 impl<T: Read + Seek> Input for T {}
 

@@ -9,91 +9,17 @@ use std::time::Duration;
 use super::format::{self, Header};
 use super::partial::{Plan, Reading};
 use super::record::{REPORTED, Record, SETTLED, STAMPED};
+use super::request::{OpenError, Purpose, Request};
 use super::store::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
 use super::{Index, lock};
 use crate::changes::ChangeSource;
-use crate::clock::Clock;
-use crate::geometry::{BlockIndex, Geometry};
-use crate::image::{Image, Moment};
+use crate::geometry::BlockIndex;
+use crate::image::Moment;
 use crate::per_block::PerBlock;
-use crate::scan::{Tally, ZeroDigests};
+use crate::scan::ZeroDigests;
 
 /// The longest wait for the second of the first stamps to end.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-
-/// What an index is brought up to date for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// A mount that may live long: listings after the image was written show new stamps.
-    Mount,
-    /// A mount for one command, which shows what the scan found for all its life.
-    Run {
-        /// An image that is smaller than the index remembers is refused.
-        refuse_shrunk: bool,
-    },
-    /// No mount.
-    Scan {
-        /// Keep a list of the blocks that get new stamps.
-        list: bool,
-        /// Leave the file as it is.
-        dry_run: bool,
-    },
-}
-
-/// An index that is wanted, and of what.
-#[derive(Debug)]
-// Each is a circumstance of its own.
-#[allow(clippy::struct_excessive_bools)]
-pub struct Request<'a> {
-    /// The image, locked as the mount needs it.
-    pub image: Arc<dyn Image>,
-    /// How it is cut.
-    pub geometry: Geometry,
-    /// The index's file.
-    pub path: &'a Path,
-    /// The image's name, for people who look into the file.
-    pub source: String,
-    /// The image is mounted with -w.
-    pub writable: bool,
-    /// Others may write the image although it is mounted with -w.
-    pub force: bool,
-    /// Nobody can write the image: it is a clone that only this process knows.
-    pub immutable: bool,
-    /// Who can tell what changed without reading, if anybody can.
-    pub changes: Option<&'a dyn ChangeSource>,
-    /// Read everything, whatever the index says.
-    pub rescan: bool,
-    /// What for.
-    pub purpose: Purpose,
-    /// Threads that scan.
-    pub threads: usize,
-    /// Progress, and the way to end the scan early.
-    pub tally: &'a Tally,
-    /// Tells the time.
-    pub clock: Arc<dyn Clock>,
-}
-
-/// Why a mount with an index cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it.
-    #[error("it is in use by {0}; wait for that, or mount without --index")]
-    Held(String),
-    /// Less image than last time.
-    #[error(
-        "the image has {now} bytes, and had {then} when it was last scanned: syncing it with --delete would \
-         remove the rest from the backup; if that is meant, use -o shrunk"
-    )]
-    Shrunk {
-        /// Bytes that it has.
-        now: u64,
-        /// Bytes that it had.
-        then: u64,
-    },
-    /// Ended early; the index is as it was.
-    #[error("interrupted")]
-    Interrupted,
-}
 
 /// What a file that was found is worth.
 #[derive(Debug)]
@@ -145,7 +71,7 @@ impl Index {
         }
     }
 
-    pub(super) fn open_store(
+    pub(crate) fn open_store(
         request: &Request<'_>,
         store: Box<dyn Store>,
     ) -> Result<Option<Self>, OpenError> {

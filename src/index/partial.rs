@@ -9,8 +9,8 @@ use std::hash::{BuildHasher, Hasher as _, RandomState};
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::format::Header;
-use super::open::Request;
 use super::record::{HASHED, SETTLED, STAMPED};
+use super::request::Request;
 use super::{Index, STEP, lock};
 use crate::changes::Changes;
 use crate::geometry::{BlockIndex, Geometry};

@@ -6,7 +6,7 @@
 use crate::scan::Digest;
 
 /// The digest is that of the block's content when it was last looked at.
-pub(super) const HASHED: u16 = 1;
+pub(crate) const HASHED: u16 = 1;
 /// Whoever copied the block with its stamp has the content that the digest names.
 pub(super) const SETTLED: u16 = 2;
 /// There is a stamp.
@@ -20,7 +20,7 @@ pub(super) const READ: u16 = 16;
 /// The block was written or given a time in this mount.
 pub(super) const TOUCHED: u16 = 32;
 /// A handle was served something that is not known to be the content of the digest.
-pub(super) const TORN: u16 = 64;
+pub(crate) const TORN: u16 = 64;
 /// The block was written since it was hashed.
 pub(super) const DIRTY: u16 = 128;
 /// The block was written since the scan began to read it.
@@ -35,9 +35,9 @@ pub(super) const STEP: i64 = 2;
 
 /// One block. 48 bytes, which is what a block may cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Record {
+pub(crate) struct Record {
     pub(super) digest: Digest,
-    pub(super) stamp: i64,
+    pub(crate) stamp: i64,
     /// How many seconds the latest stamp that the block ever had lies past this one: a client can set a time back,
     /// and other content must not get a stamp from between. Saturates at 136 years.
     pub(super) lead: u32,
@@ -49,7 +49,7 @@ pub(super) struct Record {
 const _: () = assert!(size_of::<Record>() <= 48);
 
 impl Record {
-    pub(super) fn has(&self, flags: u16) -> bool {
+    pub(crate) fn has(&self, flags: u16) -> bool {
         self.flags & flags == flags
     }
 

@@ -25,14 +25,14 @@ pub(super) const RENAME_TAKES: i64 = 2;
 const ENDING: &str = "ending";
 
 /// An index as it was found.
-pub(super) struct Loaded {
-    pub(super) input: Box<dyn Input>,
+pub(crate) struct Loaded {
+    pub(crate) input: Box<dyn Input>,
     /// Where it is.
-    pub(super) place: Place,
+    pub(crate) place: Place,
 }
 
 /// Something that keeps one index.
-pub(super) trait Store: fmt::Debug + Send + Sync {
+pub(crate) trait Store: fmt::Debug + Send + Sync {
     /// What was saved last; `None`: nothing yet. [`Place::finished`] is the file's last change.
     fn load(&self) -> io::Result<Option<Loaded>>;
 

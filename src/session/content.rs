@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::blocks::{Blocks, Summary};
 use crate::index::Meanwhile;
-use crate::joined::Joined;
+use crate::reverse::Joined;
 
 /// Something that can be mounted.
 #[derive(Debug, Clone)]

@@ -17,13 +17,13 @@ use crate::blocks::{Blocks, BlocksError, Presence};
 use crate::changes::{ChangeMap, ChangeSource};
 use crate::clock::SystemClock;
 use crate::config::{IndexConfig, MountConfig, OwnerConfig, Verbosity, VolumeConfig};
-use crate::daemon::served_signals;
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::geometry::Geometry;
+use crate::host::daemon::served_signals;
+use crate::host::progress::Progress;
 use crate::image::Image;
 use crate::index::{self, Index, OpenError, Plan, Purpose};
-use crate::joined::{Joined, JoinedConfig};
-use crate::progress::Progress;
+use crate::reverse::{Joined, JoinedConfig};
 use crate::scan::{Found, Hasher, Tally, ZeroDigests};
 use crate::sys;
 

@@ -36,7 +36,7 @@ const NOT_FOUND: u8 = 127;
 const BY_SIGNAL: i32 = 128;
 
 /// Mounts, runs the command, unmounts. `map`: what [`super::read_map`] has read. The status to exit with: the
-/// command's, or 9 for `-o strict`. Must be called before the first thread, with the signals of [`crate::daemon::served_signals`] blocked.
+/// command's, or 9 for `-o strict`. Must be called before the first thread, with the signals of [`crate::host::daemon::served_signals`] blocked.
 pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
     let private = geteuid().is_root();
     if private {
@@ -54,7 +54,7 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
         .as_ref()
         .and_then(|index| index.id.as_deref());
     let place = mount_directory(&mount_name(&source, id), private)?;
-    let place = crate::mount::check_mountpoint(&place, &source)?;
+    let place = crate::host::mount::check_mountpoint(&place, &source)?;
     let purpose = Purpose::Run {
         refuse_shrunk: !config.shrunk,
     };
@@ -131,7 +131,7 @@ fn mount_directory(name: &str, private: bool) -> Result<PathBuf> {
     let place = base.join(name);
     if std::fs::metadata(&place).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN)) {
         // What a bmapfs that was killed has left; nobody is served there.
-        if let Err(e) = crate::mount::detach(&place, nix::mount::MntFlags::MNT_DETACH) {
+        if let Err(e) = crate::host::mount::detach(&place, nix::mount::MntFlags::MNT_DETACH) {
             log::debug!("{}: {e}", place.display());
         }
     }
@@ -237,7 +237,7 @@ fn code(status: ExitStatus) -> u8 {
 
 /// Unmounts, also if something that the command left behind still uses the mount, and saves.
 fn finish(served: &Served, inbox: &Receiver<Event>) -> Result<Meanwhile> {
-    use crate::mount::Outcome;
+    use crate::host::mount::Outcome;
     let place = served.mount.mountpoint().display();
     match served.mount.unmount() {
         Ok(Outcome::Unmounted) => {

@@ -28,7 +28,7 @@ pub enum Scanned {
     },
 }
 
-/// Scans. `map`: what [`super::read_map`] has read. The signals of [`crate::daemon::served_signals`] must be blocked
+/// Scans. `map`: what [`super::read_map`] has read. The signals of [`crate::host::daemon::served_signals`] must be blocked
 /// in every thread.
 pub fn scan(config: &ScanConfig, map: Option<&ChangeMap>) -> Result<Scanned> {
     let (events, _inbox) = channel();

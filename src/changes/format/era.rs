@@ -2,7 +2,7 @@
 //! block is.
 
 use super::xml::{Element, Visitor, walk};
-use crate::changes::map::{MapError, Parts};
+use crate::changes::parts::{MapError, Parts};
 
 #[derive(Debug)]
 struct Blocks {

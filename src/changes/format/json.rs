@@ -6,8 +6,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{KNOWN, SECTOR};
-use crate::changes::map::{Format, MapError, Parts};
+use super::KNOWN;
+use crate::changes::parts::{Format, MapError, Parts, SECTOR};
 
 #[derive(Debug, Deserialize)]
 struct Entry {

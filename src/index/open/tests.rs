@@ -2,10 +2,13 @@
 
 use super::super::record::HASHED;
 use super::*;
+use crate::clock::Clock;
 use crate::clock::testing::TestClock;
-use crate::geometry::BlockSize;
+use crate::geometry::{BlockSize, Geometry};
+use crate::image::Image;
 use crate::image::faulty::{Memory, pattern};
 use crate::index::format::{MAGIC, RECORD};
+use crate::scan::Tally;
 use std::fs;
 use std::sync::atomic::Ordering::Relaxed;
 
