@@ -3,9 +3,9 @@
 //! Invariants: what a client reads is what the image holds now; a write reaches the image before it is
 //! acknowledged and never leaves its block; nothing but a client's request changes a byte.
 
+mod block_set;
 mod data;
 mod open;
-mod presence;
 mod resize;
 mod sparse;
 mod staged;
@@ -29,7 +29,7 @@ use crate::scan::Tally;
 use crate::volume::handles::Handles;
 use crate::volume::inode::Inode;
 use crate::volume::owner::Owners;
-use crate::volume::{Attr, Errno, Handle, Kind, Result};
+use crate::volume::{Attr, Errno, FileKind, Handle, Result};
 
 use open::Open;
 use staged::Staging;
@@ -37,7 +37,7 @@ use staged_volume::StagedOpen;
 use stamps::Stamps;
 use times::Times;
 
-pub use presence::Presence;
+pub use block_set::BlockSet;
 
 /// The image's size is looked at again no more often than this (promise P2).
 const SIZE_INTERVAL: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ pub struct Blocks {
     handles: Handles<Open>,
     staging: Staging,
     /// With --sparse: which blocks have a file.
-    present: Option<Presence>,
+    present: Option<BlockSet>,
     /// With --resize: the number of an empty block just behind the image.
     pending: AtomicU64,
     resizing: Mutex<()>,
@@ -114,10 +114,10 @@ impl Blocks {
         config: VolumeConfig,
         clock: Arc<dyn Clock>,
         index: Option<Arc<Index>>,
-        present: Option<Presence>,
+        present: Option<BlockSet>,
     ) -> std::result::Result<Self, BlocksError> {
         let geometry = Geometry::new(image.size()?, config.block_size)?;
-        image.settle()?;
+        image.flush()?;
         let moment = if config.writable {
             Moment::Unknown
         } else {
@@ -223,7 +223,7 @@ impl Blocks {
             self.times.let_pass();
         }
         let meanwhile = if let Some(index) = self.times.index() {
-            self.handles.for_each(Open::spoil);
+            self.handles.for_each(Open::discard);
             index.close()?
         } else if self.config.writable {
             Meanwhile::Quiet
@@ -247,7 +247,7 @@ impl Blocks {
     pub fn look_again(&self, tally: &Tally) -> io::Result<()> {
         self.reread_size();
         if let Some(index) = self.times.index() {
-            self.handles.for_each(Open::spoil);
+            self.handles.for_each(Open::discard);
             index.rescan(tally)?;
         }
         self.list_again()
@@ -265,7 +265,7 @@ impl Blocks {
                 self.reread_size();
             }
         }
-        if let Err(e) = self.image.settle() {
+        if let Err(e) = self.image.flush() {
             log::warn!("flushing the image to learn its holes: {e}");
         }
         self.times.refresh(self.image.as_ref());
@@ -292,7 +292,7 @@ impl Blocks {
                 };
                 let set = set.mtime.filter(|time| time.made == self.times.made());
                 (
-                    Kind::Directory,
+                    FileKind::Directory,
                     2,
                     0,
                     0,
@@ -303,11 +303,11 @@ impl Blocks {
                 let span = view.geometry.span(block);
                 let sectors = self.allocated(span, view).div_ceil(512);
                 (
-                    Kind::File,
+                    FileKind::File,
                     1,
                     span.len(),
                     sectors,
-                    self.times.show(block, view.base),
+                    self.times.report_stamp(block, view.base),
                 )
             }
             _ => return Err(Errno::ENOENT),
@@ -380,14 +380,14 @@ impl Blocks {
     }
 
     /// Tells a handle that wrote of every sync failure since it was last told (promise P9).
-    fn untold_failure(&self, open: &Open, tell: bool) -> Result<()> {
+    fn unseen_failure(&self, open: &Open, tell: bool) -> Result<()> {
         let failures = self.sync_failures.load(SeqCst);
-        let told = if tell {
-            open.told.swap(failures, SeqCst)
+        let seen = if tell {
+            open.seen_failures.swap(failures, SeqCst)
         } else {
-            open.told.load(SeqCst)
+            open.seen_failures.load(SeqCst)
         };
-        if open.wrote.load(SeqCst) && told < failures {
+        if open.wrote.load(SeqCst) && seen < failures {
             Err(Errno::EIO)
         } else {
             Ok(())

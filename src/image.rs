@@ -9,10 +9,10 @@ mod extents;
 pub mod holders;
 pub mod lock;
 pub mod moment;
-mod once;
 mod open;
 pub mod readahead;
 mod source;
+mod uncached;
 mod zero;
 pub(crate) mod zeros;
 
@@ -96,7 +96,7 @@ pub trait Image: fmt::Debug + Send + Sync {
 
     /// Makes what `next_data` says trustworthy: flushes what other programs have written and the file system
     /// has not yet laid out. Cheap if nothing was written since the last call.
-    fn settle(&self) -> io::Result<()>;
+    fn flush(&self) -> io::Result<()>;
 
     /// Something that changes whenever the image is written.
     fn written(&self) -> io::Result<Written>;

@@ -3,16 +3,16 @@
 //!
 //! Invariant: it can only make a sync slower, never wrong. Whatever is in doubt gets a new stamp.
 
-mod file;
+pub(crate) mod file;
 pub(crate) mod format;
 mod name;
 mod open;
 mod partial;
 pub(crate) mod record;
 mod request;
-mod rescan;
+mod save;
+mod scan;
 mod served;
-pub(crate) mod store;
 mod written;
 
 use std::collections::HashMap;
@@ -21,15 +21,15 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use crate::changes::State;
+use crate::changes::ImageState;
 use crate::clock::Clock;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::{Image, Moment};
 use crate::per_block::PerBlock;
 use crate::scan::{Digest, ZeroDigests};
 
+use file::Store;
 use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN};
-use store::Store;
 
 pub use name::{default_path, mount_name};
 pub use partial::Plan;
@@ -89,7 +89,7 @@ pub struct Index {
     /// Before the last finished scan.
     moment: Mutex<Moment>,
     /// The state of the image that the digests describe, if somebody can tell what changes after it.
-    state: Mutex<Option<State>>,
+    state: Mutex<Option<ImageState>>,
     /// Some digests are of that state, on others' word, and not of `moment`, which may be later.
     vouched: AtomicBool,
     /// What others may have written is watched for: without -w, and with -o force.
@@ -136,7 +136,7 @@ pub enum Meanwhile {
 
 impl Index {
     /// The stamp that a block shows. From now on it counts as reported.
-    pub(crate) fn show(&self, block: BlockIndex) -> i64 {
+    pub(crate) fn report_stamp(&self, block: BlockIndex) -> i64 {
         if !self.geometry().has(block) {
             self.follow_size();
             if !self.geometry().has(block) {

@@ -35,7 +35,7 @@ use directory::{Directory, Lock};
 use dirty::Dirty;
 use layout::LayoutError;
 use pool::Pool;
-use present::{Present, Sectors};
+use present::{BlockSet, Sectors};
 use survey::Survey;
 use volume::Open;
 
@@ -46,7 +46,7 @@ const OPEN_FILES: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 // As VolumeConfig: each is an option of its own.
 #[allow(clippy::struct_excessive_bools)]
-pub struct JoinedConfig {
+pub struct ReverseConfig {
     /// The directory of block files.
     pub directory: PathBuf,
     /// Length of every block but the last; `None`: that of block 0.
@@ -65,11 +65,11 @@ pub struct JoinedConfig {
 
 /// A directory of block files as one file.
 #[derive(Debug)]
-pub struct Joined {
-    config: JoinedConfig,
+pub struct Reverse {
+    config: ReverseConfig,
     directory: Directory,
     geometry: Geometry,
-    present: Present,
+    present: BlockSet,
     sectors: Sectors,
     pool: Pool,
     dirty: Dirty,
@@ -88,19 +88,19 @@ pub struct Joined {
     clock: Arc<dyn Clock>,
 }
 
-impl Joined {
+impl Reverse {
     /// Opens and locks the directory, and looks at every name in it.
     ///
     /// # Errors
     /// If the block files do not make up an image, the sentence says which one is wrong and what to do.
-    pub fn open(config: &JoinedConfig, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub fn open(config: &ReverseConfig, clock: Arc<dyn Clock>) -> Result<Self> {
         Self::open_keeping(OPEN_FILES, config, clock)
     }
 
     /// With up to `files` block files open at once.
     pub(crate) fn open_keeping(
         files: usize,
-        config: &JoinedConfig,
+        config: &ReverseConfig,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         let path = &config.directory;
@@ -124,7 +124,7 @@ impl Joined {
             .map_or_else(|| directory.ownership(), Ok)
             .or_fail(Status::System, || format!("reading {}", path.display()))?;
         Ok(Self {
-            present: Present::new(geometry, survey.blocks()),
+            present: BlockSet::new(geometry, survey.blocks()),
             sectors: Sectors::new(survey.sectors()),
             pool: Pool::new(files),
             dirty: Dirty::default(),
@@ -217,7 +217,7 @@ impl Joined {
 }
 
 /// Takes the directory's lock: exclusive for a writer. Whether nobody else has one that conflicts.
-fn lock(directory: &Directory, config: &JoinedConfig) -> Result<bool> {
+fn lock(directory: &Directory, config: &ReverseConfig) -> Result<bool> {
     let shown = config.directory.display();
     let taken = directory
         .lock(config.writable)

@@ -45,7 +45,7 @@ pub use scan::scan;
 /// one slow read does not stop everything.
 const THREADS: (usize, usize) = (2, 16);
 /// At least so many for a directory of block files, which may lie on storage that is slow or far away.
-const JOINED_THREADS: usize = 8;
+const REVERSE_THREADS: usize = 8;
 
 /// What the main thread waits for.
 #[derive(Debug)]
@@ -127,7 +127,7 @@ impl Served {
         };
         let answering = match &served.content {
             Content::Blocks(blocks) => served.answer(blocks, fd, config, events),
-            Content::Joined(joined) => served.answer(joined, fd, config, events),
+            Content::Reverse(reverse) => served.answer(reverse, fd, config, events),
         };
         match answering {
             Ok(()) => Ok(served),
@@ -155,7 +155,7 @@ impl Served {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let fewest = match self.content {
             Content::Blocks(_) => THREADS.0,
-            Content::Joined(_) => JOINED_THREADS,
+            Content::Reverse(_) => REVERSE_THREADS,
         };
         let usual = processors.clamp(fewest, THREADS.1);
         let threads = config.threads.map_or(usual, usize::from);

@@ -23,7 +23,7 @@ pub struct Handle(pub u64);
 
 /// File or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileKind {
     /// The root.
     Directory,
     /// Everything in it.
@@ -36,7 +36,7 @@ pub struct Attr {
     /// Which file.
     pub inode: Inode,
     /// Its kind.
-    pub kind: Kind,
+    pub kind: FileKind,
     /// Length in bytes.
     pub size: u64,
     /// Allocated space in units of 512 bytes.
@@ -57,7 +57,7 @@ pub struct Attr {
 
 /// What a lookup found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub struct LookupEntry {
     /// Its attributes.
     pub attr: Attr,
     /// Whether the name will stand for this inode for as long as the mount lives.
@@ -140,7 +140,7 @@ pub struct Listed<'a> {
     /// Its name.
     pub name: &'a OsStr,
     /// What it is.
-    pub entry: Entry,
+    pub entry: LookupEntry,
     /// The position to go on from after this entry.
     pub next: u64,
 }
@@ -148,7 +148,7 @@ pub struct Listed<'a> {
 /// A directory of files, as the FUSE adapter sees it. All offsets and lengths are bytes of the file.
 pub trait Volume: fmt::Debug + Send + Sync + 'static {
     /// The entry `name` of directory `parent`. ENOENT: there is none.
-    fn lookup(&self, parent: Inode, name: &OsStr) -> Result<Entry>;
+    fn lookup(&self, parent: Inode, name: &OsStr) -> Result<LookupEntry>;
 
     /// The attributes of a file.
     fn attr(&self, inode: Inode) -> Result<Attr>;
@@ -214,7 +214,8 @@ pub trait Volume: fmt::Debug + Send + Sync + 'static {
     fn release_directory(&self, handle: Handle);
 
     /// Creates and opens a file.
-    fn create(&self, parent: Inode, name: &OsStr, create: &Create) -> Result<(Entry, Handle)>;
+    fn create(&self, parent: Inode, name: &OsStr, create: &Create)
+    -> Result<(LookupEntry, Handle)>;
 
     /// Removes a file.
     fn remove(&self, parent: Inode, name: &OsStr) -> Result<()>;

@@ -16,7 +16,7 @@ pub(super) struct Open {
     pub(super) writable: bool,
     pub(super) wrote: AtomicBool,
     /// The sync failures that this handle has been told of, or that are older than it.
-    pub(super) told: AtomicU64,
+    pub(super) seen_failures: AtomicU64,
     pub(super) ahead: Option<Mutex<ReadAhead>>,
     watched: Option<Watched>,
     /// Told when the last writer of a block has gone.
@@ -45,7 +45,7 @@ impl Blocks {
             block: Some(block),
             writable: write,
             wrote: AtomicBool::new(false),
-            told: AtomicU64::new(self.sync_failures.load(SeqCst)),
+            seen_failures: AtomicU64::new(self.sync_failures.load(SeqCst)),
             ahead: self
                 .image
                 .is_direct()
@@ -67,7 +67,7 @@ impl Open {
             block: None,
             writable: false,
             wrote: AtomicBool::new(false),
-            told: AtomicU64::new(0),
+            seen_failures: AtomicU64::new(0),
             ahead: None,
             watched: None,
             writer_of: None,
@@ -75,7 +75,7 @@ impl Open {
     }
 
     /// Bytes are about to be served. Whether they have to be hashed after that.
-    pub(super) fn hand(&self, len: usize) -> bool {
+    pub(super) fn note_served(&self, len: usize) -> bool {
         let Some(watched) = &self.watched else {
             return false;
         };
@@ -83,7 +83,7 @@ impl Open {
             .served
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .hand(len)
+            .note_served(len)
     }
 
     /// Hashes what was served.
@@ -98,7 +98,7 @@ impl Open {
     }
 
     /// The index is about to judge what was served so far: of this handle nothing is certain yet.
-    pub(super) fn spoil(&self) {
+    pub(super) fn discard(&self) {
         if let (Some(watched), Some(block)) = (&self.watched, self.block) {
             let served = watched
                 .served

@@ -1,7 +1,7 @@
 //! Sparse directories (--sparse): blocks without data have no file.
 
 use super::Blocks;
-use super::presence::Presence;
+use super::block_set::BlockSet;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::volume::{Errno, Result};
 
@@ -61,7 +61,7 @@ impl Blocks {
         let geometry = self.geometry();
         let found = match self.times.index() {
             Some(_) => None,
-            None => Some(Presence::of_extents(self.image.as_ref(), geometry)?),
+            None => Some(BlockSet::of_extents(self.image.as_ref(), geometry)?),
         };
         for block in (0..geometry.blocks()).filter_map(|number| geometry.block(number)) {
             let ends = block.get() == 0 || geometry.last() == Some(block);
@@ -84,7 +84,7 @@ impl Blocks {
         let Some(present) = &self.present else {
             return;
         };
-        match Presence::of_extents(self.image.as_ref(), now) {
+        match BlockSet::of_extents(self.image.as_ref(), now) {
             Ok(found) => {
                 let first = before.blocks().saturating_sub(1);
                 let mut from = first;

@@ -41,13 +41,13 @@ struct Files {
 pub(super) struct Staged {
     /// Its number; no other staged file of this mount ever has it.
     pub(super) id: u64,
-    state: Mutex<State>,
+    state: Mutex<StagedState>,
 }
 
 /// What a staged file is at the moment.
 #[derive(Debug)]
-pub(super) struct State {
-    pub(super) place: Place,
+pub(super) struct StagedState {
+    pub(super) place: StagedPlace,
     pub(super) content: Vec<u8>,
     /// No longer than a block.
     most: u64,
@@ -65,7 +65,7 @@ pub(super) struct State {
 
 /// Where a staged file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum StagedPlace {
     /// It has this name.
     Named(OsString),
     /// It was removed, and is still open.
@@ -109,7 +109,7 @@ impl Staging {
                 .by_id
                 .range(id..)
                 .find_map(|(_, staged)| match &staged.lock().place {
-                    Place::Named(name) => Some((name.clone(), Arc::clone(staged))),
+                    StagedPlace::Named(name) => Some((name.clone(), Arc::clone(staged))),
                     _ => None,
                 })
         })
@@ -132,8 +132,8 @@ impl Staging {
         }
         let staged = Arc::new(Staged {
             id: self.next.fetch_add(1, SeqCst),
-            state: Mutex::new(State {
-                place: Place::Named(name.to_owned()),
+            state: Mutex::new(StagedState {
+                place: StagedPlace::Named(name.to_owned()),
                 content: Vec::new(),
                 most,
                 mode: u16::try_from(create.mode & 0o7777).unwrap_or(0o600),
@@ -155,29 +155,29 @@ impl Staging {
     pub(super) fn rename(&self, staged: &Arc<Staged>, to: &OsStr) {
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         let replaced = files.by_name.insert(to.to_owned(), Arc::clone(staged));
-        let old = std::mem::replace(&mut staged.lock().place, Place::Named(to.to_owned()));
-        if let Place::Named(old) = old
+        let old = std::mem::replace(&mut staged.lock().place, StagedPlace::Named(to.to_owned()));
+        if let StagedPlace::Named(old) = old
             && old != to
         {
             files.by_name.remove(&old);
         }
         if let Some(replaced) = replaced.filter(|replaced| replaced.id != staged.id) {
-            self.lose_name(&mut files, &replaced, Place::Removed);
+            self.lose_name(&mut files, &replaced, StagedPlace::Removed);
         }
     }
 
     /// Takes a file's name away, because it was removed or is a block now. What it held is freed when nobody has
     /// it open, or at once if it is a block.
-    pub(super) fn take(&self, name: &OsStr, place: Place) {
+    pub(super) fn take(&self, name: &OsStr, place: StagedPlace) {
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(staged) = files.by_name.remove(name) {
             self.lose_name(&mut files, &staged, place);
         }
     }
 
-    fn lose_name(&self, files: &mut Files, staged: &Staged, place: Place) {
+    fn lose_name(&self, files: &mut Files, staged: &Staged, place: StagedPlace) {
         let mut state = staged.lock();
-        if matches!(place, Place::Block(_)) || state.handles == 0 {
+        if matches!(place, StagedPlace::Block(_)) || state.handles == 0 {
             self.free(&mut state);
         }
         state.place = place;
@@ -190,20 +190,20 @@ impl Staging {
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         let mut state = staged.lock();
         state.handles = state.handles.saturating_sub(1);
-        if state.handles == 0 && !matches!(state.place, Place::Named(_)) {
+        if state.handles == 0 && !matches!(state.place, StagedPlace::Named(_)) {
             self.free(&mut state);
             files.by_id.remove(&staged.id);
         }
     }
 
-    fn free(&self, state: &mut State) {
+    fn free(&self, state: &mut StagedState) {
         self.used.fetch_sub(state.content.len() as u64, SeqCst);
         state.content = Vec::new();
     }
 
     /// Makes a content `len` bytes long, with zeros where it grows. EFBIG: longer than a block; ENOSPC: more than
     /// all may have together.
-    pub(super) fn resize(&self, state: &mut State, len: u64) -> Result<()> {
+    pub(super) fn resize(&self, state: &mut StagedState, len: u64) -> Result<()> {
         if len > state.most {
             return Err(Errno::EFBIG);
         }
@@ -254,12 +254,12 @@ impl Staged {
         self.lock().handles += 1;
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, StagedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl StagedState {
     /// Reads at `offset` into `out`; fewer bytes at the end.
     pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> usize {
         let from = usize::try_from(offset)
@@ -308,7 +308,7 @@ mod tests {
         assert_eq!(staging.resize(&mut two.lock(), 21), Err(Errno::ENOSPC));
         assert_eq!(staging.resize(&mut two.lock(), 20), Ok(()));
         one.opened();
-        staging.take(OsStr::new("a.00000001"), Place::Removed);
+        staging.take(OsStr::new("a.00000001"), StagedPlace::Removed);
         assert_eq!(
             staging.resize(&mut two.lock(), 21),
             Err(Errno::ENOSPC),

@@ -5,12 +5,12 @@ use std::ffi::OsStr;
 use std::sync::{Arc, MutexGuard, OnceLock};
 
 use super::Blocks;
-use super::staged::{Place, Staged, Staging, State};
+use super::staged::{Staged, StagedPlace, StagedState, Staging};
 use crate::geometry::BlockIndex;
 use crate::volume::inode::{Inode, parse_block_name};
 use crate::volume::{
-    Allocate, Attr, Change, Create, Entry, Errno, Handle, Kind, Listed, Result, Seek, SetTime,
-    Volume,
+    Allocate, Attr, Change, Create, Errno, FileKind, Handle, Listed, LookupEntry, Result, Seek,
+    SetTime, Volume,
 };
 
 /// Set in the handle numbers of staged files.
@@ -32,9 +32,9 @@ pub(super) struct StagedOpen {
 
 impl StagedOpen {
     /// The file as long as it is staged. `None`: it has been renamed over a block since its handle was looked at.
-    fn state(&self) -> Option<MutexGuard<'_, State>> {
+    fn state(&self) -> Option<MutexGuard<'_, StagedState>> {
         let state = self.staged.lock();
-        (!matches!(state.place, Place::Block(_))).then_some(state)
+        (!matches!(state.place, StagedPlace::Block(_))).then_some(state)
     }
 
     /// How much was read into `out`; `None`: it is a block now.
@@ -60,7 +60,7 @@ impl StagedOpen {
 }
 
 /// What a handle of a staged file means now.
-pub(super) enum Meaning {
+pub(super) enum Resolved {
     /// Still a staged file.
     Staged(Arc<StagedOpen>),
     /// A block: this handle of it.
@@ -69,19 +69,19 @@ pub(super) enum Meaning {
 
 impl Blocks {
     /// What `handle` means if it is one of a staged file; `None`: it is one of a block.
-    pub(super) fn meaning(&self, handle: Handle) -> Option<Result<Meaning>> {
+    pub(super) fn resolve(&self, handle: Handle) -> Option<Result<Resolved>> {
         let number = handle.0.checked_sub(STAGED)?;
         let Some(open) = self.staged_handles.get(Handle(number)) else {
             return Some(Err(Errno::EBADF));
         };
-        let Place::Block(block) = open.staged.lock().place else {
-            return Some(Ok(Meaning::Staged(open)));
+        let StagedPlace::Block(block) = open.staged.lock().place else {
+            return Some(Ok(Resolved::Staged(open)));
         };
-        Some(self.go_on(&open, block).map(Meaning::Block))
+        Some(self.block_handle(&open, block).map(Resolved::Block))
     }
 
     /// The handle of the block that a staged file was renamed over.
-    fn go_on(&self, open: &StagedOpen, block: BlockIndex) -> Result<Handle> {
+    fn block_handle(&self, open: &StagedOpen, block: BlockIndex) -> Result<Handle> {
         if let Some(inner) = open.inner.get() {
             return Ok(*inner);
         }
@@ -103,11 +103,11 @@ impl Blocks {
         Handle(self.staged_handles.insert(open).0 | STAGED)
     }
 
-    pub(super) fn open_number(&self, id: u64, write: bool) -> Result<Handle> {
+    pub(super) fn staged_open(&self, id: u64, write: bool) -> Result<Handle> {
         let staged = self.staging.numbered(id).ok_or(Errno::ENOENT)?;
         let place = staged.lock().place.clone();
         match place {
-            Place::Block(block) => self.open(Inode::Block(block), write),
+            StagedPlace::Block(block) => self.open(Inode::Block(block), write),
             _ => Ok(self.open_staged(&staged, write)),
         }
     }
@@ -121,36 +121,36 @@ impl Blocks {
         }
     }
 
-    pub(super) fn lookup_staged(&self, name: &OsStr) -> Option<Entry> {
+    pub(super) fn lookup_staged(&self, name: &OsStr) -> Option<LookupEntry> {
         let staged = self.staging.named(name)?;
-        Some(Entry {
-            attr: self.staged_attr(&staged),
+        Some(LookupEntry {
+            attr: self.attr_of_staged(&staged),
             lasting: false,
         })
     }
 
     /// The attributes of inode `Other(id)`, which may be a block by now.
-    pub(super) fn attr_number(&self, id: u64) -> Result<Attr> {
+    pub(super) fn staged_attr(&self, id: u64) -> Result<Attr> {
         let staged = self.staging.numbered(id).ok_or(Errno::ENOENT)?;
         let place = staged.lock().place.clone();
         match place {
-            Place::Block(block) => {
+            StagedPlace::Block(block) => {
                 let attr = self.attr(Inode::Block(block))?;
                 Ok(Attr {
                     inode: Inode::Other(id),
                     ..attr
                 })
             }
-            _ => Ok(self.staged_attr(&staged)),
+            _ => Ok(self.attr_of_staged(&staged)),
         }
     }
 
-    fn staged_attr(&self, staged: &Staged) -> Attr {
+    fn attr_of_staged(&self, staged: &Staged) -> Attr {
         let state = staged.lock();
         let size = state.content.len() as u64;
         Attr {
             inode: Inode::Other(staged.id),
-            kind: Kind::File,
+            kind: FileKind::File,
             size,
             sectors: size.div_ceil(512),
             stamp: state.mtime,
@@ -165,7 +165,7 @@ impl Blocks {
     pub(super) fn change_number(&self, id: u64, change: &Change) -> Result<Attr> {
         let staged = self.staging.numbered(id).ok_or(Errno::ENOENT)?;
         let mut state = staged.lock();
-        if let Place::Block(block) = state.place {
+        if let StagedPlace::Block(block) = state.place {
             drop(state);
             let attr = self.change(Inode::Block(block), change)?;
             return Ok(Attr {
@@ -194,7 +194,7 @@ impl Blocks {
             state.mtime_set = true;
         }
         drop(state);
-        Ok(self.staged_attr(&staged))
+        Ok(self.attr_of_staged(&staged))
     }
 
     pub(super) fn write_staged(
@@ -208,9 +208,9 @@ impl Blocks {
         }
         let mut state = open.staged.lock();
         // It may have been renamed over its block while this waited.
-        if let Place::Block(block) = state.place {
+        if let StagedPlace::Block(block) = state.place {
             drop(state);
-            return self.write(self.go_on(open, block)?, offset, data);
+            return self.write(self.block_handle(open, block)?, offset, data);
         }
         let end = offset.checked_add(data.len() as u64).ok_or(Errno::EFBIG)?;
         if end > state.content.len() as u64 {
@@ -231,9 +231,9 @@ impl Blocks {
         len: u64,
     ) -> Result<()> {
         let mut state = open.staged.lock();
-        if let Place::Block(block) = state.place {
+        if let StagedPlace::Block(block) = state.place {
             drop(state);
-            return self.allocate(self.go_on(open, block)?, what, offset, len);
+            return self.allocate(self.block_handle(open, block)?, what, offset, len);
         }
         let end = offset.checked_add(len).ok_or(Errno::EFBIG)?;
         match what {
@@ -254,7 +254,11 @@ impl Blocks {
 
     /// A name that is not there: a temporary one of a block is staged, anything else would be a mistyped block
     /// that vanishes silently.
-    pub(super) fn create_staged(&self, name: &OsStr, create: &Create) -> Result<(Entry, Handle)> {
+    pub(super) fn create_staged(
+        &self,
+        name: &OsStr,
+        create: &Create,
+    ) -> Result<(LookupEntry, Handle)> {
         if !self.config.writable {
             return Err(Errno::EROFS);
         }
@@ -267,8 +271,8 @@ impl Blocks {
             .create(name, most.max(1), self.clock.now(), create)?;
         let handle = self.open_staged(&staged, create.write);
         Ok((
-            Entry {
-                attr: self.staged_attr(&staged),
+            LookupEntry {
+                attr: self.attr_of_staged(&staged),
                 lasting: false,
             },
             handle,
@@ -288,7 +292,7 @@ impl Blocks {
     }
 
     /// A block without a file gets one: in a sparse directory, or past the image's end.
-    fn create_block(&self, block: BlockIndex, create: &Create) -> Result<(Entry, Handle)> {
+    fn create_block(&self, block: BlockIndex, create: &Create) -> Result<(LookupEntry, Handle)> {
         if self.has(self.geometry(), block) {
             self.check_latch()?;
             self.changed(block);
@@ -299,7 +303,7 @@ impl Blocks {
         let inode = Inode::Block(block);
         let attr = self.attr(inode)?;
         Ok((
-            Entry {
+            LookupEntry {
                 attr,
                 lasting: true,
             },
@@ -325,7 +329,7 @@ impl Blocks {
         if self.staging.named(name).is_none() {
             return Err(Errno::ENOENT);
         }
-        self.staging.take(name, Place::Removed);
+        self.staging.take(name, StagedPlace::Removed);
         Ok(())
     }
 
@@ -384,7 +388,7 @@ impl Blocks {
             if state.sync {
                 self.sync(handle, true)?;
             }
-            state.place = Place::Block(block);
+            state.place = StagedPlace::Block(block);
             Ok(Change {
                 mode: Some(u32::from(state.mode)),
                 uid: Some(state.uid),
@@ -397,7 +401,7 @@ impl Blocks {
         let result = put();
         self.release(handle);
         let change = result?;
-        self.staging.take(name, Place::Block(block));
+        self.staging.take(name, StagedPlace::Block(block));
         self.set_owner_and_times(inode, &change)
     }
 
@@ -411,8 +415,8 @@ impl Blocks {
         let mut id = id;
         while let Some((name, staged)) = self.staging.from(id) {
             id = staged.id + 1;
-            let entry = Entry {
-                attr: self.staged_attr(&staged),
+            let entry = LookupEntry {
+                attr: self.attr_of_staged(&staged),
                 lasting: false,
             };
             if !sink(&Listed {

@@ -44,7 +44,7 @@ struct FollowFile {
 impl FollowFile {
     /// The stamp for a file with this mtime. A second write within a second that was already shown makes a stamp
     /// that was not.
-    fn show(&mut self, seconds: i64, nanos: i64) -> i64 {
+    fn report_stamp(&mut self, seconds: i64, nanos: i64) -> i64 {
         let mtime = Some((seconds, nanos));
         if self.mtime == mtime {
             return self.shown;
@@ -144,7 +144,7 @@ impl Stamps {
             }
             (Written::Mtime { seconds, nanos }, false) => {
                 let mut follow = FollowFile::default();
-                follow.show(seconds, nanos);
+                follow.report_stamp(seconds, nanos);
                 Base::File(Mutex::new(follow))
             }
             (written @ Written::Device(_), false) => Base::Device(Mutex::new(FollowDevice {
@@ -200,7 +200,7 @@ impl Stamps {
             Base::File(follow) => {
                 let mut follow = lock(follow);
                 match image.written() {
-                    Ok(Written::Mtime { seconds, nanos }) => follow.show(seconds, nanos),
+                    Ok(Written::Mtime { seconds, nanos }) => follow.report_stamp(seconds, nanos),
                     _ => follow.shown,
                 }
             }
@@ -208,7 +208,7 @@ impl Stamps {
     }
 
     /// The stamp that a block shows; from now on it counts as reported.
-    pub(crate) fn show(&self, block: BlockIndex, base: i64) -> i64 {
+    pub(crate) fn report_stamp(&self, block: BlockIndex, base: i64) -> i64 {
         let Some(own) = &self.own else {
             return base;
         };
@@ -354,16 +354,24 @@ mod tests {
     #[test]
     fn p14_a_file_that_is_written_twice_in_a_second_shows_two_stamps() {
         let mut follow = FollowFile::default();
-        assert_eq!(follow.show(100, 1), 100);
-        assert_eq!(follow.show(100, 1), 100);
+        assert_eq!(follow.report_stamp(100, 1), 100);
+        assert_eq!(follow.report_stamp(100, 1), 100);
         assert_eq!(
-            follow.show(100, 2),
+            follow.report_stamp(100, 2),
             101,
             "second 100 was shown for another content"
         );
-        assert_eq!(follow.show(101, 0), 102, "so was 101");
-        assert_eq!(follow.show(500, 0), 500);
-        assert_eq!(follow.show(7, 0), 7, "a time set back by hand is followed");
-        assert_eq!(follow.show(100, 3), 501, "but no stamp is shown twice");
+        assert_eq!(follow.report_stamp(101, 0), 102, "so was 101");
+        assert_eq!(follow.report_stamp(500, 0), 500);
+        assert_eq!(
+            follow.report_stamp(7, 0),
+            7,
+            "a time set back by hand is followed"
+        );
+        assert_eq!(
+            follow.report_stamp(100, 3),
+            501,
+            "but no stamp is shown twice"
+        );
     }
 }

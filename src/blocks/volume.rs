@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering::SeqCst;
 use super::Blocks;
 use super::data::write_failed;
 use super::open::Open;
-use super::staged_volume::{Meaning, is_staged};
+use super::staged_volume::{Resolved, is_staged};
 use crate::geometry::{BlockIndex, MAX_BLOCKS};
 use crate::volume::inode::{Inode, block_name, parse_block_name};
 use crate::volume::owner::RootTime;
 use crate::volume::{
-    Allocate, Attr, Change, Create, Entry, Errno, Handle, Listed, Result, Seek, SetTime, Space,
-    Volume,
+    Allocate, Attr, Change, Create, Errno, Handle, Listed, LookupEntry, Result, Seek, SetTime,
+    Space, Volume,
 };
 
 /// Listing positions: 1 after ".", 2 after "..", N + 3 after block N, then staged files by number.
@@ -21,7 +21,7 @@ const FIRST_BLOCK: u64 = 2;
 const FIRST_STAGED: u64 = FIRST_BLOCK + MAX_BLOCKS;
 
 impl Volume for Blocks {
-    fn lookup(&self, parent: Inode, name: &OsStr) -> Result<Entry> {
+    fn lookup(&self, parent: Inode, name: &OsStr) -> Result<LookupEntry> {
         if parent != Inode::Root {
             return Err(Errno::ENOTDIR);
         }
@@ -36,7 +36,7 @@ impl Volume for Blocks {
 
     fn attr(&self, inode: Inode) -> Result<Attr> {
         if let Inode::Other(id) = inode {
-            return self.attr_number(id);
+            return self.staged_attr(id);
         }
         self.attr_in(&self.view(), inode)
     }
@@ -62,7 +62,7 @@ impl Volume for Blocks {
     fn open(&self, inode: Inode, write: bool) -> Result<Handle> {
         let block = match inode {
             Inode::Root => return Err(Errno::EISDIR),
-            Inode::Other(id) => return self.open_number(id, write),
+            Inode::Other(id) => return self.staged_open(id, write),
             Inode::Block(block) if self.has(self.geometry(), block) => block,
             Inode::Block(_) => return Err(Errno::ENOENT),
         };
@@ -80,10 +80,10 @@ impl Volume for Blocks {
         whole: bool,
         reply: &mut dyn FnMut(Result<&[u8]>),
     ) {
-        let handle = match self.meaning(handle) {
+        let handle = match self.resolve(handle) {
             None => handle,
-            Some(Ok(Meaning::Block(inner))) => inner,
-            Some(Ok(Meaning::Staged(staged))) => {
+            Some(Ok(Resolved::Block(inner))) => inner,
+            Some(Ok(Resolved::Staged(staged))) => {
                 return match staged.read(offset, out) {
                     Some(len) => reply(Ok(&out[..len])),
                     None => self.read_and(handle, offset, out, whole, reply),
@@ -108,7 +108,7 @@ impl Volume for Blocks {
         self.times.read(block, whole);
         match self.read_block(&open, &mut out[..len], span.start, end, whole) {
             Ok(got) => {
-                let hash = open.hand(got);
+                let hash = open.note_served(got);
                 reply(Ok(&out[..got]));
                 if hash {
                     open.hash(offset, &out[..got]);
@@ -119,10 +119,10 @@ impl Volume for Blocks {
     }
 
     fn write(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<usize> {
-        let handle = match self.meaning(handle).transpose()? {
+        let handle = match self.resolve(handle).transpose()? {
             None => handle,
-            Some(Meaning::Block(inner)) => inner,
-            Some(Meaning::Staged(staged)) => return self.write_staged(&staged, offset, data),
+            Some(Resolved::Block(inner)) => inner,
+            Some(Resolved::Staged(staged)) => return self.write_staged(&staged, offset, data),
         };
         let (_, block) = self.writer(handle)?;
         self.grow_for(block, offset.saturating_add(data.len() as u64))?;
@@ -139,19 +139,19 @@ impl Volume for Blocks {
     }
 
     fn flush(&self, handle: Handle) -> Result<()> {
-        let handle = match self.meaning(handle).transpose()? {
+        let handle = match self.resolve(handle).transpose()? {
             None => handle,
-            Some(Meaning::Block(inner)) => inner,
-            Some(Meaning::Staged(_)) => return Ok(()),
+            Some(Resolved::Block(inner)) => inner,
+            Some(Resolved::Staged(_)) => return Ok(()),
         };
-        self.untold_failure(self.handle(handle)?.as_ref(), false)
+        self.unseen_failure(self.handle(handle)?.as_ref(), false)
     }
 
     fn sync(&self, handle: Handle, data_only: bool) -> Result<()> {
-        let handle = match self.meaning(handle).transpose()? {
+        let handle = match self.resolve(handle).transpose()? {
             None => handle,
-            Some(Meaning::Block(inner)) => inner,
-            Some(Meaning::Staged(staged)) => {
+            Some(Resolved::Block(inner)) => inner,
+            Some(Resolved::Staged(staged)) => {
                 return match staged.sync_later() {
                     Some(()) => Ok(()),
                     None => self.sync(handle, data_only),
@@ -167,7 +167,7 @@ impl Volume for Blocks {
             self.sync_failures.fetch_add(1, SeqCst);
             log::error!("making writes durable: {e}; what was written may be lost");
         }
-        self.untold_failure(&open, true)?;
+        self.unseen_failure(&open, true)?;
         synced.map_err(|_| Errno::EIO)
     }
 
@@ -180,10 +180,10 @@ impl Volume for Blocks {
     }
 
     fn allocate(&self, handle: Handle, what: Allocate, offset: u64, len: u64) -> Result<()> {
-        let handle = match self.meaning(handle).transpose()? {
+        let handle = match self.resolve(handle).transpose()? {
             None => handle,
-            Some(Meaning::Block(inner)) => inner,
-            Some(Meaning::Staged(staged)) => {
+            Some(Resolved::Block(inner)) => inner,
+            Some(Resolved::Staged(staged)) => {
                 return self.allocate_staged(&staged, what, offset, len);
             }
         };
@@ -202,10 +202,10 @@ impl Volume for Blocks {
     }
 
     fn seek(&self, handle: Handle, offset: u64, towards: Seek) -> Result<u64> {
-        let handle = match self.meaning(handle).transpose()? {
+        let handle = match self.resolve(handle).transpose()? {
             None => handle,
-            Some(Meaning::Block(inner)) => inner,
-            Some(Meaning::Staged(staged)) => {
+            Some(Resolved::Block(inner)) => inner,
+            Some(Resolved::Staged(staged)) => {
                 return match staged.seek(offset, towards) {
                     Some(found) => found,
                     None => self.seek(handle, offset, towards),
@@ -219,7 +219,7 @@ impl Volume for Blocks {
             return Err(Errno::ENXIO);
         }
         let io = |e: std::io::Error| super::errno(&e);
-        self.image.settle().map_err(io)?;
+        self.image.flush().map_err(io)?;
         // What was cut off is not a hole: it is data that cannot be read.
         let cut = self.image.size().map_err(io)?.max(span.start);
         let found = match towards {
@@ -261,7 +261,7 @@ impl Volume for Blocks {
             .skip(usize::try_from(position).unwrap_or(2))
         {
             let attr = self.attr_in(&view, Inode::Root)?;
-            let entry = Entry {
+            let entry = LookupEntry {
                 attr,
                 lasting: true,
             };
@@ -279,7 +279,7 @@ impl Volume for Blocks {
             from = block.get() + 1;
             let attr = self.attr_in(&view, Inode::Block(block))?;
             let name = block_name(block);
-            let entry = Entry {
+            let entry = LookupEntry {
                 attr,
                 lasting: true,
             };
@@ -299,7 +299,12 @@ impl Volume for Blocks {
         self.handles.remove(handle);
     }
 
-    fn create(&self, parent: Inode, name: &OsStr, create: &Create) -> Result<(Entry, Handle)> {
+    fn create(
+        &self,
+        parent: Inode,
+        name: &OsStr,
+        create: &Create,
+    ) -> Result<(LookupEntry, Handle)> {
         let found = match self.lookup(parent, name) {
             Ok(_) if create.exclusive => return Err(Errno::EEXIST),
             Ok(found) => found,
@@ -350,8 +355,8 @@ impl Volume for Blocks {
 }
 
 impl Blocks {
-    fn entry(&self, inode: Inode) -> Result<Entry> {
-        Ok(Entry {
+    fn entry(&self, inode: Inode) -> Result<LookupEntry> {
+        Ok(LookupEntry {
             attr: self.attr_in(&self.view(), inode)?,
             lasting: true,
         })

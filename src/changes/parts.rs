@@ -18,12 +18,12 @@ pub(super) enum Format {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct MapError {
     /// Where in the text.
-    place: Option<Place>,
+    place: Option<TextPlace>,
     reason: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum TextPlace {
     Line(usize),
     Entry(usize),
 }
@@ -39,7 +39,7 @@ impl MapError {
     /// Line `number`, counted from 1.
     pub(super) fn in_line(self, number: usize) -> Self {
         Self {
-            place: Some(Place::Line(number)),
+            place: Some(TextPlace::Line(number)),
             ..self
         }
     }
@@ -47,7 +47,7 @@ impl MapError {
     /// The element of a JSON array, counted from 1.
     pub(super) fn in_entry(self, number: usize) -> Self {
         Self {
-            place: Some(Place::Entry(number)),
+            place: Some(TextPlace::Entry(number)),
             ..self
         }
     }
@@ -56,8 +56,8 @@ impl MapError {
 impl fmt::Display for MapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place {
-            Some(Place::Line(number)) => write!(f, "line {number}: {}", self.reason),
-            Some(Place::Entry(number)) => write!(f, "entry {number}: {}", self.reason),
+            Some(TextPlace::Line(number)) => write!(f, "line {number}: {}", self.reason),
+            Some(TextPlace::Entry(number)) => write!(f, "entry {number}: {}", self.reason),
             None => f.write_str(&self.reason),
         }
     }

@@ -60,7 +60,7 @@ pub fn start(foreground: bool) -> Result<Role> {
         .or_fail(Status::System, || "blocking signals")?;
     if foreground {
         return Ok(Role::Server(Ready {
-            state: State::Foreground,
+            state: ReadyState::Foreground,
             announcements: Vec::new(),
         }));
     }
@@ -87,7 +87,7 @@ pub fn start(foreground: bool) -> Result<Role> {
             // A child leads no process group yet, the one reason for which this can fail.
             let _ = unistd::setsid();
             let ready = Ready {
-                state: State::Starting(teller),
+                state: ReadyState::Starting(teller),
                 announcements: Vec::new(),
             };
             Ok(Role::Server(ready))
@@ -99,12 +99,12 @@ pub fn start(foreground: bool) -> Result<Role> {
 /// either tells the parent that the daemon died.
 #[derive(Debug)]
 pub struct Ready {
-    state: State,
+    state: ReadyState,
     announcements: Vec<String>,
 }
 
 #[derive(Debug)]
-enum State {
+enum ReadyState {
     Foreground,
     /// stderr is still the caller's, and the caller still waits.
     Starting(OwnedFd),
@@ -128,7 +128,7 @@ impl Ready {
         for line in self.announcements.drain(..) {
             log::info!("{line}");
         }
-        let State::Starting(teller) = &self.state else {
+        let ReadyState::Starting(teller) = &self.state else {
             return Ok(());
         };
         let null = File::options().read(true).write(true).open("/dev/null")?;
@@ -140,7 +140,7 @@ impl Ready {
         unistd::dup2_stdout(&null)?;
         unistd::dup2_stderr(&null)?;
         teller.write_all(&[Status::Success.code()])?;
-        self.state = State::Detached;
+        self.state = ReadyState::Detached;
         Ok(())
     }
 
@@ -149,9 +149,9 @@ impl Ready {
     #[must_use = "in the foreground the failure is not printed yet"]
     pub fn fail(self, failure: &Failure) -> bool {
         match self.state {
-            State::Foreground => return false,
-            State::Detached => log::error!("{failure}"),
-            State::Starting(teller) => {
+            ReadyState::Foreground => return false,
+            ReadyState::Detached => log::error!("{failure}"),
+            ReadyState::Starting(teller) => {
                 let mut message = vec![failure.status().code()];
                 message.extend_from_slice(failure.to_string().as_bytes());
                 if File::from(teller).write_all(&message).is_err() {
@@ -309,7 +309,7 @@ mod tests {
     fn in_the_foreground_nothing_changes_and_a_failure_is_the_callers_to_print() {
         let here = std::env::current_dir().unwrap();
         let mut ready = Ready {
-            state: State::Foreground,
+            state: ReadyState::Foreground,
             announcements: Vec::new(),
         };
         ready.ready().unwrap();
@@ -321,7 +321,7 @@ mod tests {
     fn a_failure_goes_through_the_pipe_with_its_status() {
         let (report, teller) = unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
         let ready = Ready {
-            state: State::Starting(teller),
+            state: ReadyState::Starting(teller),
             announcements: Vec::new(),
         };
         assert!(ready.fail(&Failure::new(Status::MountFailed, "opening /a: no\nluck")));

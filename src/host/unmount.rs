@@ -16,7 +16,7 @@ use nix::unistd::geteuid;
 use super::mount::{self, FS_TYPE, detach, is_errno, reason};
 use crate::config::UmountConfig;
 use crate::exit::{self, Failure, Status};
-use crate::sys::mountinfo::{DeviceId, Entry, Table};
+use crate::sys::mountinfo::{DeviceId, MountEntry, Table};
 
 use daemon::{Daemon, Ending};
 
@@ -79,7 +79,7 @@ pub fn helper(config: &UmountConfig) -> exit::Result<()> {
     Ok(())
 }
 
-fn unmount(point: &Path, entry: &Entry, config: &UmountConfig) -> io::Result<()> {
+fn unmount(point: &Path, entry: &MountEntry, config: &UmountConfig) -> io::Result<()> {
     let mut flags = MntFlags::empty();
     flags.set(MntFlags::MNT_DETACH, config.lazy);
     if config.force {

@@ -13,7 +13,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use super::activity::{self, DeviceNumber};
 use super::direct::Direct;
 use super::extents::{Extents, is_unsupported};
-use super::once::ReadOnce;
+use super::uncached::UncachedReads;
 use super::zero::Zeroing;
 use super::{Image, Moment, Ownership, Written};
 use crate::geometry::Span;
@@ -22,13 +22,13 @@ use crate::sys;
 /// The sector that a regular file counts as: pages are what its reads fail by.
 const FILE_SECTOR: u64 = 512;
 /// Holes of a file that is being written are not flushed for more often than this.
-const SETTLE_INTERVAL: Duration = Duration::from_secs(1);
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What kind of source it is, with what only that kind has.
 #[derive(Debug)]
-enum Kind {
+enum SourceKind {
     File {
-        settled: Mutex<Option<(Written, Instant)>>,
+        flushed: Mutex<Option<(Written, Instant)>>,
         flush_holes: bool,
     },
     Device {
@@ -42,13 +42,13 @@ enum Kind {
 #[derive(Debug)]
 pub struct Source {
     file: File,
-    kind: Kind,
+    kind: SourceKind,
     extents: Extents,
     zeroing: Zeroing,
     /// A flush that nobody asked for has failed: whoever asks next is told.
     flush_failed: AtomicBool,
     /// Unless reads pass the page cache anyway.
-    once: Option<ReadOnce>,
+    once: Option<UncachedReads>,
     ownership: Ownership,
     /// What this stands for, open for its locks.
     _held: Option<File>,
@@ -60,14 +60,14 @@ impl Source {
         let believed = super::extents::believes(&file);
         Ok(Self {
             ownership: ownership(&file)?,
-            kind: Kind::File {
-                settled: Mutex::new(None),
+            kind: SourceKind::File {
+                flushed: Mutex::new(None),
                 flush_holes,
             },
             extents: Extents::new(believed),
             zeroing: Zeroing::new(1),
             flush_failed: AtomicBool::new(false),
-            once: Some(ReadOnce::default()),
+            once: Some(UncachedReads::default()),
             _held: None,
             file,
         })
@@ -84,8 +84,8 @@ impl Source {
             extents: Extents::new(false),
             zeroing: Zeroing::new(sector),
             flush_failed: AtomicBool::new(false),
-            once: direct.is_none().then(ReadOnce::default),
-            kind: Kind::Device {
+            once: direct.is_none().then(UncachedReads::default),
+            kind: SourceKind::Device {
                 number,
                 sector,
                 direct,
@@ -117,8 +117,8 @@ impl Source {
 
     fn direct(&self) -> Option<&Direct> {
         match &self.kind {
-            Kind::Device { direct, .. } => direct.as_ref(),
-            Kind::File { .. } => None,
+            SourceKind::Device { direct, .. } => direct.as_ref(),
+            SourceKind::File { .. } => None,
         }
     }
 
@@ -126,8 +126,8 @@ impl Source {
     /// grow it again, with zeros in place of what was there.
     fn check_inside(&self, span: Span) -> io::Result<()> {
         let inside = match self.kind {
-            Kind::File { .. } => span.end <= self.file.metadata()?.len(),
-            Kind::Device { .. } => true,
+            SourceKind::File { .. } => span.end <= self.file.metadata()?.len(),
+            SourceKind::Device { .. } => true,
         };
         if inside {
             Ok(())
@@ -138,7 +138,7 @@ impl Source {
 
     /// Flushes for a reason of our own. The kernel reports a failed write-back once, so it is kept for the clients
     /// that wrote (promise P9).
-    fn flush(&self) -> io::Result<()> {
+    fn flush_now(&self) -> io::Result<()> {
         self.file
             .sync_all()
             .inspect_err(|_| self.flush_failed.store(true, SeqCst))
@@ -171,8 +171,8 @@ fn ownership(file: &File) -> io::Result<Ownership> {
 impl Image for Source {
     fn size(&self) -> io::Result<u64> {
         match self.kind {
-            Kind::File { .. } => Ok(self.file.metadata()?.len()),
-            Kind::Device { .. } => sys::device_size(self.file.as_fd()),
+            SourceKind::File { .. } => Ok(self.file.metadata()?.len()),
+            SourceKind::Device { .. } => sys::device_size(self.file.as_fd()),
         }
     }
 
@@ -199,7 +199,7 @@ impl Image for Source {
 
     fn reserve(&self, span: Span) -> io::Result<()> {
         self.check_inside(span)?;
-        if matches!(self.kind, Kind::Device { .. }) || span.is_empty() {
+        if matches!(self.kind, SourceKind::Device { .. }) || span.is_empty() {
             return Ok(());
         }
         let start = i64::try_from(span.start).map_err(io::Error::other)?;
@@ -214,8 +214,8 @@ impl Image for Source {
 
     fn set_len(&self, size: u64) -> io::Result<()> {
         match self.kind {
-            Kind::File { .. } => self.file.set_len(size),
-            Kind::Device { .. } => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+            SourceKind::File { .. } => self.file.set_len(size),
+            SourceKind::Device { .. } => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
         }
     }
 
@@ -244,52 +244,52 @@ impl Image for Source {
         Ok(self.extents.next_hole(&self.file, from))
     }
 
-    fn settle(&self) -> io::Result<()> {
-        let Kind::File {
-            settled,
+    fn flush(&self) -> io::Result<()> {
+        let SourceKind::File {
+            flushed,
             flush_holes: true,
         } = &self.kind
         else {
             return Ok(());
         };
-        let mut settled = settled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flushed = flushed.lock().unwrap_or_else(PoisonError::into_inner);
         let written = self.written()?;
-        if let Some((then, at)) = settled.as_ref()
-            && (*then == written || at.elapsed() < SETTLE_INTERVAL)
+        if let Some((then, at)) = flushed.as_ref()
+            && (*then == written || at.elapsed() < FLUSH_INTERVAL)
         {
             return Ok(());
         }
         self.extents.forget();
-        self.flush()?;
-        *settled = Some((written, Instant::now()));
+        self.flush_now()?;
+        *flushed = Some((written, Instant::now()));
         Ok(())
     }
 
     fn written(&self) -> io::Result<Written> {
         match self.kind {
-            Kind::File { .. } => {
+            SourceKind::File { .. } => {
                 let stat = self.file.metadata()?;
                 Ok(Written::Mtime {
                     seconds: stat.mtime(),
                     nanos: stat.mtime_nsec(),
                 })
             }
-            Kind::Device { number, .. } => {
+            SourceKind::Device { number, .. } => {
                 // Dirty pages count as written only once they are on their way to the device.
-                self.flush()?;
+                self.flush_now()?;
                 Ok(Written::Device(activity::counters(number)))
             }
         }
     }
 
     fn moment(&self) -> io::Result<Moment> {
-        self.flush()?;
+        self.flush_now()?;
         match self.kind {
-            Kind::File { .. } => {
+            SourceKind::File { .. } => {
                 Moment::let_tick_pass(&self.file)?;
                 Moment::of_file(&self.file)
             }
-            Kind::Device { number, .. } => Ok(Moment::of_device(number)),
+            SourceKind::Device { number, .. } => Ok(Moment::of_device(number)),
         }
     }
 
@@ -302,8 +302,8 @@ impl Image for Source {
 
     fn sector(&self) -> u64 {
         match self.kind {
-            Kind::File { .. } => FILE_SECTOR,
-            Kind::Device { sector, .. } => sector,
+            SourceKind::File { .. } => FILE_SECTOR,
+            SourceKind::Device { sector, .. } => sector,
         }
     }
 

@@ -8,7 +8,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use serde::{Deserialize, Serialize};
 
 use super::record::{LASTING, Record};
-use crate::changes::State;
+use crate::changes::ImageState;
 use crate::image::Moment;
 
 /// The first bytes of every index, with the version of the layout.
@@ -39,10 +39,10 @@ pub(super) struct Header {
     /// Before the last finished scan.
     pub(super) moment: Moment,
     /// Where the file was written, so that a copy of an older one is known as such.
-    pub(super) place: Place,
+    pub(super) place: FilePlace,
     /// The state of the image that the digests describe, if somebody can tell what changes after it.
     #[serde(default)]
-    pub(super) state: Option<State>,
+    pub(super) state: Option<ImageState>,
     /// Some digests are of that state, on others' word, and not of `moment`, which may be later.
     #[serde(default)]
     pub(super) vouched: bool,
@@ -50,7 +50,7 @@ pub(super) struct Header {
 
 /// What only the file itself has, and no copy of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Place {
+pub(crate) struct FilePlace {
     /// Inode number.
     pub(crate) inode: u64,
     /// When the inode was made: seconds and nanoseconds; `None` where the file system does not keep it.

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
+use super::file::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
 use super::format::{self, Header};
 use super::partial::{Plan, Reading};
 use super::record::{REPORTED, Record, SETTLED, STAMPED};
 use super::request::{OpenError, Purpose, Request};
-use super::store::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
 use super::{Index, lock};
 use crate::changes::ChangeSource;
 use crate::geometry::BlockIndex;

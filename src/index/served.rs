@@ -25,7 +25,7 @@ pub(crate) struct Served {
 
 impl Served {
     /// Notes that `len` bytes are about to be served. `false`: they need not be hashed.
-    pub(crate) fn hand(&mut self, len: usize) -> bool {
+    pub(crate) fn note_served(&mut self, len: usize) -> bool {
         self.any |= len > 0;
         len > 0 && !self.broken
     }
@@ -67,7 +67,7 @@ mod tests {
     fn serve(pieces: &[(u64, &[u8])]) -> Served {
         let mut served = Served::default();
         for (offset, bytes) in pieces {
-            served.hand(bytes.len());
+            served.note_served(bytes.len());
             served.hash(*offset, bytes);
         }
         served

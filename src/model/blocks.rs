@@ -18,7 +18,7 @@ use world::World;
 
 /// Where in a block a request begins; cut to the block at hand.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum BytePlace {
     /// So many bytes in, modulo the block's length.
     In(u16),
     /// So many bytes before the end.
@@ -67,7 +67,7 @@ enum Op {
     },
     Read {
         handle: u8,
-        place: Place,
+        place: BytePlace,
         len: u16,
         whole: bool,
     },
@@ -78,19 +78,19 @@ enum Op {
     },
     Write {
         handle: u8,
-        place: Place,
+        place: BytePlace,
         len: u16,
         fill: u8,
     },
     Allocate {
         handle: u8,
-        place: Place,
+        place: BytePlace,
         len: u16,
         zero: bool,
     },
     Seek {
         handle: u8,
-        place: Place,
+        place: BytePlace,
         hole: bool,
     },
     Change {
@@ -139,12 +139,12 @@ enum Op {
     },
 }
 
-fn place() -> impl Strategy<Value = Place> {
+fn place() -> impl Strategy<Value = BytePlace> {
     prop_oneof![
-        24 => any::<u16>().prop_map(Place::In),
-        4 => Just(Place::In(0)),
-        8 => (1_u16..600).prop_map(Place::BeforeEnd),
-        1 => prop_oneof![Just(0), Just(1), 0_u64..9000, Just(u64::MAX)].prop_map(Place::Past),
+        24 => any::<u16>().prop_map(BytePlace::In),
+        4 => Just(BytePlace::In(0)),
+        8 => (1_u16..600).prop_map(BytePlace::BeforeEnd),
+        1 => prop_oneof![Just(0), Just(1), 0_u64..9000, Just(u64::MAX)].prop_map(BytePlace::Past),
     ]
 }
 

@@ -9,7 +9,7 @@ use proptest::test_runner::RngAlgorithm;
 use tempfile::TempDir;
 
 use crate::clock::testing::TestClock;
-use crate::reverse::Joined;
+use crate::reverse::Reverse;
 use crate::reverse::tests::{BLOCK, config, content, directory, file, image_of};
 use crate::volume::inode::Inode;
 use crate::volume::{Allocate, Change, Errno, Handle, Seek, Volume};
@@ -71,13 +71,13 @@ struct World {
     /// What the other directory's files must hold.
     kept: Vec<(String, Vec<u8>)>,
     image: Vec<u8>,
-    joined: Option<Joined>,
+    reverse: Option<Reverse>,
     handle: Handle,
 }
 
-fn mount(place: &TempDir) -> Joined {
+fn mount(place: &TempDir) -> Reverse {
     let clock = Arc::new(TestClock::new(1));
-    Joined::open_keeping(2, &config(place, true, true), clock).unwrap()
+    Reverse::open_keeping(2, &config(place, true, true), clock).unwrap()
 }
 
 impl World {
@@ -92,20 +92,20 @@ impl World {
                 fs::write(file(&place, index), part).unwrap();
             }
         }
-        let joined = mount(&place);
-        let handle = image_of(&joined, true);
+        let reverse = mount(&place);
+        let handle = image_of(&reverse, true);
         Self {
             place,
             versions,
             kept: Vec::new(),
             image,
-            joined: Some(joined),
+            reverse: Some(reverse),
             handle,
         }
     }
 
-    fn joined(&self) -> &Joined {
-        self.joined.as_ref().unwrap()
+    fn reverse(&self) -> &Reverse {
+        self.reverse.as_ref().unwrap()
     }
 
     /// A place in the image, or up to 99 bytes past its end; and how much of a request there lies inside.
@@ -122,7 +122,7 @@ impl World {
             Op::Read { at, len } => {
                 let (at, inside) = self.range(at, len);
                 let mut out = vec![0xEE; usize::from(len)];
-                let got = self.joined().read(self.handle, at as u64, &mut out, true);
+                let got = self.reverse().read(self.handle, at as u64, &mut out, true);
                 assert_eq!(got, Ok(inside));
                 let end = (at + inside).min(self.image.len());
                 assert!(out[..inside] == self.image[at.min(end)..end]);
@@ -133,7 +133,7 @@ impl World {
                 if fill == 0 {
                     data.fill(0);
                 }
-                let wrote = self.joined().write(self.handle, at as u64, &data);
+                let wrote = self.reverse().write(self.handle, at as u64, &data);
                 if inside == 0 && len > 0 {
                     assert_eq!(wrote, Err(Errno::EFBIG));
                 } else {
@@ -151,7 +151,7 @@ impl World {
                     Allocate::Reserve
                 };
                 let done = self
-                    .joined()
+                    .reverse()
                     .allocate(self.handle, what, at as u64, u64::from(len));
                 if end > self.image.len() {
                     assert_eq!(done, Err(Errno::EFBIG));
@@ -170,7 +170,7 @@ impl World {
                     ..Change::default()
                 };
                 let changed = self
-                    .joined()
+                    .reverse()
                     .change(Inode::from_number(2).unwrap(), &change)
                     .map(|attr| attr.size);
                 let expected = match to.cmp(&size) {
@@ -180,7 +180,7 @@ impl World {
                 };
                 assert_eq!(changed, expected);
             }
-            Op::Sync => assert_eq!(self.joined().sync(self.handle, false), Ok(())),
+            Op::Sync => assert_eq!(self.reverse().sync(self.handle, false), Ok(())),
             Op::Link { block } => {
                 let index = usize::from(block) % self.image.len().div_ceil(BLOCK);
                 let name = format!("{}-{index}", self.kept.len());
@@ -190,15 +190,15 @@ impl World {
                 }
             }
             Op::Reopen => {
-                self.joined().release(self.handle);
-                self.handle = image_of(self.joined(), true);
+                self.reverse().release(self.handle);
+                self.handle = image_of(self.reverse(), true);
             }
             Op::Remount => {
-                self.joined().close().unwrap();
+                self.reverse().close().unwrap();
                 // The lock is to be free first.
-                self.joined = None;
-                self.joined = Some(mount(&self.place));
-                self.handle = image_of(self.joined(), true);
+                self.reverse = None;
+                self.reverse = Some(mount(&self.place));
+                self.handle = image_of(self.reverse(), true);
             }
         }
     }
@@ -206,7 +206,7 @@ impl World {
     fn seek(&self, at: u32, hole: bool) {
         let (at, inside) = self.range(at, 1);
         let towards = if hole { Seek::Hole } else { Seek::Data };
-        let found = self.joined().seek(self.handle, at as u64, towards);
+        let found = self.reverse().seek(self.handle, at as u64, towards);
         if inside == 0 {
             assert_eq!(found, Err(Errno::ENXIO));
             return;
@@ -232,8 +232,8 @@ impl World {
 
     /// What anybody finds in the two directories.
     fn check(mut self) {
-        self.joined().close().unwrap();
-        self.joined = None;
+        self.reverse().close().unwrap();
+        self.reverse = None;
         for (name, content) in &self.kept {
             let now = fs::read(self.versions.path().join(name)).unwrap();
             assert!(now == *content, "version {name} has changed");

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::Joined;
+use super::Reverse;
 use super::private::Content;
 use crate::geometry::{BlockIndex, Span};
 use crate::image::{Image, read_span, write_span, zeros};
@@ -19,7 +19,7 @@ fn failed(attempt: &str, block: BlockIndex, error: &io::Error) -> Errno {
     }
 }
 
-impl Joined {
+impl Reverse {
     /// The first block that a run of the image touches, and which part of the block.
     fn part(&self, run: Span) -> Option<(BlockIndex, Span)> {
         let size = self.geometry.block_size().bytes();

@@ -11,12 +11,12 @@ use crate::geometry::BlockIndex;
 /// Blocks to be synced, and whether the directory is.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
-    blocks: Mutex<Blocks>,
+    blocks: Mutex<DirtyBlocks>,
     names: Mutex<bool>,
 }
 
 #[derive(Debug, Default)]
-struct Blocks {
+struct DirtyBlocks {
     /// With a number that is another after each write.
     marks: HashMap<BlockIndex, u64>,
     last: u64,

@@ -2,14 +2,14 @@
 
 use std::io;
 
-use super::Joined;
+use super::Reverse;
 use crate::geometry::BlockIndex;
 use crate::image::{Image, Source};
 
 /// A unit of stat(2)'s `st_blocks`, in bytes.
 const SECTOR: u64 = 512;
 
-impl Joined {
+impl Reverse {
     fn block_at(&self, offset: u64) -> Option<BlockIndex> {
         let number = offset / self.geometry.block_size().bytes();
         self.geometry
@@ -69,7 +69,7 @@ impl Joined {
         ask: impl FnOnce(&Source) -> io::Result<R>,
     ) -> io::Result<R> {
         self.with_file(block, |source| {
-            source.settle()?;
+            source.flush()?;
             ask(source)
         })
         .and_then(|answer| answer)

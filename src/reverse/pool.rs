@@ -42,12 +42,12 @@ pub(super) struct Pool {
 
 #[derive(Debug, Default)]
 struct Slots {
-    entries: HashMap<BlockIndex, Entry>,
+    entries: HashMap<BlockIndex, PoolEntry>,
     uses: u64,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct PoolEntry {
     slot: Arc<Slot>,
     /// When it was used last, counted in uses.
     used: u64,
@@ -68,7 +68,7 @@ impl Pool {
             let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
             slots.uses += 1;
             let used = slots.uses;
-            let entry = slots.entries.entry(block).or_insert_with(|| Entry {
+            let entry = slots.entries.entry(block).or_insert_with(|| PoolEntry {
                 slot: Arc::default(),
                 used,
             });

@@ -9,12 +9,12 @@ const WORD: u64 = 64;
 
 /// One bit a block: whether it has a file. Blocks only ever appear.
 #[derive(Debug)]
-pub(super) struct Present {
+pub(super) struct BlockSet {
     words: Vec<AtomicU64>,
     blocks: u64,
 }
 
-impl Present {
+impl BlockSet {
     pub(super) fn new(geometry: Geometry, there: impl Iterator<Item = BlockIndex>) -> Self {
         let blocks = geometry.blocks();
         let present = Self {
@@ -111,7 +111,7 @@ mod tests {
     fn the_next_block_is_found_across_words() {
         let geometry = Geometry::new(1000 * 4096, BlockSize::MIN).unwrap();
         let there = [0, 1, 63, 64, 500, 999].map(block);
-        let present = Present::new(geometry, there.into_iter());
+        let present = BlockSet::new(geometry, there.into_iter());
         for (from, next) in [
             (0, Some(0)),
             (1, Some(1)),

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, fchown};
 
-use super::Joined;
+use super::Reverse;
 use super::pool::BlockFile;
 use crate::geometry::{BlockIndex, Span};
 use crate::image::{Image, Ownership, Source};
@@ -28,7 +28,7 @@ pub(super) enum Content {
     Zeros,
 }
 
-impl Joined {
+impl Reverse {
     fn len_of(&self, block: BlockIndex) -> u64 {
         self.geometry.span(block).len()
     }

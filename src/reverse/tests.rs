@@ -43,8 +43,8 @@ pub(crate) fn file(place: &TempDir, index: usize) -> PathBuf {
     place.path().join(format!("{index:08}"))
 }
 
-pub(crate) fn config(place: &TempDir, writable: bool, sparse: bool) -> JoinedConfig {
-    JoinedConfig {
+pub(crate) fn config(place: &TempDir, writable: bool, sparse: bool) -> ReverseConfig {
+    ReverseConfig {
         directory: place.path().to_owned(),
         block_size: None,
         sparse,
@@ -55,26 +55,26 @@ pub(crate) fn config(place: &TempDir, writable: bool, sparse: bool) -> JoinedCon
     }
 }
 
-fn open(place: &TempDir, writable: bool, sparse: bool) -> Joined {
-    Joined::open(
+fn open(place: &TempDir, writable: bool, sparse: bool) -> Reverse {
+    Reverse::open(
         &config(place, writable, sparse),
         Arc::new(TestClock::new(9_000_000_000)),
     )
     .unwrap()
 }
 
-pub(crate) fn image_of(joined: &Joined, write: bool) -> Handle {
-    let found = joined.lookup(Inode::Root, OsStr::new("image")).unwrap();
+pub(crate) fn image_of(reverse: &Reverse, write: bool) -> Handle {
+    let found = reverse.lookup(Inode::Root, OsStr::new("image")).unwrap();
     assert_eq!(found.attr.inode.number(), 2);
-    joined.open(found.attr.inode, write).unwrap()
+    reverse.open(found.attr.inode, write).unwrap()
 }
 
-fn read_all(joined: &Joined) -> std::result::Result<Vec<u8>, Errno> {
-    let handle = image_of(joined, false);
-    let size = usize::try_from(joined.geometry().image_size()).unwrap();
+fn read_all(reverse: &Reverse) -> std::result::Result<Vec<u8>, Errno> {
+    let handle = image_of(reverse, false);
+    let size = usize::try_from(reverse.geometry().image_size()).unwrap();
     let mut out = vec![0xEE; size + 50];
-    let got = joined.read(handle, 0, &mut out, true);
-    joined.release(handle);
+    let got = reverse.read(handle, 0, &mut out, true);
+    reverse.release(handle);
     let got = got?;
     assert_eq!(got, size);
     out.truncate(got);
@@ -84,8 +84,8 @@ fn read_all(joined: &Joined) -> std::result::Result<Vec<u8>, Errno> {
 #[test]
 fn the_root_lists_the_image_alone() {
     let (place, image) = backup(3);
-    let joined = open(&place, false, false);
-    let root = joined.open_directory(Inode::Root).unwrap();
+    let reverse = open(&place, false, false);
+    let root = reverse.open_directory(Inode::Root).unwrap();
     let mut seen = Vec::new();
     let mut left = 2;
     let mut sink = |listed: &Listed<'_>| {
@@ -96,19 +96,19 @@ fn the_root_lists_the_image_alone() {
         seen.push((listed.name.to_owned(), listed.next));
         true
     };
-    joined.list(root, 0, &mut sink).unwrap();
+    reverse.list(root, 0, &mut sink).unwrap();
     assert_eq!(seen, [(".".into(), 1), ("..".into(), 2)]);
     let mut seen = Vec::new();
-    joined
+    reverse
         .list(root, 2, &mut |listed| {
             seen.push(listed.name.to_owned());
             true
         })
         .unwrap();
     assert_eq!(seen, ["image"]);
-    assert_eq!(read_all(&joined).unwrap(), image);
+    assert_eq!(read_all(&reverse).unwrap(), image);
     assert_eq!(
-        joined.lookup(Inode::Root, OsStr::new("00000000")),
+        reverse.lookup(Inode::Root, OsStr::new("00000000")),
         Err(Errno::ENOENT)
     );
 }
@@ -123,27 +123,27 @@ fn attributes_come_from_the_block_files() {
         file.set_times(fs::FileTimes::new().set_modified(time))
             .unwrap();
     }
-    let joined = open(&place, false, false);
-    let attr = joined.attr(Inode::from_number(2).unwrap()).unwrap();
+    let reverse = open(&place, false, false);
+    let attr = reverse.attr(Inode::from_number(2).unwrap()).unwrap();
     assert_eq!(
         (attr.size, attr.stamp, attr.mode),
         (2 * 4096 + 100, 5000, 0o640)
     );
     assert_eq!(attr.uid, fs::metadata(place.path()).unwrap().uid());
-    assert_eq!(joined.attr(Inode::Root).unwrap().stamp, 5000);
+    assert_eq!(reverse.attr(Inode::Root).unwrap().stamp, 5000);
 }
 
 #[test]
 fn an_empty_directory_is_an_empty_image() {
     let place = directory();
-    let joined = open(&place, true, false);
-    assert!(read_all(&joined).unwrap().is_empty());
-    let handle = image_of(&joined, true);
-    assert_eq!(joined.write(handle, 0, b"x"), Err(Errno::EFBIG));
-    assert_eq!(joined.seek(handle, 0, Seek::Hole), Err(Errno::ENXIO));
-    drop(joined);
+    let reverse = open(&place, true, false);
+    assert!(read_all(&reverse).unwrap().is_empty());
+    let handle = image_of(&reverse, true);
+    assert_eq!(reverse.write(handle, 0, b"x"), Err(Errno::EFBIG));
+    assert_eq!(reverse.seek(handle, 0, Seek::Hole), Err(Errno::ENXIO));
+    drop(reverse);
     fs::write(place.path().join("readme"), b"x").unwrap();
-    let refused = Joined::open(&config(&place, false, false), Arc::new(TestClock::new(1)));
+    let refused = Reverse::open(&config(&place, false, false), Arc::new(TestClock::new(1)));
     let said = refused.unwrap_err().to_string();
     assert!(
         said.contains("no file in it has the name of a block"),
@@ -156,7 +156,7 @@ fn only_regular_files_are_blocks() {
     let (place, _) = backup(2);
     symlink("00000000", file(&place, 3)).unwrap();
     let refused = |place: &TempDir| {
-        Joined::open(&config(place, false, false), Arc::new(TestClock::new(1)))
+        Reverse::open(&config(place, false, false), Arc::new(TestClock::new(1)))
             .unwrap_err()
             .to_string()
     };
@@ -169,8 +169,8 @@ fn only_regular_files_are_blocks() {
 #[test]
 fn what_vanishes_or_changes_its_length_is_an_error() {
     let (place, image) = backup(4);
-    let joined = open(&place, false, false);
-    let handle = image_of(&joined, false);
+    let reverse = open(&place, false, false);
+    let handle = image_of(&reverse, false);
     fs::remove_file(file(&place, 1)).unwrap();
     File::options()
         .write(true)
@@ -184,35 +184,35 @@ fn what_vanishes_or_changes_its_length_is_an_error() {
     for (block, errno) in [(1, Errno::EIO), (2, Errno::EIO), (3, Errno::EIO)] {
         let at = block * BLOCK as u64;
         assert_eq!(
-            joined.read(handle, at, &mut out, false),
+            reverse.read(handle, at, &mut out, false),
             Err(errno),
             "{block}"
         );
     }
     // What comes before is still served, unless all of it is wanted.
     let mut out = [0; 2 * BLOCK];
-    assert_eq!(joined.read(handle, 10, &mut out, false), Ok(BLOCK - 10));
+    assert_eq!(reverse.read(handle, 10, &mut out, false), Ok(BLOCK - 10));
     assert_eq!(out[..BLOCK - 10], image[10..BLOCK]);
-    assert_eq!(joined.read(handle, 10, &mut out, true), Err(Errno::EIO));
+    assert_eq!(reverse.read(handle, 10, &mut out, true), Err(Errno::EIO));
 }
 
 #[test]
 fn a_file_that_is_cut_while_it_is_open_is_an_error() {
     let (place, image) = backup(2);
-    let joined = open(&place, true, false);
-    let handle = image_of(&joined, true);
+    let reverse = open(&place, true, false);
+    let handle = image_of(&reverse, true);
     let mut out = vec![0; BLOCK];
-    assert_eq!(joined.read(handle, 0, &mut out, true), Ok(BLOCK));
-    assert_eq!(joined.write(handle, 0, &image[..10]), Ok(10));
+    assert_eq!(reverse.read(handle, 0, &mut out, true), Ok(BLOCK));
+    assert_eq!(reverse.write(handle, 0, &image[..10]), Ok(10));
     let cut = File::options().write(true).open(file(&place, 0)).unwrap();
     cut.set_len(100).unwrap();
-    assert_eq!(joined.read(handle, 0, &mut out, false), Ok(100));
-    assert_eq!(joined.read(handle, 100, &mut out, false), Err(Errno::EIO));
-    assert_eq!(joined.write(handle, 200, b"x"), Err(Errno::EIO));
+    assert_eq!(reverse.read(handle, 0, &mut out, false), Ok(100));
+    assert_eq!(reverse.read(handle, 100, &mut out, false), Err(Errno::EIO));
+    assert_eq!(reverse.write(handle, 200, b"x"), Err(Errno::EIO));
     assert_eq!(cut.metadata().unwrap().len(), 100, "it did not grow again");
     fs::rename(file(&place, 1), file(&place, 0)).unwrap();
     assert_eq!(
-        joined.write(handle, 0, b"x"),
+        reverse.write(handle, 0, b"x"),
         Err(Errno::EIO),
         "nobody would find it"
     );
@@ -221,23 +221,23 @@ fn a_file_that_is_cut_while_it_is_open_is_an_error() {
 #[test]
 fn a_read_only_mount_refuses_to_write() {
     let (place, _) = backup(1);
-    let joined = open(&place, false, false);
+    let reverse = open(&place, false, false);
     let inode = Inode::from_number(2).unwrap();
-    assert_eq!(joined.open(inode, true), Err(Errno::EROFS));
-    assert_eq!(joined.change(inode, &Change::default()), Err(Errno::EROFS));
+    assert_eq!(reverse.open(inode, true), Err(Errno::EROFS));
+    assert_eq!(reverse.change(inode, &Change::default()), Err(Errno::EROFS));
     assert_eq!(
-        joined.remove(Inode::Root, OsStr::new("image")),
+        reverse.remove(Inode::Root, OsStr::new("image")),
         Err(Errno::EROFS)
     );
-    let handle = image_of(&joined, false);
-    assert_eq!(joined.write(handle, 0, b"x"), Err(Errno::EBADF));
-    assert_eq!(joined.sync(handle, false), Ok(()));
+    let handle = image_of(&reverse, false);
+    assert_eq!(reverse.write(handle, 0, b"x"), Err(Errno::EBADF));
+    assert_eq!(reverse.sync(handle, false), Ok(()));
 }
 
 #[test]
 fn the_image_keeps_its_length_and_takes_owners_and_times() {
     let (place, image) = backup(1);
-    let joined = open(&place, true, false);
+    let reverse = open(&place, true, false);
     let inode = Inode::from_number(2).unwrap();
     let size = image.len() as u64;
     for (asked, answer) in [
@@ -250,7 +250,11 @@ fn the_image_keeps_its_length_and_takes_owners_and_times() {
             size: Some(asked),
             ..Change::default()
         };
-        assert_eq!(joined.change(inode, &change).map(|_| ()), answer, "{asked}");
+        assert_eq!(
+            reverse.change(inode, &change).map(|_| ()),
+            answer,
+            "{asked}"
+        );
     }
     let change = Change {
         mode: Some(0o7777),
@@ -259,23 +263,23 @@ fn the_image_keeps_its_length_and_takes_owners_and_times() {
         atime: Some(SetTime::Now),
         ..Change::default()
     };
-    let attr = joined.change(inode, &change).unwrap();
+    let attr = reverse.change(inode, &change).unwrap();
     assert_eq!((attr.uid, attr.stamp, attr.atime), (5, 77, 9_000_000_000));
     assert_eq!(attr.mode, attr.mode & 0o666 | 0o600);
-    assert_eq!(read_all(&joined).unwrap(), image);
-    let handle = image_of(&joined, true);
+    assert_eq!(read_all(&reverse).unwrap(), image);
+    let handle = image_of(&reverse, true);
     assert_eq!(
-        joined.write(handle, size - 3, b"12345"),
+        reverse.write(handle, size - 3, b"12345"),
         Ok(3),
         "up to the end"
     );
-    assert_eq!(joined.write(handle, size, b"1"), Err(Errno::EFBIG));
+    assert_eq!(reverse.write(handle, size, b"1"), Err(Errno::EFBIG));
     assert_eq!(
-        joined.allocate(handle, Allocate::Zero, 0, size + 1),
+        reverse.allocate(handle, Allocate::Zero, 0, size + 1),
         Err(Errno::EFBIG)
     );
     assert_eq!(
-        joined.allocate(handle, Allocate::Zero, u64::MAX, 2),
+        reverse.allocate(handle, Allocate::Zero, u64::MAX, 2),
         Err(Errno::EFBIG)
     );
 }

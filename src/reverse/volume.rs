@@ -4,13 +4,13 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-use super::Joined;
+use super::Reverse;
 use crate::geometry::Span;
 use crate::volume::inode::Inode;
 use crate::volume::owner::RootTime;
 use crate::volume::{
-    Allocate, Attr, Change, Create, Entry, Errno, Handle, Kind, Listed, Result, Seek, SetTime,
-    Space, Volume,
+    Allocate, Attr, Change, Create, Errno, FileKind, Handle, Listed, LookupEntry, Result, Seek,
+    SetTime, Space, Volume,
 };
 
 /// The one file's name.
@@ -25,11 +25,11 @@ pub(super) struct Open {
     writable: bool,
     wrote: AtomicBool,
     /// The sync failures that this handle has been told of, or that are older than it.
-    told: AtomicU64,
+    seen_failures: AtomicU64,
 }
 
-impl Volume for Joined {
-    fn lookup(&self, parent: Inode, name: &OsStr) -> Result<Entry> {
+impl Volume for Reverse {
+    fn lookup(&self, parent: Inode, name: &OsStr) -> Result<LookupEntry> {
         match parent {
             Inode::Root if name == NAME => self.entry(image_inode()?),
             Inode::Root => Err(Errno::ENOENT),
@@ -40,10 +40,10 @@ impl Volume for Joined {
     fn attr(&self, inode: Inode) -> Result<Attr> {
         let newest = self.newest.load(SeqCst);
         let (kind, links, size, sectors) = match inode {
-            Inode::Root => (Kind::Directory, 2, 0, 0),
+            Inode::Root => (FileKind::Directory, 2, 0, 0),
             _ if inode == image_inode()? => {
                 let sectors = self.allocated();
-                (Kind::File, 1, self.geometry.image_size(), sectors)
+                (FileKind::File, 1, self.geometry.image_size(), sectors)
             }
             _ => return Err(Errno::ENOENT),
         };
@@ -135,7 +135,7 @@ impl Volume for Joined {
     }
 
     fn flush(&self, handle: Handle) -> Result<()> {
-        self.untold_failure(self.handle(handle)?.as_ref(), false)
+        self.unseen_failure(self.handle(handle)?.as_ref(), false)
     }
 
     fn sync(&self, handle: Handle, data_only: bool) -> Result<()> {
@@ -144,7 +144,7 @@ impl Volume for Joined {
             return Ok(());
         }
         let synced = self.sync_all(data_only);
-        self.untold_failure(&open, true)?;
+        self.unseen_failure(&open, true)?;
         synced.map_err(|_| Errno::EIO)
     }
 
@@ -216,7 +216,12 @@ impl Volume for Joined {
         self.handles.remove(handle);
     }
 
-    fn create(&self, parent: Inode, name: &OsStr, create: &Create) -> Result<(Entry, Handle)> {
+    fn create(
+        &self,
+        parent: Inode,
+        name: &OsStr,
+        create: &Create,
+    ) -> Result<(LookupEntry, Handle)> {
         let found = self.lookup(parent, name).map_err(|e| match e {
             Errno::ENOENT => self.refuse(),
             other => other,
@@ -262,9 +267,9 @@ fn image_inode() -> Result<Inode> {
     Inode::from_number(NUMBER).ok_or(Errno::ENOENT)
 }
 
-impl Joined {
-    fn entry(&self, inode: Inode) -> Result<Entry> {
-        Ok(Entry {
+impl Reverse {
+    fn entry(&self, inode: Inode) -> Result<LookupEntry> {
+        Ok(LookupEntry {
             attr: self.attr(inode)?,
             lasting: true,
         })
@@ -275,7 +280,7 @@ impl Joined {
             inode,
             writable,
             wrote: AtomicBool::new(false),
-            told: AtomicU64::new(self.sync_failures.load(SeqCst)),
+            seen_failures: AtomicU64::new(self.sync_failures.load(SeqCst)),
         })
     }
 
@@ -323,14 +328,14 @@ impl Joined {
     }
 
     /// Tells a handle that wrote of every sync failure since it was last told (promise P9).
-    fn untold_failure(&self, open: &Open, tell: bool) -> Result<()> {
+    fn unseen_failure(&self, open: &Open, tell: bool) -> Result<()> {
         let failures = self.sync_failures.load(SeqCst);
-        let told = if tell {
-            open.told.swap(failures, SeqCst)
+        let seen = if tell {
+            open.seen_failures.swap(failures, SeqCst)
         } else {
-            open.told.load(SeqCst)
+            open.seen_failures.load(SeqCst)
         };
-        if open.wrote.load(SeqCst) && told < failures {
+        if open.wrote.load(SeqCst) && seen < failures {
             Err(Errno::EIO)
         } else {
             Ok(())

@@ -13,7 +13,7 @@ use super::Event;
 use super::changes::named;
 use super::content::Content;
 use super::source::Source;
-use crate::blocks::{Blocks, BlocksError, Presence};
+use crate::blocks::{BlockSet, Blocks, BlocksError};
 use crate::changes::{ChangeMap, ChangeSource};
 use crate::clock::SystemClock;
 use crate::config::{IndexConfig, MountConfig, OwnerConfig, Verbosity, VolumeConfig};
@@ -23,7 +23,7 @@ use crate::host::daemon::served_signals;
 use crate::host::progress::Progress;
 use crate::image::Image;
 use crate::index::{self, Index, OpenError, Plan, Purpose};
-use crate::reverse::{Joined, JoinedConfig};
+use crate::reverse::{Reverse, ReverseConfig};
 use crate::scan::{Found, Hasher, Tally, ZeroDigests};
 use crate::sys;
 
@@ -48,7 +48,7 @@ pub(super) fn prepare(
         log::debug!("PR_SET_IO_FLUSHER: {e}");
     }
     if config.source.is_dir() {
-        return prepare_joined(config);
+        return prepare_reverse(config);
     }
     let source = Source::open(&config.source, &config.volume, config.index.as_ref(), false)?;
     let index = match &config.index {
@@ -86,7 +86,7 @@ pub(super) fn prepare(
 }
 
 /// The reverse: opens a directory of block files.
-fn prepare_joined(config: &MountConfig) -> Result<Prepared> {
+fn prepare_reverse(config: &MountConfig) -> Result<Prepared> {
     let shown = config.source.display();
     if let Some(typed) = &config.typed.image_only {
         return Err(Failure::usage(format!(
@@ -95,8 +95,8 @@ fn prepare_joined(config: &MountConfig) -> Result<Prepared> {
     }
     let path = std::fs::canonicalize(&config.source)
         .or_fail(Status::MountFailed, || format!("opening {shown}"))?;
-    let joined = Joined::open(
-        &JoinedConfig {
+    let reverse = Reverse::open(
+        &ReverseConfig {
             directory: path.clone(),
             block_size: config.typed.block_size,
             sparse: config.volume.sparse,
@@ -108,7 +108,7 @@ fn prepare_joined(config: &MountConfig) -> Result<Prepared> {
         Arc::new(SystemClock),
     )?;
     Ok(Prepared {
-        content: Content::Joined(Arc::new(joined)),
+        content: Content::Reverse(Arc::new(reverse)),
         path,
     })
 }
@@ -121,16 +121,16 @@ fn presence(
     config: &MountConfig,
     path: &std::path::Path,
     tally: &Arc<Tally>,
-) -> Result<Presence> {
+) -> Result<BlockSet> {
     let attempt = || format!("looking for zeros in {}", path.display());
     let size = image.size().or_fail(Status::System, attempt)?;
     let geometry = Geometry::new(size, config.volume.block_size)
         .map_err(|e| unshowable(&BlocksError::Geometry(e), path))?;
-    image.settle().or_fail(Status::System, attempt)?;
+    image.flush().or_fail(Status::System, attempt)?;
     let present = if index.is_none() && image.has_holes() {
-        Presence::of_extents(image.as_ref(), geometry).or_fail(Status::System, attempt)?
+        BlockSet::of_extents(image.as_ref(), geometry).or_fail(Status::System, attempt)?
     } else {
-        let present = Presence::none();
+        let present = BlockSet::none();
         let zeros = ZeroDigests::new(config.volume.block_size.bytes());
         if let Some(index) = index {
             for number in 0..geometry.blocks() {
@@ -218,7 +218,7 @@ impl Indexing<'_> {
             .map_err(|e| unshowable(&BlocksError::Geometry(e), path))?;
         let named = named(&config.changes, self.map, path, size)?;
         let named = named.as_ref().map(|named| named as &dyn ChangeSource);
-        image.settle().or_fail(Status::System, attempt)?;
+        image.flush().or_fail(Status::System, attempt)?;
         let Some(file) = &self.source.index else {
             return Ok(None);
         };

@@ -27,7 +27,7 @@ impl fmt::Display for DeviceId {
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct MountEntry {
     /// Number of this mount in its namespace.
     pub id: u64,
     /// Number of the mount that this one lies on.
@@ -46,7 +46,7 @@ pub struct Entry {
     pub options: OsString,
 }
 
-impl Entry {
+impl MountEntry {
     /// The user who made a FUSE mount, `user_id=` in its options; `None` for other file systems.
     #[must_use]
     pub fn owner(&self) -> Option<u32> {
@@ -57,7 +57,7 @@ impl Entry {
     }
 }
 
-impl fmt::Display for Entry {
+impl fmt::Display for MountEntry {
     /// For messages: `tmpfs (type tmpfs)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -72,7 +72,7 @@ impl fmt::Display for Entry {
 /// All mounts that a process sees.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
-    entries: Vec<Entry>,
+    entries: Vec<MountEntry>,
 }
 
 impl Table {
@@ -100,7 +100,7 @@ impl Table {
     }
 
     /// All mounts of one file system, in the kernel's order.
-    pub fn of_device(&self, device: DeviceId) -> impl Iterator<Item = &Entry> {
+    pub fn of_device(&self, device: DeviceId) -> impl Iterator<Item = &MountEntry> {
         self.entries
             .iter()
             .filter(move |entry| entry.device == device)
@@ -109,13 +109,13 @@ impl Table {
     /// The mount that a path walk reaches at `point` (absolute, without `.`, `..` and links): the topmost of a
     /// stack. `None`: nothing is mounted exactly there, or it is hidden below a mount further up.
     #[must_use]
-    pub fn topmost(&self, point: &Path) -> Option<&Entry> {
+    pub fn topmost(&self, point: &Path) -> Option<&MountEntry> {
         self.stack(point).pop()
     }
 
     /// The mounts stacked on `point` that a path walk passes through, lowest first.
     #[must_use]
-    pub fn stack(&self, point: &Path) -> Vec<&Entry> {
+    pub fn stack(&self, point: &Path) -> Vec<&MountEntry> {
         let walked = self.walk(point);
         walked
             .into_iter()
@@ -125,15 +125,15 @@ impl Table {
 
     /// The mount that holds `path`: the last that a walk to it enters.
     #[must_use]
-    pub fn holder(&self, path: &Path) -> Option<&Entry> {
+    pub fn holder(&self, path: &Path) -> Option<&MountEntry> {
         self.walk(path).pop()
     }
 
     /// Every mount that a walk from the root to `path` enters, in that order.
-    fn walk(&self, path: &Path) -> Vec<&Entry> {
+    fn walk(&self, path: &Path) -> Vec<&MountEntry> {
         let mut prefixes: Vec<&Path> = path.ancestors().collect();
         prefixes.reverse();
-        let mut entered: Vec<&Entry> = Vec::new();
+        let mut entered: Vec<&MountEntry> = Vec::new();
         for prefix in prefixes {
             while let Some(next) = self.next_on(entered.last().copied(), prefix) {
                 entered.push(next);
@@ -144,7 +144,7 @@ impl Table {
 
     /// The mount that lies on `lower` at `point`. Without `lower` (the walk has only just begun): a mount whose
     /// parent is not in the table, as for the root of a namespace or what a chroot leaves visible.
-    fn next_on(&self, lower: Option<&Entry>, point: &Path) -> Option<&Entry> {
+    fn next_on(&self, lower: Option<&MountEntry>, point: &Path) -> Option<&MountEntry> {
         self.entries.iter().rfind(|entry| {
             entry.point == point
                 && match lower {
@@ -159,7 +159,7 @@ impl Table {
 }
 
 /// `36 35 98:0 / /mnt rw,noatime shared:1 - ext4 /dev/sda1 rw`
-fn parse_line(line: &[u8]) -> Option<Entry> {
+fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = number(fields.next()?)?;
     let parent = number(fields.next()?)?;
@@ -175,7 +175,7 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     let fs_type = unescape(fields.next()?);
     let source = unescape(fields.next()?);
     let options = unescape(fields.next()?);
-    Some(Entry {
+    Some(MountEntry {
         id,
         parent,
         device,

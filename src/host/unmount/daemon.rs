@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use crate::host::mount::{is_errno, marker_name, reason};
 use crate::sys;
-use crate::sys::mountinfo::Entry;
+use crate::sys::mountinfo::MountEntry;
 
 /// What the daemon's process is called.
 const NAME: &str = "bmapfs";
@@ -42,7 +42,7 @@ pub(super) enum Ending {
 
 impl Daemon {
     /// The daemon of this mount. `None`: it has died, or is out of sight (another PID namespace).
-    pub(super) fn find(entry: &Entry) -> Option<Self> {
+    pub(super) fn find(entry: &MountEntry) -> Option<Self> {
         let marker = marker_name(entry.device);
         let owner = entry.owner();
         let mut processes = std::fs::read_dir("/proc").ok()?.flatten();

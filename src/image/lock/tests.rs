@@ -319,10 +319,10 @@ fn holders_are_named_once_and_counted_past_three() {
             .collect::<Vec<_>>()
     };
     let writer = [
-        lock(1, Kind::Flock, true, 0, u64::MAX),
-        lock(1, Kind::Range, false, 100, 101),
-        lock(1, Kind::Range, false, 201, 201),
-        lock(2, Kind::Range, false, 100, 100),
+        lock(1, LockKind::Flock, true, 0, u64::MAX),
+        lock(1, LockKind::Range, false, 100, 101),
+        lock(1, LockKind::Range, false, 201, 201),
+        lock(2, LockKind::Range, false, 100, 100),
     ];
     let all = [
         Obstacle::Byte(WRITES),
@@ -336,7 +336,7 @@ fn holders_are_named_once_and_counted_past_three() {
     assert_eq!(text(&all, &[]).len(), 3);
 
     let readers: Vec<_> = (1..=5)
-        .map(|process| lock(process, Kind::Flock, false, 0, u64::MAX))
+        .map(|process| lock(process, LockKind::Flock, false, 0, u64::MAX))
         .collect();
     let sentences = text(&[Obstacle::Flock(Intent::Write)], &readers);
     assert_eq!(sentences.len(), 4);

@@ -66,7 +66,7 @@ impl Fixture {
     fn stamps(&self) -> Vec<i64> {
         let index = self.with(Index::open).unwrap().unwrap();
         let blocks = index.geometry().blocks();
-        let shown = (0..blocks).map(|number| index.show(BlockIndex::new(number).unwrap()));
+        let shown = (0..blocks).map(|number| index.report_stamp(BlockIndex::new(number).unwrap()));
         let shown = shown.collect();
         index.close().unwrap();
         shown
@@ -289,7 +289,7 @@ fn p20_an_extreme_time_leaves_room_for_later_ones() {
     for extreme in [i64::MAX, i64::MIN, i64::MAX - 1] {
         let index = fixture.with(Index::open).unwrap().unwrap();
         index.set(block, extreme);
-        let shown = index.show(block);
+        let shown = index.report_stamp(block);
         index.close().unwrap();
         drop(index);
         let other = fixture.memory.bytes()[0].wrapping_add(1);

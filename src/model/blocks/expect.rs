@@ -3,7 +3,7 @@
 use super::stamps::{Followed, Own};
 use crate::image::faulty::{History, OWNERSHIP};
 use crate::volume::inode::Inode;
-use crate::volume::{Attr, Change, Errno, Kind, SetTime};
+use crate::volume::{Attr, Change, Errno, FileKind, SetTime};
 
 /// How a case is mounted.
 #[derive(Debug, Clone, Copy)]
@@ -193,8 +193,8 @@ impl Model {
         };
         let set = *self.set_of(inode);
         let (kind, links, size) = match inode {
-            Inode::Block(block) => (Kind::File, 1, self.len(block.as_usize())),
-            _ => (Kind::Directory, 2, 0),
+            Inode::Block(block) => (FileKind::File, 1, self.len(block.as_usize())),
+            _ => (FileKind::Directory, 2, 0),
         };
         let expected = Attr {
             inode,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::expect::{Model, Setup};
-use super::{Length, Op, Place, Time, Wish};
+use super::{BytePlace, Length, Op, Time, Wish};
 use crate::blocks::{Blocks, Summary};
 use crate::clock::{Clock, testing::TestClock};
 use crate::config::{OwnerConfig, VolumeConfig};
@@ -197,15 +197,15 @@ impl World {
     }
 
     /// A handle and an offset in its block.
-    fn target(&self, number: u8, place: Place) -> Option<(usize, u64)> {
+    fn target(&self, number: u8, place: BytePlace) -> Option<(usize, u64)> {
         let client = self.client(number)?;
         let len = self.clients[client]
             .block
             .map_or(1, |block| self.model.len(block)) as u64;
         let offset = match place {
-            Place::In(at) => u64::from(at) % len,
-            Place::BeforeEnd(by) => len.saturating_sub(u64::from(by)),
-            Place::Past(by) => len.saturating_add(by),
+            BytePlace::In(at) => u64::from(at) % len,
+            BytePlace::BeforeEnd(by) => len.saturating_sub(u64::from(by)),
+            BytePlace::Past(by) => len.saturating_add(by),
         };
         Some((client, offset))
     }
@@ -292,7 +292,7 @@ impl World {
     }
 
     fn stream(&mut self, number: u8, len: usize) {
-        let Some((client, mut offset)) = self.target(number, Place::In(0)) else {
+        let Some((client, mut offset)) = self.target(number, BytePlace::In(0)) else {
             return;
         };
         for _ in 0..8 {
@@ -301,7 +301,7 @@ impl World {
         }
     }
 
-    fn write(&mut self, number: u8, place: Place, len: usize, fill: u8) {
+    fn write(&mut self, number: u8, place: BytePlace, len: usize, fill: u8) {
         let Some((client, offset)) = self.target(number, place) else {
             return;
         };
@@ -325,7 +325,7 @@ impl World {
         assert_eq!(got, done.map(|()| to - from));
     }
 
-    fn allocate(&mut self, number: u8, place: Place, len: usize, zero: bool) {
+    fn allocate(&mut self, number: u8, place: BytePlace, len: usize, zero: bool) {
         let Some((client, offset)) = self.target(number, place) else {
             return;
         };

@@ -5,17 +5,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::op::Fault;
 use crate::clock::{Clock, testing::TestClock};
-use crate::index::format::Place;
-use crate::index::store::{Loaded, Store};
+use crate::index::file::{Loaded, Store};
+use crate::index::format::FilePlace;
 
 #[derive(Debug, Clone)]
 struct Version {
     bytes: Vec<u8>,
-    place: Place,
+    place: FilePlace,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct DiskState {
     versions: Vec<Version>,
     present: Option<Version>,
     note: Option<i64>,
@@ -29,7 +29,7 @@ struct State {
 /// The disk below; outlives every process.
 #[derive(Debug)]
 pub(super) struct Disk {
-    state: Mutex<State>,
+    state: Mutex<DiskState>,
     clock: Arc<TestClock>,
 }
 
@@ -41,7 +41,7 @@ impl Disk {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DiskState> {
         self.state.lock().unwrap()
     }
 
@@ -115,7 +115,7 @@ impl Store for DiskStore {
     fn save(
         &self,
         body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
-        end: &mut dyn FnMut(Place) -> io::Result<Vec<u8>>,
+        end: &mut dyn FnMut(FilePlace) -> io::Result<Vec<u8>>,
     ) -> io::Result<()> {
         let full = || Err(io::Error::from_raw_os_error(libc::ENOSPC));
         let fault = {
@@ -137,7 +137,7 @@ impl Store for DiskStore {
         body(&mut bytes)?;
         let mut state = self.0.state();
         state.inodes += 1;
-        let place = Place {
+        let place = FilePlace {
             lock: None,
             inode: state.inodes,
             born: Some((self.0.clock.now(), 0)),

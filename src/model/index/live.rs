@@ -62,7 +62,7 @@ impl Snapshot {
 }
 
 #[derive(Debug)]
-struct State {
+struct LiveState {
     /// Every state that the image was in, and its number.
     history: Vec<Snapshot>,
     /// The last change by others.
@@ -80,7 +80,7 @@ pub(super) struct Live {
     pub(super) memory: Arc<Memory>,
     clock: Arc<TestClock>,
     told: Told,
-    state: Mutex<State>,
+    state: Mutex<LiveState>,
     plan: Mutex<VecDeque<(usize, Op)>>,
     pub(super) world: OnceLock<Weak<World>>,
 }
@@ -93,7 +93,7 @@ impl Live {
             memory,
             clock: Arc::clone(clock),
             told,
-            state: Mutex::new(State {
+            state: Mutex::new(LiveState {
                 history: Vec::new(),
                 foreign: 0,
                 mtime: (0, 0),
@@ -310,7 +310,7 @@ impl Image for Shared {
         self.0.memory.next_hole(from)
     }
 
-    fn settle(&self) -> io::Result<()> {
+    fn flush(&self) -> io::Result<()> {
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 
 use super::live::{BLOCK, HALF, LONGEST};
 use super::world::World;
-use crate::changes::{ChangeSource, ChangedRanges, Changes, Named, State};
+use crate::changes::{ChangeSource, ChangedRanges, Changes, ImageState, Named};
 use crate::geometry::Span;
 
 /// A state that was named when a mount was to begin.
@@ -56,13 +56,13 @@ pub(super) struct Teller {
 }
 
 impl ChangeSource for Teller {
-    fn since(&self, then: Option<&State>) -> Option<Changes> {
+    fn since(&self, then: Option<&ImageState>) -> Option<Changes> {
         let told = self.named.since(then)?;
         let checks = self.checks;
         Some(Changes { checks, ..told })
     }
 
-    fn now(&self) -> Option<State> {
+    fn now(&self) -> Option<ImageState> {
         self.named.now()
     }
 }

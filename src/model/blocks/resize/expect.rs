@@ -21,7 +21,7 @@ pub(super) struct Setup {
 
 /// Where a temporary file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum TemporaryPlace {
     Named(Name),
     Removed,
     Block(usize),
@@ -29,7 +29,7 @@ pub(super) enum Place {
 
 #[derive(Debug)]
 pub(super) struct Temporary {
-    pub(super) place: Place,
+    pub(super) place: TemporaryPlace,
     pub(super) content: Vec<u8>,
     pub(super) most: usize,
     pub(super) stamp: Option<i64>,
@@ -88,7 +88,7 @@ impl Model {
     pub(super) fn named(&self, name: Name) -> Option<usize> {
         self.temporary
             .iter()
-            .position(|file| file.place == Place::Named(name))
+            .position(|file| file.place == TemporaryPlace::Named(name))
     }
 
     pub(super) fn find(&self, name: Name) -> Result<File> {
@@ -153,7 +153,7 @@ impl Model {
         }
         let most = self.stageable(name)?;
         self.temporary.push(Temporary {
-            place: Place::Named(name),
+            place: TemporaryPlace::Named(name),
             content: Vec::new(),
             most,
             stamp: None,
@@ -276,9 +276,9 @@ impl Model {
         Ok(())
     }
 
-    pub(super) fn lose_name(&mut self, number: usize, place: Place) {
+    pub(super) fn lose_name(&mut self, number: usize, place: TemporaryPlace) {
         let file = &mut self.temporary[number];
-        if file.handles == 0 || matches!(place, Place::Block(_)) {
+        if file.handles == 0 || matches!(place, TemporaryPlace::Block(_)) {
             file.content = Vec::new();
         }
         file.place = place;
@@ -287,7 +287,7 @@ impl Model {
     pub(super) fn remove(&mut self, name: Name) -> Result<()> {
         let block = match self.find(name)? {
             File::Temporary(number) => {
-                self.lose_name(number, Place::Removed);
+                self.lose_name(number, TemporaryPlace::Removed);
                 return Ok(());
             }
             File::Block(block) => block,
@@ -324,9 +324,9 @@ impl Model {
                 if !replace {
                     return Err(Errno::EEXIST);
                 }
-                self.lose_name(other, Place::Removed);
+                self.lose_name(other, TemporaryPlace::Removed);
             }
-            self.temporary[number].place = Place::Named(to);
+            self.temporary[number].place = TemporaryPlace::Named(to);
             return Ok(());
         };
         let block = usize::from(block);
@@ -347,7 +347,7 @@ impl Model {
         if !content.is_empty() {
             self.write(File::Block(block), 0, &content)?;
         }
-        self.lose_name(number, Place::Block(block));
+        self.lose_name(number, TemporaryPlace::Block(block));
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The requests to what is open.
 
-use super::expect::{File, Place};
+use super::expect::{File, TemporaryPlace};
 use super::world::{World, text};
 use super::{Len, Name};
 use crate::volume::inode::Inode;
@@ -30,7 +30,7 @@ impl World {
         let File::Temporary(number) = file else {
             return Ok(file);
         };
-        let Place::Block(block) = self.model.temporary[number].place else {
+        let TemporaryPlace::Block(block) = self.model.temporary[number].place else {
             return Ok(file);
         };
         if !went_on && !self.model.has(block) {
@@ -92,7 +92,7 @@ impl World {
         let inode = self.clients[client].inode;
         let file = match self.clients[client].file {
             File::Temporary(number) => match self.model.temporary[number].place {
-                Place::Block(block) => File::Block(block),
+                TemporaryPlace::Block(block) => File::Block(block),
                 _ => File::Temporary(number),
             },
             file @ File::Block(_) => file,
@@ -168,7 +168,7 @@ impl World {
         if let File::Temporary(number) = file {
             let file = &mut self.model.temporary[number];
             file.handles -= 1;
-            if file.handles == 0 && !matches!(file.place, Place::Named(_)) {
+            if file.handles == 0 && !matches!(file.place, TemporaryPlace::Named(_)) {
                 file.content = Vec::new();
             }
         }

@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use super::super::world::config;
-use super::expect::{File, Model, Place, Setup};
+use super::expect::{File, Model, Setup, TemporaryPlace};
 use super::handles::Client;
 use super::{Len, Name, Op};
-use crate::blocks::{Blocks, Presence};
+use crate::blocks::{BlockSet, Blocks};
 use crate::clock::{Clock, testing::TestClock};
 use crate::config::VolumeConfig;
 use crate::geometry::{BlockSize, Geometry};
@@ -51,7 +51,7 @@ fn directory(memory: &Arc<Memory>, setup: Setup, clock: &Arc<TestClock>) -> Bloc
     let unit = BlockSize::from_bytes(setup.block as u64).unwrap();
     let geometry = Geometry::new(memory.bytes().len() as u64, unit).unwrap();
     let present = setup.sparse.then(|| {
-        let present = Presence::of_extents(image.as_ref(), geometry).unwrap();
+        let present = BlockSet::of_extents(image.as_ref(), geometry).unwrap();
         for block in geometry.block(0).into_iter().chain(geometry.last()) {
             present.insert(block);
         }
@@ -278,7 +278,7 @@ impl World {
             .filter(|block| model.listed(usize::from(*block)))
             .map(|block| (text(Name::Block(block)), model.len(block.into()) as u64));
         let temporary = model.temporary.iter().filter_map(|file| match file.place {
-            Place::Named(name) => Some((text(name), file.content.len() as u64)),
+            TemporaryPlace::Named(name) => Some((text(name), file.content.len() as u64)),
             _ => None,
         });
         let expected: Vec<_> = blocks.chain(temporary).collect();

@@ -2,13 +2,13 @@
 
 use std::ffi::{OsStr, OsString};
 
-use super::{Change, Client, Errno, Inode, Length, Op, Place, Seek, SetTime, Time, Wish};
+use super::{BytePlace, Change, Client, Errno, Inode, Length, Op, Seek, SetTime, Time, Wish};
 use super::{Clock, Volume, World, block_name, inode};
 use crate::image::faulty::UNIT;
 use crate::volume::{Attr, Result};
 
 impl World {
-    pub(super) fn seek(&mut self, number: u8, place: Place, hole: bool) {
+    pub(super) fn seek(&mut self, number: u8, place: BytePlace, hole: bool) {
         let Some((client, offset)) = self.target(number, place) else {
             return;
         };

@@ -12,11 +12,11 @@ const BITS: u64 = 64;
 
 /// A set of blocks.
 #[derive(Debug, Default)]
-pub struct Presence {
+pub struct BlockSet {
     words: RwLock<Vec<AtomicU64>>,
 }
 
-impl Presence {
+impl BlockSet {
     /// No block.
     #[must_use]
     pub fn none() -> Self {
@@ -128,7 +128,7 @@ mod tests {
         fn it_is_a_set(
             steps in prop::collection::vec((0_u64..300, any::<bool>()), 0..60), ask in 0_u64..320
         ) {
-            let present = Presence::none();
+            let present = BlockSet::none();
             let mut model = BTreeSet::new();
             for (number, insert) in steps {
                 let block = BlockIndex::new(number).unwrap();

@@ -17,13 +17,13 @@ use crate::sys::{self, Caching};
 
 /// Which ways have been refused on one file.
 #[derive(Debug, Default)]
-pub(super) struct ReadOnce {
+pub(super) struct UncachedReads {
     no_drop: AtomicBool,
     no_probe: AtomicBool,
     without_read_ahead: OnceLock<Option<File>>,
 }
 
-impl ReadOnce {
+impl UncachedReads {
     /// One read of `file`; may be short.
     pub(super) fn read_at(&self, file: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
         let own = self.without_read_ahead.get_or_init(|| {
@@ -87,7 +87,7 @@ mod tests {
             (true, false, false),
             (true, true, false),
         ] {
-            let once = ReadOnce::default();
+            let once = UncachedReads::default();
             once.no_drop.store(no_drop, Relaxed);
             once.no_probe.store(no_probe, Relaxed);
             if dropped {
