@@ -260,8 +260,11 @@ impl<V: Volume> Filesystem for Adapter<V> {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let done = convert::allocation(mode)
-            .and_then(|what| self.volume.allocate(handle(fh), what, offset, length));
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let done = convert::allocation(mode).and_then(|what| {
+            self.volume
+                .allocate(handle(fh), what, keep_size, offset, length)
+        });
         answer!(reply, done, () => reply.ok(), "fallocate {ino} mode {mode} {length} at {offset}");
     }
 

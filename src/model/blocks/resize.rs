@@ -88,6 +88,7 @@ enum Op {
         handle: u8,
         offset: Len,
         len: Len,
+        keep_size: bool,
     },
     Release(u8),
     List,
@@ -133,7 +134,8 @@ fn op() -> impl Strategy<Value = Op> {
         12 => (any::<u8>(), len(), any_len(), fill())
             .prop_map(|(handle, offset, len, fill)| Op::Write { handle, offset, len, fill }),
         4 => (any::<u8>(), any_len(), any_len()).prop_map(|(handle, offset, len)| Op::Read { handle, offset, len }),
-        3 => (any::<u8>(), len(), len()).prop_map(|(handle, offset, len)| Op::Zero { handle, offset, len }),
+        3 => (any::<u8>(), len(), len(), any::<bool>())
+            .prop_map(|(handle, offset, len, keep_size)| Op::Zero { handle, offset, len, keep_size }),
         3 => any::<u8>().prop_map(Op::Release),
         3 => Just(Op::List),
     ]

@@ -133,7 +133,11 @@ impl World {
                 place,
                 len,
                 zero,
-            } => self.allocate(handle, place, usize::from(len), zero),
+                keep_size,
+            } => {
+                let len = usize::from(len);
+                self.allocate(handle, place, len, zero, keep_size);
+            }
             Op::Seek {
                 handle,
                 place,
@@ -325,7 +329,7 @@ impl World {
         assert_eq!(got, done.map(|()| to - from));
     }
 
-    fn allocate(&mut self, number: u8, place: BytePlace, len: usize, zero: bool) {
+    fn allocate(&mut self, number: u8, place: BytePlace, len: usize, zero: bool, keep_size: bool) {
         let Some((client, offset)) = self.target(number, place) else {
             return;
         };
@@ -335,17 +339,22 @@ impl World {
         } else {
             Allocate::Reserve
         };
-        let got = self.blocks.allocate(handle, what, offset, len as u64);
+        let got = self
+            .blocks
+            .allocate(handle, what, keep_size, offset, len as u64);
         let block = match self.writer(client) {
             Ok(block) => block,
             Err(e) => return assert_eq!(got, Err(e)),
         };
         let (from, to) = self.clip(block, offset, len);
-        if to - from < len {
+        if to - from < len && !keep_size {
             return assert_eq!(got, Err(Errno::EFBIG));
         }
+        if from == to {
+            return assert_eq!(got, Ok(()));
+        }
         if zero {
-            assert_eq!(got, self.model.put(from, &vec![0; len]));
+            assert_eq!(got, self.model.put(from, &vec![0; to - from]));
             self.model.wrote(block, self.clock.now());
         } else {
             let inside = to <= self.model.bytes.len();

@@ -122,7 +122,8 @@ impl World {
                 handle,
                 offset,
                 len,
-            } => self.zero(handle, offset, len),
+                keep_size,
+            } => self.zero(handle, offset, len, keep_size),
             Op::Release(handle) => self.release(handle),
             Op::List => self.list(),
         }
