@@ -63,7 +63,7 @@ enum Event {
 /// [`crate::host::daemon::served_signals`] must be blocked in every thread.
 pub fn serve(config: &MountConfig, map: Option<&ChangeMap>, ready: &mut Ready) -> Result<()> {
     let (events, inbox) = channel();
-    let tally = forward_signals(events.clone())?;
+    let tally = forward_signals(events.clone(), true)?;
     // First, because a second mount of the same source has a better answer than its locks.
     let mountpoint = mount::check_mountpoint(&config.mountpoint, &config.source)?;
     let prepared = prepare::prepare(config, map, Purpose::Mount, &tally)?;

@@ -100,6 +100,18 @@ pub fn unblock_signals_in(command: &mut std::process::Command) {
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, unblock) };
 }
 
+/// Whether a signal is ignored, as who started this process may have wanted it.
+#[must_use]
+pub fn is_ignored(signal: nix::sys::signal::Signal) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action sigaction changes nothing; it writes the present one to the pointer, which points
+    // to a live one.
+    let result = unsafe { libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: all zeros is a valid sigaction, so it is one also where the call has failed.
+    let action = unsafe { action.assume_init() };
+    result == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
 /// Tells the kernel that this process is in the way of write-back, so that its memory allocations do not wait
 /// for write-back (`PR_SET_IO_FLUSHER`, Linux 5.6). Needs `CAP_SYS_RESOURCE`; inherited by threads.
 pub fn set_io_flusher() -> io::Result<()> {

@@ -19,7 +19,7 @@ use crate::clock::SystemClock;
 use crate::config::{IndexConfig, MountConfig, OwnerConfig, Verbosity, VolumeConfig};
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::geometry::Geometry;
-use crate::host::daemon::served_signals;
+use crate::host::daemon::{heard_signals, served_signals};
 use crate::host::progress::Progress;
 use crate::image::Image;
 use crate::index::{self, Index, OpenError, Plan, Purpose};
@@ -282,19 +282,24 @@ fn owned_by_user(config: &VolumeConfig) -> VolumeConfig {
     }
 }
 
-/// Starts the thread that takes signals. A signal to end also ends the scan that the returned tally is for.
-pub(super) fn forward_signals(events: Sender<Event>) -> Result<Arc<Tally>> {
+/// Starts the thread that takes signals. A signal to end also ends the scan that the returned tally is for. HUP is one,
+/// unless it `looks_again`: then it is heard in any case, for a mount outlives the terminal.
+pub(super) fn forward_signals(events: Sender<Event>, looks_again: bool) -> Result<Arc<Tally>> {
     let tally = Arc::new(Tally::default());
     let scanning = Arc::clone(&tally);
-    let signals = served_signals();
+    let (served, heard) = (served_signals(), heard_signals());
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            while let Ok(signal) = signals.wait() {
-                if matches!(signal, Signal::SIGTERM | Signal::SIGINT) {
+            while let Ok(signal) = served.wait() {
+                if looks_again && signal == Signal::SIGHUP {
+                    // It is for the mount.
+                } else if heard.contains(signal) {
                     scanning.cancel.store(true, Relaxed);
+                } else {
+                    continue;
                 }
-                if signal != Signal::SIGUSR1 && events.send(Event::Signal(signal)).is_err() {
+                if events.send(Event::Signal(signal)).is_err() {
                     return;
                 }
             }

@@ -43,7 +43,7 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
         enter_private_namespace()?;
     }
     let (events, inbox) = channel();
-    let tally = forward_signals(events.clone())?;
+    let tally = forward_signals(events.clone(), false)?;
     let source = crate::image::canonical(&config.mount.source, &config.mount.volume)
         .or_fail(Status::MountFailed, || {
             format!("opening {}", config.mount.source.display())
@@ -184,9 +184,6 @@ fn serve_command(
             Event::Command(ended) => {
                 let status = ended.or_fail(Status::System, || "waiting for the command")?;
                 return Ok(code(status));
-            }
-            Event::Signal(Signal::SIGHUP) => {
-                pass_on(pid, Signal::SIGHUP);
             }
             Event::Signal(signal) => pass_on(pid, signal),
             Event::Ended(_) => {

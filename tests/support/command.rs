@@ -50,15 +50,23 @@ pub(crate) struct Running {
     child: Child,
 }
 
-/// The program `name`, found through PATH and the directories for administrators.
+/// The program `name`, found through PATH and the directories for administrators. Of the environment it has nothing else:
+/// how the tests were started must not matter.
 pub(crate) fn tool(name: impl AsRef<OsStr>) -> Tool {
     let mut command = Command::new(name);
     let path = std::env::var("PATH").unwrap_or_default();
-    command.env(
-        "PATH",
-        format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"),
-    );
-    command.env("LC_ALL", "C");
+    command.env_clear().envs([
+        (
+            "PATH",
+            &*format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"),
+        ),
+        ("LC_ALL", "C"),
+        ("TZ", "UTC"),
+        ("HOME", "/root"),
+    ]);
+    if let Some(dir) = std::env::var_os("TMPDIR") {
+        command.env("TMPDIR", dir);
+    }
     Tool {
         command,
         input: Vec::new(),
@@ -102,6 +110,13 @@ impl Tool {
             self.command.uid(uid).gid(gid).env("HOME", "/");
         }
         self
+    }
+
+    /// It is started with this signal ignored, as by nohup(1). To be called before [`Self::identity`] and the like.
+    pub(crate) fn ignoring(self, signal: &str) -> Self {
+        let inner = self.command;
+        let outer = tool("env").arg(format!("--ignore-signal={signal}"));
+        outer.arg(inner.get_program()).args(inner.get_args())
     }
 
     /// Standard error goes to this file.
