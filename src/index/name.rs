@@ -13,7 +13,7 @@ use crate::geometry::BlockSize;
 const READABLE: usize = 100;
 
 /// The default index of `source` (canonical) in the state directory, which is made if need be: `/var/lib/bmapfs` for
-/// root, `$XDG_STATE_HOME/bmapfs` otherwise. `id` stands for the source's name.
+/// root, `$XDG_STATE_HOME/bmapfs`, else `$HOME/.local/state/bmapfs`, otherwise. `id` stands for the source's name.
 pub fn default_path(source: &Path, id: Option<&str>, block_size: BlockSize) -> io::Result<PathBuf> {
     let directory = state_directory()?;
     std::fs::DirBuilder::new()
@@ -74,9 +74,17 @@ fn state_directory() -> io::Result<PathBuf> {
     if let Some(state) = from_environment.filter(|state| state.is_absolute()) {
         return Ok(state.join("bmapfs"));
     }
-    // HOME may be missing below mount(8).
-    let user = User::from_uid(geteuid())?.ok_or(io::ErrorKind::NotFound)?;
-    Ok(user.dir.join(".local/state/bmapfs"))
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let home = match home.filter(|home| home.is_absolute()) {
+        Some(home) => home,
+        // It may be missing below mount(8).
+        None => {
+            User::from_uid(geteuid())?
+                .ok_or(io::ErrorKind::NotFound)?
+                .dir
+        }
+    };
+    Ok(home.join(".local/state/bmapfs"))
 }
 
 #[cfg(test)]
