@@ -9,7 +9,6 @@ mod stamps;
 mod world;
 
 use proptest::prelude::*;
-use proptest::test_runner::RngAlgorithm;
 
 use crate::image::faulty::History;
 
@@ -255,14 +254,7 @@ fn setup() -> impl Strategy<Value = Setup> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 3000,
-        failure_persistence: None,
-        // The default generator takes most of the time of an unoptimized test.
-        rng_algorithm: RngAlgorithm::XorShift,
-        max_shrink_iters: 20_000,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(super::config(3_000, 20_000))]
 
     // P2, P3, P4, P5, P7, P8, P9, P10, P11, P14 and P25, all at once.
     #[test]

@@ -5,7 +5,6 @@ use std::fs;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use proptest::test_runner::RngAlgorithm;
 use tempfile::TempDir;
 
 use crate::clock::testing::TestClock;
@@ -264,13 +263,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 400,
-        failure_persistence: None,
-        rng_algorithm: RngAlgorithm::XorShift,
-        max_shrink_iters: 5_000,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(super::config(400, 5_000))]
 
     #[test]
     fn an_image_made_of_block_files_is_like_a_vector_of_bytes(

@@ -6,7 +6,6 @@ mod handles;
 mod world;
 
 use proptest::prelude::*;
-use proptest::test_runner::RngAlgorithm;
 
 use expect::Setup;
 use world::World;
@@ -169,13 +168,7 @@ fn setup() -> impl Strategy<Value = Setup> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 2000,
-        failure_persistence: None,
-        rng_algorithm: RngAlgorithm::XorShift,
-        max_shrink_iters: 20_000,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(crate::model::config(2_000, 20_000))]
 
     // P8, P12, P25, sparse directories, growing and shrinking, all at once.
     #[test]

@@ -279,7 +279,11 @@ impl Model {
                 if end > len && !keep_size {
                     return Err(Errno::EFBIG);
                 }
-                self.bytes[start + offset.min(len)..start + end.min(len)].fill(0);
+                // Of a block that is no more, there is nothing.
+                let (from, to) = (offset.min(len), end.min(len));
+                if from < to {
+                    self.bytes[start + from..start + to].fill(0);
+                }
             }
         }
         Ok(())
