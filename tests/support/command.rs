@@ -50,7 +50,7 @@ pub(crate) struct Running {
     child: Child,
 }
 
-/// The program `name`, found through PATH and the directories for administrators. Of the environment it has nothing else:
+/// The program `name`, found through PATH and the directories for administrators. Of the environment it has little else:
 /// how the tests were started must not matter.
 pub(crate) fn tool(name: impl AsRef<OsStr>) -> Tool {
     let mut command = Command::new(name);
@@ -63,9 +63,14 @@ pub(crate) fn tool(name: impl AsRef<OsStr>) -> Tool {
         ("LC_ALL", "C"),
         ("TZ", "UTC"),
         ("HOME", "/root"),
+        // For what is shown on a terminal, which script(1) makes.
+        ("TERM", "xterm"),
     ]);
-    if let Some(dir) = std::env::var_os("TMPDIR") {
-        command.env("TMPDIR", dir);
+    // By the other one .ci/run knows what its tests have left behind.
+    for kept in ["TMPDIR", "BMAPFS_CI_RUN"] {
+        if let Some(value) = std::env::var_os(kept) {
+            command.env(kept, value);
+        }
     }
     Tool {
         command,
@@ -91,6 +96,12 @@ impl Tool {
 
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// With all of the environment that the tests were started in.
+    pub(crate) fn with_environment(mut self) -> Self {
+        self.command.envs(std::env::vars_os());
         self
     }
 
@@ -201,7 +212,9 @@ impl Tool {
     }
 
     fn line(&self) -> String {
-        format!("{:?}", self.command)
+        let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
+        let words: Vec<_> = words.map(OsStr::to_string_lossy).collect();
+        words.join(" ")
     }
 
     fn start(&mut self, stdin: Stdio) -> Child {
