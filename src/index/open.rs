@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -20,6 +20,10 @@ use crate::scan::ZeroDigests;
 
 /// The longest wait for the second of the first stamps to end.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// Times that lie farther ahead of the clock, in seconds, are told of: a day, which is more than a clock in another time
+/// zone makes.
+const FAR_AHEAD: i64 = 24 * 3600;
 
 /// What a file that was found is worth.
 #[derive(Debug)]
@@ -187,6 +191,15 @@ impl Index {
     fn update(self, request: &Request<'_>, begin: &Begin) -> Result<Option<Self>, OpenError> {
         self.look(request, begin.first, &begin.reading)
             .map_err(|_| OpenError::Interrupted)?;
+        let newest = self.latest().max(self.floor.load(SeqCst));
+        let ahead = newest.saturating_sub(self.clock.now());
+        if ahead > FAR_AHEAD {
+            let (file, days) = (request.path.display(), ahead / FAR_AHEAD);
+            log::warn!(
+                "index {file}: times of blocks lie {days} days ahead of the clock, and new ones follow them; if the \
+                 clock is right now, remove {file} and {file}.lock, and use rsync --checksum once"
+            );
+        }
         if matches!(request.purpose, Purpose::Scan { dry_run: true, .. }) {
             return Ok(Some(self));
         }
