@@ -152,12 +152,11 @@ impl Served {
             Access::OwnerAndRoot => SessionACL::RootAndOwner,
             Access::Everybody => SessionACL::All,
         };
-        let processors = thread::available_parallelism().map_or(1, usize::from);
         let fewest = match self.content {
             Content::Blocks(_) => THREADS.0,
             Content::Reverse(_) => REVERSE_THREADS,
         };
-        let usual = processors.clamp(fewest, THREADS.1);
+        let usual = sys::processors().clamp(fewest, THREADS.1);
         let threads = config.threads.map_or(usual, usize::from);
         options.n_threads = Some(threads);
         // Probed now: when fuser finds out, the mount is ready and would be lost.

@@ -3,12 +3,19 @@
 //! Each function is a thin, safe wrapper around one call. Nothing here knows what it is used for.
 #![allow(unsafe_code)]
 
+pub mod links;
 pub mod mountinfo;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::unistd::Pid;
+
+/// How many processors this process may use: the usual number of threads for what keeps them busy.
+#[must_use]
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
 
 /// What `fork` returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

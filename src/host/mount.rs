@@ -24,7 +24,6 @@ use nix::unistd::{getegid, geteuid};
 use crate::exit::{self, Failure, Status};
 use crate::sys;
 use crate::sys::mountinfo::{DeviceId, Table};
-pub use point::resolve;
 
 /// The type that mountinfo shows for all our mounts.
 pub const FS_TYPE: &str = "fuse.bmapfs";

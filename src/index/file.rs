@@ -83,7 +83,7 @@ struct Note {
 impl FileStore {
     /// Locks the index at `path`, which need not exist. A link is followed, so that it stays one.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let path = follow(path)?;
+        let path = sys::links::resolve(path)?;
         if path.is_dir() {
             return Err(io::Error::from_raw_os_error(libc::EISDIR).into());
         }
@@ -201,18 +201,6 @@ fn now() -> i64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
-/// The file that a path means: through links, also one that leads to nothing yet.
-fn follow(path: &Path) -> io::Result<PathBuf> {
-    let mut path = std::path::absolute(path)?;
-    for _ in 0..40 {
-        match std::fs::read_link(&path) {
-            Ok(target) => path = path.with_file_name("").join(target),
-            Err(_) => return Ok(path),
-        }
-    }
-    Err(io::Error::from_raw_os_error(libc::ELOOP))
 }
 
 /// Takes the lock beside an index. A holder that is ending is waited for.

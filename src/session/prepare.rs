@@ -143,8 +143,7 @@ fn presence(
             }
         } else {
             let _progress = Progress::show(&attempt(), tally, size, config.verbosity);
-            let processors = thread::available_parallelism().map_or(1, usize::from);
-            let threads = config.threads.map_or(processors, usize::from);
+            let threads = config.threads.map_or_else(sys::processors, usize::from);
             Hasher::new(image.as_ref(), geometry, &zeros)
                 .scan(threads, tally, &|_| true, &|block, found| {
                     let zero = zeros.of(geometry.span(block).len());
@@ -222,7 +221,6 @@ impl Indexing<'_> {
         let Some(file) = &self.source.index else {
             return Ok(None);
         };
-        let processors = thread::available_parallelism().map_or(1, usize::from);
         let request = index::Request {
             image: Arc::clone(image),
             geometry,
@@ -234,7 +232,7 @@ impl Indexing<'_> {
             changes: self.source.changes().or(named),
             rescan: config.rescan,
             purpose,
-            threads: self.threads.unwrap_or(processors),
+            threads: self.threads.unwrap_or_else(sys::processors),
             tally,
             clock: Arc::new(SystemClock),
         };
