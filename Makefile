@@ -29,11 +29,12 @@ PACKAGES = $(TEST_PACKAGES)
 # More than the machine has processors: a test of times mostly waits for a second to end.
 TEST_THREADS ?= 6
 
-.PHONY: all build help demo test bench check install uninstall clean deps cargo-there
+.PHONY: all build help demo quick test bench check install uninstall clean deps cargo-there
 
 all: build
 
 help:
+	@echo 'make quick      formatting, lints, and the tests that need neither root nor FUSE: a minute, as any user'
 	@echo 'make            build the release binary'
 	@echo 'make demo       install what is missing, build, and show the main job on a real image (SRC=image: on yours)'
 	@echo 'make test       install what is missing and run all tests, as root'
@@ -68,9 +69,17 @@ demo: cargo-there
 	@$(CARGO) build --release --locked
 	@BMAPFS='$(BMAPFS)' SRC='$(SRC)' doc/demo.sh
 
+# Fewer random cases than `make test` has; PROPTEST_CASES says how many.
+quick: cargo-there
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --locked --all-targets --quiet -- -D warnings
+	@PROPTEST_CASES=$${PROPTEST_CASES:-400} $(CARGO) test --locked --quiet --lib --bins
+	@$(CARGO) test --locked --quiet --test integration -- documents:: --skip manual_pages
+
+# Also the tests that `cargo test` by itself leaves out, because they need root or other programs.
 test: cargo-there
 	@$(MAKE) --no-print-directory deps
-	@RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked
+	@RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked -- --include-ignored
 
 bench: cargo-there
 	@$(MAKE) --no-print-directory deps PACKAGES='$(BENCH_PACKAGES)'

@@ -130,7 +130,7 @@ fn mount(matches: &ArgMatches) -> Result<Command> {
 
 fn run(matches: &ArgMatches) -> Result<Command> {
     let settings = options::resolve(&words(matches)?, Unknown::Refuse)?;
-    let only_run = settings.only_run.clone();
+    let (shrunk, strict) = (settings.shrunk, settings.strict);
     let command: Vec<OsString> = matches
         .get_many("CMD")
         .into_iter()
@@ -142,8 +142,8 @@ fn run(matches: &ArgMatches) -> Result<Command> {
             source: absolute(given(matches, "SRC")?)?,
             ..config_at(PathBuf::new(), settings)
         },
-        shrunk: only_run.shrunk.is_some(),
-        strict: only_run.strict.is_some(),
+        shrunk,
+        strict,
         command,
     })))
 }
@@ -152,8 +152,7 @@ fn scan(matches: &ArgMatches) -> Result<Command> {
     // There is always an index.
     let mut all = vec![Word::flag("--index", "index", None)];
     all.extend(words(matches)?);
-    let settings = options::resolve(&all, Unknown::Refuse)?;
-    settings.only_run.refuse()?;
+    let settings = options::resolve(&all, Unknown::Refuse)?.not_for_run()?;
     if settings.volume.writable {
         return Err(Failure::usage("write: a scan never writes"));
     }
@@ -238,7 +237,7 @@ fn completions(shell: Option<&OsStr>) -> Result<Command> {
 }
 
 fn mount_config(matches: &ArgMatches, settings: options::Settings) -> Result<MountConfig> {
-    settings.only_run.refuse()?;
+    let settings = settings.not_for_run()?;
     let source = given(matches, "SRC")?;
     let mountpoint = given(matches, "MOUNTPOINT")?;
     Ok(MountConfig {

@@ -284,8 +284,10 @@ impl<V: Volume> Filesystem for Adapter<V> {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let done = convert::allocation(mode)
-            .and_then(|what| self.ask(|volume| volume.allocate(handle(fh), what, offset, length)));
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let done = convert::allocation(mode).and_then(|what| {
+            self.ask(|volume| volume.allocate(handle(fh), what, keep_size, offset, length))
+        });
         answer!(reply, done, () => reply.ok(), "fallocate {ino} mode {mode} {length} at {offset}");
     }
 
@@ -472,7 +474,8 @@ impl<V: Volume> Filesystem for Adapter<V> {
         reply.error(convert::errno(self.volume.refuse()));
     }
 
-    // Extended attributes, ioctls and poll: the kernel remembers ENOSYS and does not ask again.
+    // Extended attributes, ioctls and poll: the kernel remembers ENOSYS and does not ask again, as it would for
+    // security.capability at each write.
 
     fn setxattr(
         &self,
@@ -491,8 +494,13 @@ impl<V: Volume> Filesystem for Adapter<V> {
         reply.error(ReplyErrno::ENOSYS);
     }
 
-    fn listxattr(&self, _: &Request, _: INodeNo, _: u32, reply: ReplyXattr) {
-        reply.error(ReplyErrno::ENOSYS);
+    fn listxattr(&self, _: &Request, _: INodeNo, size: u32, reply: ReplyXattr) {
+        // None, and not "not supported", of which tar and getfattr would warn for each file.
+        if size == 0 {
+            reply.size(0);
+        } else {
+            reply.data(&[]);
+        }
     }
 
     fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {

@@ -68,7 +68,7 @@ enum Event {
 /// [`crate::host::daemon::served_signals`] must be blocked in every thread.
 pub fn serve(config: &MountConfig, map: Option<&ChangeMap>, ready: &mut Ready) -> Result<()> {
     let (events, inbox) = channel();
-    let tally = forward_signals(events.clone())?;
+    let tally = forward_signals(events.clone(), true)?;
     // First, because a second mount of the same source has a better answer than its locks.
     let mountpoint = mount::check_mountpoint(&config.mountpoint, &config.source)?;
     let prepared = prepare::prepare(config, map, Purpose::Mount, &tally)?;
@@ -160,12 +160,11 @@ impl Served {
             Access::OwnerAndRoot => SessionACL::RootAndOwner,
             Access::Everybody => SessionACL::All,
         };
-        let processors = thread::available_parallelism().map_or(1, usize::from);
         let fewest = match self.content {
             Content::Blocks(_) => THREADS.0,
             Content::Reverse(_) => REVERSE_THREADS,
         };
-        let usual = processors.clamp(fewest, THREADS.1);
+        let usual = sys::processors().clamp(fewest, THREADS.1);
         let threads = config.threads.map_or(usual, usize::from);
         options.n_threads = Some(threads);
         // Probed now: when fuser finds out, the mount is ready and would be lost.

@@ -119,7 +119,7 @@ pub enum Seek {
 /// What fallocate(2) is to do with a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allocate {
-    /// Mode 0 or `KEEP_SIZE`: provide the space, change no byte.
+    /// Mode 0: provide the space, change no byte.
     Reserve,
     /// `PUNCH_HOLE` or `ZERO_RANGE`: make it zeros.
     Zero,
@@ -192,8 +192,15 @@ pub trait Volume: fmt::Debug + Send + Sync + 'static {
     /// Forgets a handle.
     fn release(&self, handle: Handle);
 
-    /// fallocate(2). EFBIG: beyond the file's end.
-    fn allocate(&self, handle: Handle, what: Allocate, offset: u64, len: u64) -> Result<()>;
+    /// fallocate(2). With `keep_size` a range that goes past the file's end is cut there; EFBIG: without.
+    fn allocate(
+        &self,
+        handle: Handle,
+        what: Allocate,
+        keep_size: bool,
+        offset: u64,
+        len: u64,
+    ) -> Result<()>;
 
     /// lseek(2). ENXIO: no data behind `offset`, or `offset` at or past the end.
     fn seek(&self, handle: Handle, offset: u64, towards: Seek) -> Result<u64>;

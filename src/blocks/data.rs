@@ -121,6 +121,12 @@ impl Blocks {
 }
 
 pub(super) fn write_failed(error: &io::Error, offset: u64) -> Errno {
-    log::error!("writing the image at byte {offset}: {error}");
+    let hint = match error.raw_os_error() {
+        Some(libc::EFBIG) => {
+            ": more than bmapfs may write (ulimit -f), or than the file system can hold in one file"
+        }
+        _ => "",
+    };
+    log::error!("writing the image at byte {offset}: {error}{hint}");
     errno(error)
 }

@@ -245,29 +245,27 @@ impl Blocks {
         &self,
         open: &StagedOpen,
         what: Allocate,
+        keep_size: bool,
         offset: u64,
         len: u64,
     ) -> Result<()> {
         let mut state = open.staged.lock();
         if let StagedPlace::Block(block) = state.place {
             drop(state);
-            return self.allocate(self.block_handle(open, block)?, what, offset, len);
+            let handle = self.block_handle(open, block)?;
+            return self.allocate(handle, what, keep_size, offset, len);
         }
         let end = offset.checked_add(len).ok_or(Errno::EFBIG)?;
-        match what {
-            // As posix_fallocate(3) has it, the file is as long afterwards.
-            Allocate::Reserve if end > state.content.len() as u64 => {
-                self.staging.resize(&mut state, end)
-            }
-            Allocate::Reserve => Ok(()),
-            Allocate::Zero => {
-                let most = state.content.len();
-                let start = usize::try_from(offset).unwrap_or(most).min(most);
-                let end = usize::try_from(end).unwrap_or(most).min(most);
-                state.content[start..end].fill(0);
-                Ok(())
-            }
+        if !keep_size && end > state.content.len() as u64 {
+            self.staging.resize(&mut state, end)?;
         }
+        if what == Allocate::Zero {
+            let most = state.content.len();
+            let start = usize::try_from(offset).unwrap_or(most).min(most);
+            let end = usize::try_from(end).unwrap_or(most).min(most);
+            state.content[start..end].fill(0);
+        }
+        Ok(())
     }
 
     /// A name that is not there: a temporary one of a block is staged, anything else would be a mistyped block

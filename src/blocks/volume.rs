@@ -184,27 +184,34 @@ impl Volume for Blocks {
         }
     }
 
-    fn allocate(&self, handle: Handle, what: Allocate, offset: u64, len: u64) -> Result<()> {
+    fn allocate(
+        &self,
+        handle: Handle,
+        what: Allocate,
+        keep_size: bool,
+        offset: u64,
+        len: u64,
+    ) -> Result<()> {
         let handle = match self.resolve(handle).transpose()? {
             None => handle,
             Some(Resolved::Block(inner)) => inner,
             Some(Resolved::Staged(staged)) => {
-                return self.allocate_staged(&staged, what, offset, len);
+                return self.allocate_staged(&staged, what, keep_size, offset, len);
             }
         };
         let (_, block) = self.writer(handle)?;
         let span = self.geometry().clip(block, offset, len);
-        let end = offset.saturating_add(len);
         if what == Allocate::Reserve {
-            self.lengths.announced(block, end);
+            self.lengths.announced(block, offset.saturating_add(len));
         }
-        if span.len() < len {
+        if span.len() < len && !keep_size {
             return Err(Errno::EFBIG);
         }
         match what {
+            _ if span.is_empty() => Ok(()),
             Allocate::Zero => {
                 self.zero_block(block, span)?;
-                self.lengths.wrote(block, end);
+                self.lengths.wrote(block, offset + span.len());
                 Ok(())
             }
             Allocate::Reserve => self

@@ -1,29 +1,27 @@
 //! From options as typed to settings: flags and `-o` words take one and the same way.
 //!
-//! Invariant: every option is either a setting here, handed to the kernel, or known to be without meaning
+//! Invariant: every option is either a row of [`words::OWN`], handed to the kernel, or known to be without meaning
 //! for bmapfs; anything else is a usage error that names it. This module asks the system nothing.
 
 mod changes;
 mod split;
 mod word;
+mod words;
 
-use std::ffi::OsString;
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 
 pub use split::{RawWord, SplitError, split};
 pub use word::Word;
 
-use changes::{ChangesDraft, ChangesSetting};
+use changes::ChangesDraft;
+use words::{Set, Use};
 
 use crate::config::{
     Access, IndexConfig, KernelConfig, OwnerConfig, SnapshotConfig, Typed, Verbosity, VolumeConfig,
 };
 use crate::exit::{Failure, Result};
 use crate::geometry::BlockSize;
-
-/// The most FUSE worker threads that can be asked for.
-pub const MAX_THREADS: usize = 256;
 
 /// Unless -o staging says otherwise, temporary files may take the memory of this many blocks together...
 const STAGED_BLOCKS: u64 = 64;
@@ -41,6 +39,8 @@ pub enum Unknown {
 
 /// What a list of options comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
+// Each is an option of its own.
+#[allow(clippy::struct_excessive_bools)]
 pub struct Settings {
     /// How the source is opened and cut.
     pub volume: VolumeConfig,
@@ -48,8 +48,12 @@ pub struct Settings {
     pub typed: Typed,
     /// Where stamps are kept, if they are.
     pub index: Option<IndexConfig>,
-    /// `shrunk` and `strict`, as typed: for `bmapfs run` alone.
-    pub only_run: OnlyRun,
+    /// `shrunk`
+    pub shrunk: bool,
+    /// `strict`
+    pub strict: bool,
+    /// An option that only `bmapfs run` has a use for, as typed.
+    run_only: Option<String>,
     /// What the kernel is told at the mount.
     pub kernel: KernelConfig,
     /// FUSE worker threads, if a number was given.
@@ -64,21 +68,12 @@ pub struct Settings {
     pub ignored: Vec<String>,
 }
 
-/// Options that only `bmapfs run` has a use for, as typed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct OnlyRun {
-    /// `shrunk`
-    pub shrunk: Option<String>,
-    /// `strict`
-    pub strict: Option<String>,
-}
-
-impl OnlyRun {
-    /// Refuses them where they would do nothing.
-    pub fn refuse(&self) -> Result<()> {
-        match self.shrunk.as_ref().or(self.strict.as_ref()) {
+impl Settings {
+    /// Refuses what only `bmapfs run` has a use for.
+    pub fn not_for_run(self) -> Result<Self> {
+        match &self.run_only {
             Some(typed) => Err(Failure::usage(format!("{typed}: only for bmapfs run"))),
-            None => Ok(()),
+            None => Ok(self),
         }
     }
 }
@@ -89,177 +84,16 @@ impl OnlyRun {
 /// A usage error for an option that is unknown (unless `unknown` says otherwise), has a bad value, none or one
 /// too many, is refused on principle, or contradicts another.
 pub fn resolve(words: &[Word], unknown: Unknown) -> Result<Settings> {
-    let mut draft = Draft::default();
+    let mut draft = Draft::new();
     for word in words {
-        match meaning(word)? {
-            Meaning::Setting(setting) => draft.apply(setting, word),
-            Meaning::Nothing => {}
-            Meaning::Unknown if unknown == Unknown::Ignore => draft.ignored.push(word.to_string()),
-            Meaning::Unknown => {
-                return Err(Failure::usage(format!(
-                    "{word}: unknown option; see bmapfs --help"
-                )));
+        if !(draft.take_own(word)? || draft.take_kernels(word)?) {
+            if unknown == Unknown::Refuse {
+                return Err(word.refused("unknown option; see bmapfs --help"));
             }
+            draft.settings.ignored.push(word.to_string());
         }
     }
     draft.finish()
-}
-
-/// What one word stands for.
-enum Meaning {
-    Setting(Setting),
-    /// For mount(8), systemd or libfuse, or what bmapfs does anyway.
-    Nothing,
-    Unknown,
-}
-
-enum Setting {
-    BlockSize(BlockSize),
-    Write,
-    ReadOnly,
-    /// `rw`, which takes back an earlier `ro` and never means write: mount(8) passes it unasked.
-    NotReadOnly,
-    Force,
-    NoLatch,
-    Salvage,
-    /// In bytes.
-    Staging(u64),
-    Sparse,
-    Resize,
-    Snapshot,
-    /// Whether snapshots stay for the next one.
-    SnapshotKeep(bool),
-    /// Whether zeros are looked for.
-    Zero(bool),
-    /// The file, if one is named.
-    Index(Option<PathBuf>),
-    Id(String),
-    Rescan,
-    Changes(ChangesSetting),
-    Shrunk,
-    Strict,
-    Uid(u32),
-    Gid(u32),
-    Umask(u32),
-    Threads(NonZeroUsize),
-    Foreground,
-    Debug,
-    Quiet,
-    AllowOther,
-    AllowRoot,
-    KernelCache,
-    DirectIo,
-    FsName(OsString),
-    /// A mount flag and the one that it takes back.
-    Flag(&'static str, Option<&'static str>),
-    Data(OsString),
-}
-
-impl Setting {
-    /// Whether it means nothing where SRC is a directory of block files.
-    fn is_for_images_only(&self) -> bool {
-        matches!(
-            self,
-            Self::NoLatch
-                | Self::Salvage
-                | Self::Staging(_)
-                | Self::Resize
-                | Self::Snapshot
-                | Self::SnapshotKeep(_)
-                | Self::Index(_)
-                | Self::Id(_)
-                | Self::Rescan
-                | Self::Changes(_)
-                | Self::Shrunk
-                | Self::Strict
-        )
-    }
-}
-
-fn meaning(word: &Word) -> Result<Meaning> {
-    if let Some(setting) = own(word)? {
-        return Ok(Meaning::Setting(setting));
-    }
-    let setting = match word.name() {
-        "ro" => word.alone(Setting::ReadOnly)?,
-        "rw" => word.alone(Setting::NotReadOnly)?,
-        "fsname" => Setting::FsName(word.value()?.to_owned()),
-        "context" | "fscontext" | "defcontext" | "rootcontext" => Setting::Data(word.data()?),
-        "max_read" => {
-            word.number(0..=u32::MAX)?;
-            Setting::Data(word.data()?)
-        }
-        "subtype" if word.value()? == "bmapfs" => return Ok(Meaning::Nothing),
-        "subtype" => return Err(word.refused("the subtype is always bmapfs")),
-        "auto_unmount" => {
-            return Err(word.refused(
-                "not offered, since it can unmount what was mounted there meanwhile; end bmapfs with umount or SIGTERM",
-            ));
-        }
-        "blkdev" => {
-            return Err(
-                word.refused("not offered: bmapfs opens block devices itself, under any mount")
-            );
-        }
-        "remount" => {
-            return Err(
-                word.refused("a bmapfs mount cannot be changed; unmount it and mount it again")
-            );
-        }
-        name => match kernel_flag(name) {
-            Some((flag, opposite)) => word.alone(Setting::Flag(flag, opposite))?,
-            None if is_noise(name) => return Ok(Meaning::Nothing),
-            None => return Ok(Meaning::Unknown),
-        },
-    };
-    Ok(Meaning::Setting(setting))
-}
-
-/// The words that bmapfs gives a meaning of its own. In these '-' and '_' are the same.
-fn own(word: &Word) -> Result<Option<Setting>> {
-    Ok(Some(match word.name().replace('_', "-").as_str() {
-        "block-size" | "bs" => Setting::BlockSize(word.parse()?),
-        "write" => word.alone(Setting::Write)?,
-        "threads" => Setting::Threads(word.threads(MAX_THREADS)?),
-        // The highest number is chown(2)'s "leave it as it is".
-        "uid" => Setting::Uid(word.number(0..=u32::MAX - 1)?),
-        "gid" => Setting::Gid(word.number(0..=u32::MAX - 1)?),
-        "umask" => Setting::Umask(word.umask()?),
-        "allow-other" => word.alone(Setting::AllowOther)?,
-        "allow-root" => word.alone(Setting::AllowRoot)?,
-        "foreground" => word.alone(Setting::Foreground)?,
-        "debug" => word.alone(Setting::Debug)?,
-        "quiet" => word.alone(Setting::Quiet)?,
-        "force" => word.alone(Setting::Force)?,
-        "no-latch" => word.alone(Setting::NoLatch)?,
-        "salvage" => word.alone(Setting::Salvage)?,
-        "staging" => Setting::Staging(word.size()?),
-        "sparse" => word.alone(Setting::Sparse)?,
-        "resize" => word.alone(Setting::Resize)?,
-        "snapshot" => word.alone(Setting::Snapshot)?,
-        "snapshot-keep" => Setting::SnapshotKeep(match word.text()?.as_str() {
-            "yes" => true,
-            "no" => false,
-            _ => return Err(word.refused("must be yes or no")),
-        }),
-        "zero" => Setting::Zero(match word.text()?.as_str() {
-            "detect" => true,
-            "keep" => false,
-            _ => return Err(word.refused("must be detect or keep")),
-        }),
-        "index" => Setting::Index(word.optional_path()?),
-        "id" => Setting::Id(word.text()?),
-        "rescan" => word.alone(Setting::Rescan)?,
-        "changed" => Setting::Changes(ChangesSetting::Changed(changes::map_file(word)?)),
-        "since" => Setting::Changes(ChangesSetting::Since(changes::state(word)?)),
-        "as" => Setting::Changes(ChangesSetting::As(changes::state(word)?)),
-        "era-block-size" => Setting::Changes(ChangesSetting::EraBlock(changes::era_block(word)?)),
-        "shrunk" => word.alone(Setting::Shrunk)?,
-        "strict" => word.alone(Setting::Strict)?,
-        "kernel-cache" => word.alone(Setting::KernelCache)?,
-        "direct-io" => word.alone(Setting::DirectIo)?,
-        _ => return Ok(None),
-    }))
 }
 
 /// Flags that mount(2) and every fusermount3 know, each with the flag that it takes back.
@@ -290,202 +124,200 @@ fn is_noise(name: &str) -> bool {
     listed || name.starts_with("x-") || name.starts_with("X-")
 }
 
-/// Settings in the making. Where options exclude each other, the one that was given is kept as typed.
-#[derive(Default)]
-// As VolumeConfig, which it becomes.
-#[allow(clippy::struct_excessive_bools)]
+/// Settings in the making.
 struct Draft {
-    typed: Typed,
-    write: Option<String>,
-    read_only: Option<String>,
-    force: bool,
-    no_latch: bool,
-    salvage: bool,
-    staging: Option<u64>,
-    sparse: bool,
-    resize: Option<String>,
-    snapshot: Option<String>,
-    snapshot_keep: Option<(bool, String)>,
-    zero: Option<bool>,
-    index: Option<IndexConfig>,
-    id: Option<(String, String)>,
-    rescan: Option<String>,
+    settings: Settings,
+    index: IndexConfig,
     changes: ChangesDraft,
-    only_run: OnlyRun,
-    owner: OwnerConfig,
-    threads: Option<NonZeroUsize>,
-    foreground: bool,
-    verbosity: Verbosity,
-    allow_other: Option<String>,
-    allow_root: Option<String>,
-    kernel_cache: Option<String>,
-    direct_io: Option<String>,
-    kernel: KernelConfig,
-    ignored: Vec<String>,
+    snapshot_keep: bool,
+    staging: Option<u64>,
+    /// Whether zeros are looked for.
+    zero: Option<bool>,
+    /// The options that were given, as typed, by their first names.
+    given: BTreeMap<&'static str, String>,
 }
 
 impl Draft {
-    fn apply(&mut self, setting: Setting, word: &Word) {
-        let typed = || Some(word.to_string());
-        if setting.is_for_images_only() && self.typed.image_only.is_none() {
-            self.typed.image_only = typed();
-        }
-        match setting {
-            Setting::BlockSize(size) => self.typed.block_size = Some(size),
-            Setting::Write => self.write = typed(),
-            Setting::ReadOnly => self.read_only = typed(),
-            Setting::NotReadOnly => self.read_only = None,
-            Setting::Force => self.force = true,
-            Setting::NoLatch => self.no_latch = true,
-            Setting::Salvage => self.salvage = true,
-            Setting::Staging(bytes) => self.staging = Some(bytes),
-            Setting::Sparse => self.sparse = true,
-            Setting::Resize => self.resize = typed(),
-            Setting::Snapshot => self.snapshot = typed(),
-            Setting::SnapshotKeep(keep) => self.snapshot_keep = Some((keep, word.to_string())),
-            Setting::Zero(detect) => self.zero = Some(detect),
-            Setting::Index(file) => {
-                self.index = Some(IndexConfig {
-                    file,
-                    ..IndexConfig::default()
-                });
-            }
-            Setting::Id(id) => self.id = Some((id, word.to_string())),
-            Setting::Rescan => self.rescan = typed(),
-            Setting::Changes(setting) => self.changes.apply(setting, word.to_string()),
-            Setting::Shrunk => self.only_run.shrunk = typed(),
-            Setting::Strict => self.only_run.strict = typed(),
-            Setting::Uid(uid) => self.owner.uid = Some(uid),
-            Setting::Gid(gid) => self.owner.gid = Some(gid),
-            Setting::Umask(umask) => self.owner.umask = Some(umask),
-            Setting::Threads(threads) => self.threads = Some(threads),
-            Setting::Foreground => self.foreground = true,
-            Setting::Debug => {
-                self.foreground = true;
-                self.verbosity = Verbosity::Debug;
-            }
-            Setting::Quiet => self.verbosity = Verbosity::Quiet,
-            Setting::AllowOther => self.allow_other = typed(),
-            Setting::AllowRoot => self.allow_root = typed(),
-            Setting::KernelCache => self.kernel_cache = typed(),
-            Setting::DirectIo => self.direct_io = typed(),
-            Setting::FsName(name) => self.kernel.fsname = Some(name),
-            Setting::Flag(flag, opposite) => {
-                let flags = &mut self.kernel.flags;
-                flags.retain(|given| given != flag && Some(given.as_str()) != opposite);
-                flags.push(flag.to_owned());
-            }
-            Setting::Data(data) => self.kernel.data.push(data),
+    fn new() -> Self {
+        Self {
+            settings: Settings {
+                volume: VolumeConfig {
+                    block_size: BlockSize::DEFAULT,
+                    writable: false,
+                    force: false,
+                    latch: true,
+                    salvage: false,
+                    sparse: false,
+                    resize: false,
+                    snapshot: None,
+                    detect_zeros: false,
+                    staging: 0,
+                    owner: OwnerConfig::default(),
+                },
+                typed: Typed::default(),
+                index: None,
+                shrunk: false,
+                strict: false,
+                run_only: None,
+                kernel: KernelConfig::default(),
+                threads: None,
+                foreground: false,
+                verbosity: Verbosity::default(),
+                read_only_asked: false,
+                ignored: Vec::new(),
+            },
+            index: IndexConfig::default(),
+            changes: ChangesDraft::default(),
+            snapshot_keep: true,
+            staging: None,
+            zero: None,
+            given: BTreeMap::new(),
         }
     }
 
+    /// Takes a word that bmapfs gives a meaning of its own; `false`: it has none.
+    fn take_own(&mut self, word: &Word) -> Result<bool> {
+        let name = word.name().replace('_', "-");
+        let mut rows = words::OWN.iter();
+        let Some(own) = rows.find(|own| own.names.contains(&name.as_str())) else {
+            return Ok(false);
+        };
+        match own.set {
+            Set::Alone(set) => word.alone(set)?(self),
+            Set::Value(set) => set(self, word)?,
+        }
+        let typed = word.to_string();
+        if own.used != Use::Everywhere {
+            let first = &mut self.settings.typed.image_only;
+            first.get_or_insert_with(|| typed.clone());
+        }
+        if own.used == Use::Run {
+            self.settings.run_only = Some(typed.clone());
+        }
+        self.given.insert(own.names[0], typed);
+        Ok(true)
+    }
+
+    /// Takes a word that is the kernel's, or is there for others; `false`: it is not known.
+    fn take_kernels(&mut self, word: &Word) -> Result<bool> {
+        let refused = match word.name() {
+            "ro" => {
+                word.alone(())?;
+                self.given.insert("ro", word.to_string());
+                return Ok(true);
+            }
+            // It takes back an earlier `ro` and never means write: mount(8) passes it unasked.
+            "rw" => {
+                word.alone(())?;
+                self.given.remove("ro");
+                return Ok(true);
+            }
+            "fsname" => {
+                self.settings.kernel.fsname = Some(word.value()?.to_owned());
+                return Ok(true);
+            }
+            "context" | "fscontext" | "defcontext" | "rootcontext" | "max_read" => {
+                if word.name() == "max_read" {
+                    word.number(0..=u32::MAX)?;
+                }
+                self.settings.kernel.data.push(word.data()?);
+                return Ok(true);
+            }
+            "subtype" if word.value()? == "bmapfs" => return Ok(true),
+            "subtype" => "the subtype is always bmapfs",
+            "auto_unmount" => {
+                "not offered, since it can unmount what was mounted there meanwhile; end bmapfs with umount or SIGTERM"
+            }
+            "blkdev" => "not offered: bmapfs opens block devices itself, under any mount",
+            "remount" => "a bmapfs mount cannot be changed; unmount it and mount it again",
+            name => {
+                let Some((flag, opposite)) = kernel_flag(name) else {
+                    return Ok(is_noise(name));
+                };
+                word.alone(())?;
+                let flags = &mut self.settings.kernel.flags;
+                flags.retain(|given| given != flag && Some(given.as_str()) != opposite);
+                flags.push(flag.to_owned());
+                return Ok(true);
+            }
+        };
+        Err(word.refused(refused))
+    }
+
     fn finish(self) -> Result<Settings> {
-        conflict(self.read_only.as_ref(), self.write.as_ref(), "")?;
-        conflict(
-            self.kernel_cache.as_ref(),
-            self.write.as_ref(),
-            "; the page cache is for images that nobody writes",
-        )?;
-        let snapshot = self.snapshot()?;
-        if let (Some(resize), None) = (&self.resize, &self.write) {
+        self.conflict("ro", "write", "")?;
+        let why = "; the page cache is for images that nobody writes";
+        self.conflict("kernel-cache", "write", why)?;
+        self.check_snapshot()?;
+        if let (Some(resize), None) = (self.given.get("resize"), self.given.get("write")) {
             return Err(Failure::usage(format!(
                 "{resize} has no meaning without -w: only what is written can grow and shrink"
             )));
         }
-        conflict(
-            self.changes.typed(),
-            self.write.as_ref(),
-            "; a state that is being written has no name",
-        )?;
-        conflict(self.kernel_cache.as_ref(), self.direct_io.as_ref(), "")?;
-        conflict(self.allow_other.as_ref(), self.allow_root.as_ref(), "")?;
-        let index = match self.index {
-            Some(index) => Some(IndexConfig {
-                id: self.id.map(|(id, _)| id),
-                rescan: self.rescan.is_some(),
-                changes: self.changes.finish()?,
-                ..index
-            }),
-            None => match (self.id.map(|(_, typed)| typed))
-                .or(self.rescan)
-                .or(self.changes.typed().cloned())
-            {
-                Some(typed) => {
-                    return Err(Failure::usage(format!(
-                        "{typed} has no meaning without --index"
-                    )));
-                }
-                None => None,
-            },
-        };
-        let access = match (&self.allow_other, &self.allow_root) {
+        for changes in changes::WORDS {
+            let why = "; a state that is being written has no name";
+            self.conflict(changes, "write", why)?;
+        }
+        self.conflict("kernel-cache", "direct-io", "")?;
+        self.conflict("allow-other", "allow-root", "")?;
+        let given = |name: &str| self.given.get(name);
+        if given("index").is_none() {
+            let mut needing = ["id", "rescan"].into_iter().chain(changes::WORDS);
+            if let Some(typed) = needing.find_map(given) {
+                return Err(Failure::usage(format!(
+                    "{typed} has no meaning without --index"
+                )));
+            }
+        }
+        let changes = self.changes.finish(&given)?;
+        let mut settings = self.settings;
+        settings.index = given("index").map(|_| IndexConfig {
+            changes,
+            ..self.index
+        });
+        settings.read_only_asked = given("ro").is_some();
+        settings.kernel.access = match (given("allow-other"), given("allow-root")) {
             (Some(_), _) => Access::Everybody,
             (None, Some(_)) => Access::OwnerAndRoot,
             (None, None) => Access::Owner,
         };
-        let block_size = self.typed.block_size.unwrap_or(BlockSize::DEFAULT);
-        Ok(Settings {
-            typed: self.typed,
-            volume: VolumeConfig {
-                block_size,
-                writable: self.write.is_some(),
-                force: self.force,
-                latch: !self.no_latch,
-                salvage: self.salvage,
-                sparse: self.sparse,
-                resize: self.resize.is_some(),
-                snapshot,
-                detect_zeros: self.zero.unwrap_or(self.sparse),
-                staging: self
-                    .staging
-                    .unwrap_or((STAGED_BLOCKS * block_size.bytes()).min(MOST_STAGED)),
-                owner: self.owner,
-            },
-            index,
-            only_run: self.only_run,
-            kernel: KernelConfig {
-                access,
-                page_cache: self.kernel_cache.is_some(),
-                ..self.kernel
-            },
-            threads: self.threads,
-            foreground: self.foreground,
-            verbosity: self.verbosity,
-            read_only_asked: self.read_only.is_some(),
-            ignored: self.ignored,
-        })
-    }
-}
-
-impl Draft {
-    fn snapshot(&self) -> Result<Option<SnapshotConfig>> {
-        let Some(typed) = &self.snapshot else {
-            return match &self.snapshot_keep {
-                Some((_, typed)) => Err(Failure::usage(format!(
-                    "{typed} has no meaning without --snapshot"
-                ))),
-                None => Ok(None),
-            };
-        };
-        for other in [&self.write, &self.resize] {
-            let why = "; what is written must go to the image itself";
-            conflict(Some(typed), other.as_ref(), why)?;
-        }
-        let why = "; a snapshot tells by itself what changed";
-        conflict(Some(typed), self.changes.typed(), why)?;
-        Ok(Some(SnapshotConfig {
+        let volume = &mut settings.volume;
+        volume.block_size = settings.typed.block_size.unwrap_or(BlockSize::DEFAULT);
+        volume.snapshot = given("snapshot").map(|typed| SnapshotConfig {
             typed: typed.clone(),
-            keep: self.snapshot_keep.as_ref().is_none_or(|(keep, _)| *keep),
-        }))
+            keep: self.snapshot_keep,
+        });
+        volume.detect_zeros = self.zero.unwrap_or(volume.sparse);
+        let usual = (STAGED_BLOCKS * volume.block_size.bytes()).min(MOST_STAGED);
+        volume.staging = self.staging.unwrap_or(usual);
+        Ok(settings)
     }
-}
 
-fn conflict(one: Option<&String>, other: Option<&String>, why: &str) -> Result<()> {
-    match (one, other) {
-        (Some(one), Some(other)) => Err(Failure::usage(format!(
-            "{one} and {other} exclude each other{why}"
-        ))),
-        _ => Ok(()),
+    fn check_snapshot(&self) -> Result<()> {
+        if self.given.contains_key("snapshot") {
+            for other in ["write", "resize"] {
+                let why = "; what is written must go to the image itself";
+                self.conflict("snapshot", other, why)?;
+            }
+            for changes in changes::WORDS {
+                let why = "; a snapshot tells by itself what changed";
+                self.conflict("snapshot", changes, why)?;
+            }
+        } else if let Some(typed) = self.given.get("snapshot-keep") {
+            return Err(Failure::usage(format!(
+                "{typed} has no meaning without --snapshot"
+            )));
+        }
+        Ok(())
+    }
+
+    fn conflict(&self, one: &str, other: &str, why: &str) -> Result<()> {
+        match (self.given.get(one), self.given.get(other)) {
+            (Some(one), Some(other)) => Err(Failure::usage(format!(
+                "{one} and {other} exclude each other{why}"
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 

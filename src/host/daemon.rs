@@ -30,18 +30,23 @@ pub enum Role {
     Server(Ready),
 }
 
-/// The signals that the serving process takes with sigwait: TERM and INT to end, HUP to look again, USR1 for
-/// its own use. [`start`] has blocked them, and threads inherit that.
+/// The signals that the serving process takes with sigwait. [`start`] has blocked them, and threads inherit that.
 #[must_use]
 pub fn served_signals() -> SigSet {
-    [
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGUSR1,
-    ]
-    .into_iter()
-    .collect()
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
+        .into_iter()
+        .collect()
+}
+
+/// Those of them that are heard: not those that were ignored when bmapfs was started. nohup(1) does that to HUP, and
+/// a shell script to INT in what it starts in the background.
+#[must_use]
+pub fn heard_signals() -> SigSet {
+    let served = served_signals();
+    served
+        .iter()
+        .filter(|signal| !sys::is_ignored(*signal))
+        .collect()
 }
 
 /// Joins the mount namespace that `path` stands for (`mount -N`). Must come before the first thread.
@@ -54,8 +59,11 @@ pub fn enter_namespace(path: &Path) -> Result<()> {
 /// Becomes a server: at once in the foreground, else in a child of its own session, while the parent waits
 /// until that is ready. Must come before the first thread.
 pub fn start(foreground: bool) -> Result<Role> {
-    // Before the fork, so that no signal falls between it and the child's first instruction.
-    served_signals()
+    // Before the fork, so that no signal falls between it and the child's first instruction. A write past the limit on
+    // the length of files (RLIMIT_FSIZE) then is an error like others, and no death by SIGXFSZ.
+    let mut blocked = served_signals();
+    blocked.add(Signal::SIGXFSZ);
+    blocked
         .thread_block()
         .or_fail(Status::System, || "blocking signals")?;
     if foreground {
@@ -66,11 +74,8 @@ pub fn start(foreground: bool) -> Result<Role> {
     }
     let starting = || "starting the daemon";
     let (report, teller) = unistd::pipe2(OFlag::O_CLOEXEC).or_fail(Status::System, starting)?;
-    let stop: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
-        .into_iter()
-        .collect();
-    let stop =
-        SignalFd::with_flags(&stop, SfdFlags::SFD_CLOEXEC).or_fail(Status::System, starting)?;
+    let stop = SignalFd::with_flags(&heard_signals(), SfdFlags::SFD_CLOEXEC)
+        .or_fail(Status::System, starting)?;
     match sys::fork().or_fail(Status::System, starting)? {
         Fork::Parent(daemon) => {
             drop(teller);

@@ -24,7 +24,6 @@ use nix::unistd::{getegid, geteuid};
 use crate::exit::{self, Failure, Status};
 use crate::sys;
 use crate::sys::mountinfo::{DeviceId, Table};
-pub use point::resolve;
 
 /// The type that mountinfo shows for all our mounts.
 pub const FS_TYPE: &str = "fuse.bmapfs";
@@ -257,22 +256,39 @@ fn mount_as_root(request: &Request<'_>, device: &OwnedFd) -> exit::Result<()> {
             "mounting {shown}: the source name is longer than 4095 bytes"
         )));
     }
-    nix::mount::mount(Some(request.source), request.mountpoint, Some(FS_TYPE), flags, Some(data.as_os_str())).map_err(
-        |errno| {
-            let (status, hint) = match errno {
-                Errno::EPERM => (
-                    Status::Usage,
-                    ": this process lacks the capability CAP_SYS_ADMIN (in a container: --cap-add SYS_ADMIN)",
-                ),
-                Errno::EACCES => (Status::Usage, ": a security module such as AppArmor or SELinux may forbid it"),
-                Errno::ENODEV => (Status::System, ": the kernel has no FUSE; `modprobe fuse` loads it"),
-                Errno::EINVAL => (Status::MountFailed, ": the kernel does not know one of the mount options"),
-                Errno::ENOMEM => (Status::System, ""),
-                _ => (Status::MountFailed, ""),
-            };
-            Failure::new(status, format!("mounting {shown}: {}{hint}", errno.desc()))
-        },
+    nix::mount::mount(
+        Some(request.source),
+        request.mountpoint,
+        Some(FS_TYPE),
+        flags,
+        Some(data.as_os_str()),
     )
+    .map_err(|errno| denied_root(&format!("mounting {shown}"), errno))
+}
+
+/// What is said when the kernel refuses to `attempt` something with mounts for root.
+pub(crate) fn denied_root(attempt: &str, errno: Errno) -> Failure {
+    let (status, hint) = match errno {
+        Errno::EPERM => (
+            Status::Usage,
+            ": this process lacks the capability CAP_SYS_ADMIN (in a container: --cap-add SYS_ADMIN)",
+        ),
+        Errno::EACCES => (
+            Status::Usage,
+            ": a security module such as AppArmor or SELinux may forbid it",
+        ),
+        Errno::ENODEV => (
+            Status::System,
+            ": the kernel has no FUSE; `modprobe fuse` loads it",
+        ),
+        Errno::EINVAL => (
+            Status::MountFailed,
+            ": the kernel does not know one of the mount options",
+        ),
+        Errno::ENOMEM => (Status::System, ""),
+        _ => (Status::MountFailed, ""),
+    };
+    Failure::new(status, format!("{attempt}: {}{hint}", errno.desc()))
 }
 
 /// Takes over /dev/fuse that the caller has opened and mounted.

@@ -13,9 +13,10 @@ use nix::errno::Errno;
 use nix::mount::MntFlags;
 use nix::unistd::geteuid;
 
-use super::mount::{self, FS_TYPE, detach, is_errno, reason};
+use super::mount::{FS_TYPE, detach, is_errno, reason};
 use crate::config::UmountConfig;
 use crate::exit::{self, Failure, Status};
+use crate::sys::links::resolve;
 use crate::sys::mountinfo::{DeviceId, MountEntry, Table};
 
 use daemon::{Daemon, Ending};
@@ -27,8 +28,8 @@ pub fn helper(config: &UmountConfig) -> exit::Result<()> {
     let failed =
         |status: Status, why: String| Failure::new(status, format!("unmounting {shown}: {why}"));
 
-    let point = mount::resolve(&config.mountpoint)
-        .map_err(|error| failed(Status::MountFailed, reason(&error)))?;
+    let point =
+        resolve(&config.mountpoint).map_err(|error| failed(Status::MountFailed, reason(&error)))?;
     let table = Table::read().map_err(|error| failed(Status::System, error.to_string()))?;
     let entry = match table.topmost(&point) {
         None => return Err(failed(Status::MountFailed, "not mounted".to_owned())),

@@ -1,6 +1,6 @@
 //! Beginning to use an index: load, judge what it is worth, scan, save as open.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, RwLock};
 
 use super::file::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
@@ -16,6 +16,10 @@ use crate::geometry::BlockIndex;
 use crate::image::Fingerprint;
 use crate::per_block::PerBlock;
 use crate::scan::ZeroDigests;
+
+/// Times that lie farther ahead of the clock, in seconds, are told of: a day, which is more than a clock in another time
+/// zone makes.
+const FAR_AHEAD: i64 = 24 * 3600;
 
 /// What a file that was found is worth.
 #[derive(Debug)]
@@ -182,6 +186,15 @@ impl Index {
     fn update(&self, request: &Request<'_>, begin: &Begin) -> Result<(), OpenError> {
         self.look(request, begin.first, &begin.reading)
             .map_err(|_| OpenError::Interrupted)?;
+        let newest = self.latest().max(self.floor.load(SeqCst));
+        let ahead = newest.saturating_sub(self.clock.now());
+        if ahead > FAR_AHEAD {
+            let (file, days) = (request.path.display(), ahead / FAR_AHEAD);
+            log::warn!(
+                "index {file}: times of blocks lie {days} days ahead of the clock, and new ones follow them; if the \
+                 clock is right now, remove {file} and {file}.lock, and use rsync --checksum once"
+            );
+        }
         if matches!(request.purpose, Purpose::Scan { dry_run: true, .. }) {
             return Ok(());
         }

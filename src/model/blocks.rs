@@ -10,7 +10,6 @@ mod stamps;
 mod world;
 
 use proptest::prelude::*;
-use proptest::test_runner::RngAlgorithm;
 
 use crate::image::faulty::History;
 
@@ -88,6 +87,7 @@ enum Op {
         place: BytePlace,
         len: u16,
         zero: bool,
+        keep_size: bool,
     },
     Seek {
         handle: u8,
@@ -203,8 +203,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (h(), 1_u8..).prop_map(|(handle, len)| Op::Stream { handle, len }),
         16 => (h(), place(), prop_oneof![20 => len(), 1 => Just(0)], any::<u8>())
             .prop_map(|(handle, place, len, fill)| Op::Write { handle, place, len, fill }),
-        5 => (h(), place(), len(), prop::bool::weighted(0.8))
-            .prop_map(|(handle, place, len, zero)| Op::Allocate { handle, place, len, zero }),
+        5 => (h(), place(), len(), prop::bool::weighted(0.8), any::<bool>())
+            .prop_map(|(handle, place, len, zero, keep_size)| Op::Allocate { handle, place, len, zero, keep_size }),
         6 => (h(), place(), any::<bool>()).prop_map(|(handle, place, hole)| Op::Seek { handle, place, hole }),
         8 => (h(), length(), wish()).prop_map(|(block, length, wish)| Op::Change { block, length, wish }),
         8 => h().prop_map(|block| Op::Attr { block }),
@@ -255,14 +255,7 @@ fn setup() -> impl Strategy<Value = Setup> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 3000,
-        failure_persistence: None,
-        // The default generator takes most of the time of an unoptimized test.
-        rng_algorithm: RngAlgorithm::XorShift,
-        max_shrink_iters: 20_000,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(super::config(3_000, 20_000))]
 
     // P2, P3, P4, P5, P7, P8, P9, P10, P11, P14 and P25, all at once.
     #[test]

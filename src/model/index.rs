@@ -19,7 +19,6 @@ mod unseen;
 mod world;
 
 use proptest::prelude::*;
-use proptest::test_runner::RngAlgorithm;
 
 use op::{History, decode};
 use world::{Setup, World};
@@ -33,19 +32,6 @@ fn history(longest: usize) -> impl Strategy<Value = History> {
         .prop_map(|numbers| History(numbers.into_iter().map(decode).collect()))
 }
 
-/// `HISTORIES` in the environment: so many times as many.
-fn config(cases: u32) -> ProptestConfig {
-    let cases = std::env::var("HISTORIES").map_or(cases, |n| cases * n.parse::<u32>().unwrap());
-    ProptestConfig {
-        cases,
-        failure_persistence: None,
-        // The default generator takes most of the time of an unoptimized test.
-        rng_algorithm: RngAlgorithm::XorShift,
-        max_shrink_iters: 20_000,
-        ..ProptestConfig::default()
-    }
-}
-
 fn play(setup: Setup, history: &History) {
     let world = World::new(setup);
     for op in &history.0 {
@@ -55,7 +41,7 @@ fn play(setup: Setup, history: &History) {
 }
 
 proptest! {
-    #![proptest_config(config(20_000))]
+    #![proptest_config(super::config(20_000, 20_000))]
 
     // P20, P21, P23 and P24, all at once.
     #[test]
@@ -65,7 +51,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(4_000))]
+    #![proptest_config(super::config(4_000, 20_000))]
 
     #[test]
     fn p20_to_p24_no_long_history_hides_a_change(setup in setup(), history in history(120)) {

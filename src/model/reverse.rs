@@ -5,7 +5,6 @@ use std::fs;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use proptest::test_runner::RngAlgorithm;
 use tempfile::TempDir;
 
 use crate::clock::testing::TestClock;
@@ -30,6 +29,7 @@ enum Op {
         at: u32,
         len: u16,
         zero: bool,
+        keep_size: bool,
     },
     Seek {
         at: u32,
@@ -54,8 +54,8 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (at(), len()).prop_map(|(at, len)| Op::Read { at, len }),
         12 => (at(), len(), prop_oneof![3 => any::<u8>(), 1 => Just(0)])
             .prop_map(|(at, len, fill)| Op::Write { at, len, fill }),
-        5 => (at(), len(), prop::bool::weighted(0.8))
-            .prop_map(|(at, len, zero)| Op::Allocate { at, len, zero }),
+        5 => (at(), len(), prop::bool::weighted(0.8), any::<bool>())
+            .prop_map(|(at, len, zero, keep_size)| Op::Allocate { at, len, zero, keep_size }),
         5 => (at(), any::<bool>()).prop_map(|(at, hole)| Op::Seek { at, hole }),
         1 => any::<u32>().prop_map(|to| Op::Truncate { to }),
         1 => Just(Op::Sync),
@@ -142,23 +142,32 @@ impl World {
                     self.image[at..at + inside].copy_from_slice(&data[..inside]);
                 }
             }
-            Op::Allocate { at, len, zero } => {
+            Op::Allocate {
+                at,
+                len,
+                zero,
+                keep_size,
+            } => {
                 let (at, _) = self.range(at, len);
-                let end = at + usize::from(len);
+                let (end, size) = (at + usize::from(len), self.image.len());
                 let what = if zero {
                     Allocate::Zero
                 } else {
                     Allocate::Reserve
                 };
-                let done = self
-                    .reverse()
-                    .allocate(self.handle, what, at as u64, u64::from(len));
-                if end > self.image.len() {
+                let done = self.reverse().allocate(
+                    self.handle,
+                    what,
+                    keep_size,
+                    at as u64,
+                    u64::from(len),
+                );
+                if end > size && !keep_size {
                     assert_eq!(done, Err(Errno::EFBIG));
                 } else {
                     assert_eq!(done, Ok(()));
                     if zero {
-                        self.image[at..end].fill(0);
+                        self.image[at.min(size)..end.min(size)].fill(0);
                     }
                 }
             }
@@ -254,13 +263,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 400,
-        failure_persistence: None,
-        rng_algorithm: RngAlgorithm::XorShift,
-        max_shrink_iters: 5_000,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(super::config(400, 5_000))]
 
     #[test]
     fn an_image_made_of_block_files_is_like_a_vector_of_bytes(

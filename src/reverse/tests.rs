@@ -275,11 +275,11 @@ fn the_image_keeps_its_length_and_takes_owners_and_times() {
     );
     assert_eq!(reverse.write(handle, size, b"1"), Err(Errno::EFBIG));
     assert_eq!(
-        reverse.allocate(handle, Allocate::Zero, 0, size + 1),
+        reverse.allocate(handle, Allocate::Zero, false, 0, size + 1),
         Err(Errno::EFBIG)
     );
     assert_eq!(
-        reverse.allocate(handle, Allocate::Zero, u64::MAX, 2),
+        reverse.allocate(handle, Allocate::Zero, false, u64::MAX, 2),
         Err(Errno::EFBIG)
     );
 }

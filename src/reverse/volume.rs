@@ -152,14 +152,22 @@ impl Volume for Reverse {
         self.handles.remove(handle);
     }
 
-    fn allocate(&self, handle: Handle, what: Allocate, offset: u64, len: u64) -> Result<()> {
+    fn allocate(
+        &self,
+        handle: Handle,
+        what: Allocate,
+        keep_size: bool,
+        offset: u64,
+        len: u64,
+    ) -> Result<()> {
         let open = self.writer(handle)?;
-        let end = offset.checked_add(len).ok_or(Errno::EFBIG)?;
-        if end > self.geometry.image_size() {
+        let size = self.geometry.image_size();
+        let end = offset.saturating_add(len);
+        if end > size && !keep_size {
             return Err(Errno::EFBIG);
         }
         open.wrote.store(true, SeqCst);
-        self.allocate_image(what, Span::new(offset, end))
+        self.allocate_image(what, Span::new(offset.min(size), end.min(size)))
     }
 
     fn seek(&self, handle: Handle, offset: u64, towards: Seek) -> Result<u64> {

@@ -19,7 +19,7 @@ use crate::clock::SystemClock;
 use crate::config::{IndexConfig, MountConfig, OwnerConfig, Verbosity, VolumeConfig};
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::geometry::Geometry;
-use crate::host::daemon::served_signals;
+use crate::host::daemon::{heard_signals, served_signals};
 use crate::host::progress::Progress;
 use crate::image::Image;
 use crate::index::{self, Index, OpenError, Plan, Purpose};
@@ -134,8 +134,7 @@ fn listing(
         .map_err(|e| unshowable(&BlocksError::Geometry(e), path))?;
     let _progress = Listing::must_read(image, index)
         .then(|| Progress::show(&attempt(), tally, size, config.verbosity));
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    let threads = config.threads.map_or(processors, usize::from);
+    let threads = config.threads.map_or_else(sys::processors, usize::from);
     let listing = Listing::of(image, geometry, index, threads, tally);
     if tally.cancel.load(Relaxed) {
         return Err(interrupted());
@@ -201,7 +200,6 @@ impl Indexing<'_> {
             self.source.index.as_deref().ok_or_else(|| {
                 Failure::new(Status::Internal, format!("{}: no index", attempt()))
             })?;
-        let processors = thread::available_parallelism().map_or(1, usize::from);
         let request = index::Request {
             image: Arc::clone(image),
             geometry,
@@ -215,7 +213,7 @@ impl Indexing<'_> {
             salvage: self.volume.salvage,
             rescan: config.rescan,
             purpose,
-            threads: self.threads.unwrap_or(processors),
+            threads: self.threads.unwrap_or_else(sys::processors),
             tally,
             clock: Arc::new(SystemClock),
         };
@@ -269,19 +267,24 @@ fn owned_by_user(config: &VolumeConfig) -> VolumeConfig {
     }
 }
 
-/// Starts the thread that takes signals. A signal to end also ends the scan that the returned tally is for.
-pub(super) fn forward_signals(events: Sender<Event>) -> Result<Arc<Tally>> {
+/// Starts the thread that takes signals. A signal to end also ends the scan that the returned tally is for. HUP is one,
+/// unless it `looks_again`: then it is heard in any case, for a mount outlives the terminal.
+pub(super) fn forward_signals(events: Sender<Event>, looks_again: bool) -> Result<Arc<Tally>> {
     let tally = Arc::new(Tally::default());
     let scanning = Arc::clone(&tally);
-    let signals = served_signals();
+    let (served, heard) = (served_signals(), heard_signals());
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            while let Ok(signal) = signals.wait() {
-                if matches!(signal, Signal::SIGTERM | Signal::SIGINT) {
+            while let Ok(signal) = served.wait() {
+                if looks_again && signal == Signal::SIGHUP {
+                    // It is for the mount.
+                } else if heard.contains(signal) {
                     scanning.cancel.store(true, Relaxed);
+                } else {
+                    continue;
                 }
-                if signal != Signal::SIGUSR1 && events.send(Event::Signal(signal)).is_err() {
+                if events.send(Event::Signal(signal)).is_err() {
                     return;
                 }
             }

@@ -25,6 +25,7 @@ use crate::blocks::Summary;
 use crate::changes::ChangeMap;
 use crate::config::{MountConfig, RunConfig};
 use crate::exit::{Failure, OrFail, Result, Status};
+use crate::host::mount::denied_root;
 use crate::index::{Meanwhile, Purpose, mount_name};
 use crate::sys;
 
@@ -47,7 +48,7 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
         enter_private_namespace()?;
     }
     let (events, inbox) = channel();
-    let tally = forward_signals(events.clone())?;
+    let tally = forward_signals(events.clone(), false)?;
     let source = crate::image::canonical(&config.mount.source, &config.mount.volume)
         .or_fail(Status::MountFailed, || {
             format!("opening {}", config.mount.source.display())
@@ -112,17 +113,14 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
 
 /// Mounts made from here on are seen by this process and its children alone, and go with them.
 fn enter_private_namespace() -> Result<()> {
-    let attempt = || "making a mount namespace for the command";
-    unshare(CloneFlags::CLONE_NEWNS).or_fail(Status::System, attempt)?;
-    // What others mount and unmount still arrives here.
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_SLAVE,
-        None::<&str>,
-    )
-    .or_fail(Status::System, attempt)
+    let nothing = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNS)
+        // What others mount and unmount still arrives here.
+        .and_then(|()| {
+            let shared = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+            mount(nothing, "/", nothing, shared, nothing)
+        })
+        .map_err(|errno| denied_root("making a mount namespace for the command", errno))
 }
 
 /// The directory that `name` is mounted on, the same each time: restic and borg know files by their whole path.
@@ -130,12 +128,12 @@ fn enter_private_namespace() -> Result<()> {
 fn mount_directory(name: &str, private: bool) -> Result<PathBuf> {
     let base = if private {
         let base = PathBuf::from("/run/bmapfs");
-        let attempt = || format!("making the mount point in {}", base.display());
+        let attempt = format!("making the mount point in {}", base.display());
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&base)
-            .or_fail(Status::MountFailed, attempt)?;
+            .or_fail(Status::MountFailed, || attempt.clone())?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(
             Some("bmapfs"),
@@ -144,7 +142,7 @@ fn mount_directory(name: &str, private: bool) -> Result<PathBuf> {
             flags,
             Some("mode=0700,size=64k"),
         )
-        .or_fail(Status::MountFailed, attempt)?;
+        .map_err(|errno| denied_root(&attempt, errno))?;
         base
     } else {
         match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {

@@ -32,7 +32,7 @@ pub enum Scanned {
 /// in every thread.
 pub fn scan(config: &ScanConfig, map: Option<&ChangeMap>) -> Result<Scanned> {
     let (events, _inbox) = channel();
-    let tally = forward_signals(events)?;
+    let tally = forward_signals(events, false)?;
     let source = Source::open(
         &config.source,
         &config.volume,

@@ -118,6 +118,32 @@ fn the_command_gets_the_signal_and_everything_is_cleaned_up() {
     }
 }
 
+/// As under nohup(1), where rsync, too, would take a HUP that is passed on: it does not ask whether it was ignored.
+#[test]
+fn an_ignored_signal_is_not_passed_on() {
+    let scene = Scene::new();
+    let case = Case::new(&scene, Identity::Root);
+    for (ignored, sent) in [("HUP", Signal::SIGHUP), ("INT", Signal::SIGINT)] {
+        let script = "echo \"$$ {}\" > \"$1.new\"; trap 'exit 7' HUP INT; trap 'exit 5' TERM; mv \"$1.new\" \"$1\"; \
+                      while [ -e \"$1\" ]; do sleep 0.01; done";
+        fs::remove_file(&case.told).ok();
+        let tool = case.rig.run("").words("env --default-signal sh -c");
+        let tool = tool.arg(script).arg("sh").arg(&case.told).ignoring(ignored);
+        let running = tool.log_to(&scene.path("log")).spawn();
+        let (_, place) = case.wait();
+        // Of two that wait, the one with the lower number comes first.
+        running.signal(sent);
+        running.signal(Signal::SIGTERM);
+        assert_eq!(
+            running.finish().code(),
+            Some(5),
+            "{ignored}: {}",
+            case.log()
+        );
+        case.is_clean(&place);
+    }
+}
+
 #[test]
 fn a_killed_command() {
     for identity in BOTH {

@@ -1,5 +1,6 @@
 //! `bmapfs scan`, and what a scan does to the machine (promise P22).
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -250,6 +251,52 @@ fn p22_an_interrupted_scan_leaves_the_old_index_as_it_was() {
     }
     assert_eq!(fs::read_dir(&point).unwrap().count(), 0);
     assert_eq!(rig.counts("")["changed"], 1);
+}
+
+/// A terminal that is closed ends what it had started, unless that was started with nohup(1).
+#[test]
+fn p22_a_hangup_ends_a_scan_unless_it_is_ignored() {
+    let scene = Scene::new();
+    let memory = Filesystem::sized(&scene, "tmpfs", 1100 << 20);
+    let source = big(&scene, &memory);
+    let point = scene.dir("mnt");
+    for ignored in [false, true] {
+        for verb in ["scan", "run", "mount"] {
+            let index = scene.path(format!("{verb}-{ignored}.index"));
+            let tool = scene.bmapfs();
+            let tool = if verb == "mount" {
+                tool
+            } else {
+                tool.arg(verb)
+            };
+            let tool = tool
+                .words("--threads 1 -b 4M")
+                .arg(format!("--index={}", index.display()))
+                .arg(&source);
+            let tool = match verb {
+                "scan" => tool,
+                "run" => tool.args([
+                    OsStr::new("--"),
+                    scene.program().as_ref(),
+                    "--version".as_ref(),
+                ]),
+                _ => tool.arg(&point),
+            };
+            let tool = if ignored { tool.ignoring("HUP") } else { tool };
+            let log = scene.path("log");
+            let running = tool.log_to(&log).spawn();
+            let lock = index.with_extension("index.lock");
+            wait_until("the scan has begun", || {
+                fs::read_to_string(&lock).is_ok_and(|holder| !holder.is_empty())
+            });
+            running.signal(Signal::SIGHUP);
+            let status = running.finish();
+            let said = fs::read_to_string(&log).unwrap();
+            let expected = if ignored { 0 } else { 8 };
+            assert_eq!(status.code(), Some(expected), "{verb} {ignored}: {said}");
+        }
+    }
+    tool("umount").arg(&point).ok();
 }
 
 #[test]

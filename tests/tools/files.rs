@@ -325,6 +325,15 @@ fn grep_ls_find_and_stat_see_plain_files() {
     // No attributes beyond the plain ones, and no complaint about that.
     let long = tool("ls").arg("-la").arg(mount.point()).run();
     assert_eq!((long.code(), long.stderr.as_str()), (0, ""));
+    let archive = scene.path("a.tar");
+    for reader in [
+        tool("getfattr").words("-d"),
+        tool("tar").words("--xattrs -cPf").arg(archive),
+        tool("rsync").words("-aX --dry-run"),
+    ] {
+        let read = reader.arg(mount.block(1)).run();
+        assert_eq!((read.code(), read.stderr.as_str()), (0, ""), "{read:?}");
+    }
     open_rw(mount.block(0))
         .write_all_at(b"a needle in it", 1000)
         .unwrap();

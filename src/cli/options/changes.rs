@@ -11,22 +11,17 @@ const LONGEST_NAME: usize = 255;
 /// What dm-era cuts a device into is a multiple of this, in bytes.
 const ERA_UNIT: u64 = 4096;
 
-/// One of them.
-pub(super) enum ChangesSetting {
-    Changed(MapFile),
-    Since(String),
-    As(String),
-    /// In bytes.
-    EraBlock(u64),
-}
+/// Their words; the first one that was given is named in errors.
+pub(super) const WORDS: [&str; 4] = ["changed", "as", "since", "era-block-size"];
 
-/// What was given, each with how it was typed.
+/// What was given.
 #[derive(Default)]
 pub(super) struct ChangesDraft {
-    changed: Option<(MapFile, String)>,
-    since: Option<(String, String)>,
-    now: Option<(String, String)>,
-    era_block: Option<(u64, String)>,
+    pub(super) changed: Option<MapFile>,
+    pub(super) since: Option<String>,
+    pub(super) now: Option<String>,
+    /// In bytes.
+    pub(super) era_block: Option<u64>,
 }
 
 /// `--changed`: a file, or `-`.
@@ -57,50 +52,35 @@ pub(super) fn era_block(word: &Word) -> Result<u64> {
 }
 
 impl ChangesDraft {
-    pub(super) fn apply(&mut self, setting: ChangesSetting, typed: String) {
-        match setting {
-            ChangesSetting::Changed(file) => self.changed = Some((file, typed)),
-            ChangesSetting::Since(name) => self.since = Some((name, typed)),
-            ChangesSetting::As(name) => self.now = Some((name, typed)),
-            ChangesSetting::EraBlock(bytes) => self.era_block = Some((bytes, typed)),
-        }
-    }
-
-    /// The first that was given, as typed: what needs an index, and is not for what `write` or the like does.
-    pub(super) fn typed(&self) -> Option<&String> {
-        let changed = self.changed.as_ref().map(|(_, typed)| typed);
-        let since = self.since.as_ref().map(|(_, typed)| typed);
-        let now = self.now.as_ref().map(|(_, typed)| typed);
-        let era_block = self.era_block.as_ref().map(|(_, typed)| typed);
-        changed.or(now).or(since).or(era_block)
-    }
-
-    pub(super) fn finish(self) -> Result<ChangesConfig> {
+    /// `given`: how a word was typed, if it was.
+    pub(super) fn finish<'a>(
+        self,
+        given: &impl Fn(&str) -> Option<&'a String>,
+    ) -> Result<ChangesConfig> {
+        let typed = |name| given(name).map_or("", String::as_str);
         let map = match (self.changed, self.since) {
-            (Some((file, _)), Some((since, typed))) => {
-                if let Some((now, as_typed)) = &self.now
-                    && *now == since
-                {
+            (Some(file), Some(since)) => {
+                if self.now.as_ref() == Some(&since) {
                     return Err(Failure::usage(format!(
-                        "{typed} and {as_typed} name the same state: every state needs a name of its own"
+                        "{} and {} name the same state: every state needs a name of its own",
+                        typed("since"),
+                        typed("as")
                     )));
                 }
-                let era_block = self.era_block.map(|(bytes, _)| bytes);
                 Some(MapConfig {
                     file,
                     since,
-                    era_block,
+                    era_block: self.era_block,
                 })
             }
-            (Some((_, typed)), None) => {
+            (Some(_), None) => {
                 return Err(Failure::usage(format!(
-                    "{typed} has no meaning without --since: the state from which on it tells what changed"
+                    "{} has no meaning without --since: the state from which on it tells what changed",
+                    typed("changed")
                 )));
             }
-            (None, since) => {
-                let since = since.map(|(_, typed)| typed);
-                let era_block = self.era_block.map(|(_, typed)| typed);
-                if let Some(typed) = since.or(era_block) {
+            (None, _) => {
+                if let Some(typed) = given("since").or(given("era-block-size")) {
                     return Err(Failure::usage(format!(
                         "{typed} has no meaning without --changed"
                     )));
@@ -108,9 +88,6 @@ impl ChangesDraft {
                 None
             }
         };
-        Ok(ChangesConfig {
-            map,
-            now: self.now.map(|(name, _)| name),
-        })
+        Ok(ChangesConfig { map, now: self.now })
     }
 }

@@ -83,6 +83,15 @@ impl Word {
         }
     }
 
+    /// Whether the value is `yes`, where it must be that or `no`.
+    pub(super) fn either(&self, yes: &str, no: &str) -> Result<bool> {
+        match self.text()? {
+            text if text == yes => Ok(true),
+            text if text == no => Ok(false),
+            _ => Err(self.refused(&format!("must be {yes} or {no}"))),
+        }
+    }
+
     /// The value as whatever reads itself from text and can say why it does not.
     pub(super) fn parse<T: FromStr<Err: fmt::Display>>(&self) -> Result<T> {
         self.value()?

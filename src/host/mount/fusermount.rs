@@ -54,7 +54,8 @@ pub(super) fn mount(mountpoint: &Path, options: &OsStr) -> exit::Result<OwnedFd>
     })?;
     let said = said(PROGRAM, &output);
     if !output.status.success() {
-        return Err(refusal(mountpoint, &said));
+        let bound = nix::sys::prctl::get_no_new_privs().unwrap_or(false);
+        return Err(refusal(mountpoint, &said, bound));
     }
     if !said.is_empty() {
         log::warn!("{PROGRAM}: {said}");
@@ -110,8 +111,9 @@ fn call(arguments: &[&OsStr], socket: Option<&OwnedFd>) -> io::Result<Output> {
     })
 }
 
-/// Turns what fusermount3 said into an error with the fitting status and, where one is known, the remedy.
-fn refusal(mountpoint: &Path, said: &str) -> Failure {
+/// Turns what fusermount3 said into an error with the fitting status and, where one is known, the remedy. `bound`: this
+/// process and what it starts get no more rights, so that fusermount3 cannot act as root.
+fn refusal(mountpoint: &Path, said: &str, bound: bool) -> Failure {
     let shown = mountpoint.display();
     if said.contains("user_allow_other") {
         return Failure::usage(format!(
@@ -136,7 +138,17 @@ fn refusal(mountpoint: &Path, said: &str) -> Failure {
     } else {
         Status::MountFailed
     };
-    Failure::new(status, format!("mounting {shown}: {said}"))
+    let hint = match (said.ends_with(Errno::EPERM.desc()), bound) {
+        (true, true) => {
+            ": fusermount3 cannot become root here, because no_new_privs is set (NoNewPrivileges= in the unit of \
+             systemd, no-new-privileges of the container)"
+        }
+        (true, false) => {
+            ": fusermount3 must be set-user-ID root, not on a nosuid mount, and have CAP_SYS_ADMIN in a container"
+        }
+        _ => "",
+    };
+    Failure::new(status, format!("mounting {shown}: {said}{hint}"))
 }
 
 /// Takes the descriptor out of the socket.
@@ -185,11 +197,20 @@ mod tests {
                 Status::MountFailed,
             ),
         ] {
-            let failure = refusal(Path::new("/m"), text);
+            let failure = refusal(Path::new("/m"), text, true);
             assert_eq!(failure.status(), status, "{text}");
             assert!(!failure.to_string().contains('\n'));
         }
-        let failure = refusal(Path::new("/m"), "user_allow_other").to_string();
+        for (bound, cause) in [(true, "no_new_privs"), (false, "set-user-ID")] {
+            let failure = refusal(
+                Path::new("/m"),
+                "mount failed: Operation not permitted",
+                bound,
+            );
+            assert_eq!(failure.status(), Status::Usage);
+            assert!(failure.to_string().contains(cause), "{failure}");
+        }
+        let failure = refusal(Path::new("/m"), "user_allow_other", false).to_string();
         assert!(
             failure.contains("user_allow_other") && failure.contains("/etc/fuse.conf"),
             "{failure}"

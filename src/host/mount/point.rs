@@ -1,7 +1,4 @@
-//! Mount points: finding their real path, and whether a mount may go there.
-//!
-//! Invariant: [`resolve`] never asks the file system that is mounted on the path itself, whose daemon may be
-//! dead or be waiting for us. This module must not know how a mount is made.
+//! Mount points: whether a mount may go there. This module must not know how a mount is made.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -11,29 +8,8 @@ use nix::unistd::{AccessFlags, eaccess, geteuid};
 
 use super::{FS_TYPE, reason};
 use crate::exit::{self, Failure, Status};
+use crate::sys::links::resolve;
 use crate::sys::mountinfo::Table;
-
-/// As many symbolic links as the kernel follows.
-const MAX_LINKS: usize = 40;
-
-/// The absolute path of `path` without `.`, `..` and links. Only what is above the last component is looked
-/// up in full; of the last it is only asked whether it is a link, which its file system does not see.
-pub fn resolve(path: &Path) -> io::Result<PathBuf> {
-    let mut path = std::path::absolute(path)?;
-    for _ in 0..MAX_LINKS {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return std::fs::canonicalize(&path);
-        };
-        let place = std::fs::canonicalize(parent)?.join(name);
-        match std::fs::read_link(&place) {
-            Ok(target) => path = place.with_file_name("").join(target),
-            Err(_) => return Ok(place),
-        }
-    }
-    Err(io::Error::from_raw_os_error(
-        nix::errno::Errno::ELOOP as i32,
-    ))
-}
 
 /// The number in `/dev/fd/N`, the form in which a caller passes a descriptor that it has mounted already.
 pub(super) fn descriptor_number(mountpoint: &Path) -> Option<i32> {
@@ -137,7 +113,6 @@ fn forbidden(mountpoint: &Path, why: impl std::fmt::Display) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
 
     #[test]
     fn descriptors_are_told_from_paths() {
@@ -152,36 +127,6 @@ mod tests {
         ] {
             assert_eq!(descriptor_number(Path::new(path)), number, "{path}");
         }
-    }
-
-    #[test]
-    fn links_to_and_above_the_mount_point_are_followed() {
-        let scratch = tempfile::tempdir().unwrap();
-        let base = scratch.path().canonicalize().unwrap();
-        std::fs::create_dir_all(base.join("real/point")).unwrap();
-        symlink("real", base.join("above")).unwrap();
-        symlink("../above/point", base.join("real/link")).unwrap();
-        symlink("loop", base.join("loop")).unwrap();
-        for path in [
-            "real/point",
-            "above/point",
-            "real/link",
-            "above/./link/",
-            "real/../above/point",
-        ] {
-            assert_eq!(
-                resolve(&base.join(path)).unwrap(),
-                base.join("real/point"),
-                "{path}"
-            );
-        }
-        assert_eq!(
-            resolve(&base.join("real/absent")).unwrap(),
-            base.join("real/absent")
-        );
-        assert!(resolve(&base.join("absent/x")).is_err());
-        assert!(resolve(&base.join("loop")).is_err());
-        assert_eq!(resolve(Path::new("/")).unwrap(), Path::new("/"));
     }
 
     #[test]

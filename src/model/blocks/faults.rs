@@ -239,7 +239,10 @@ fn p2_p5_p6_what_was_cut_off_is_listed_and_an_error_and_no_hole() {
     meets(&memory, true, || {
         assert_eq!(blocks.write(handle, 900, &[1; 200]), Err(Errno::EIO));
         for what in [Allocate::Zero, Allocate::Reserve] {
-            assert_eq!(blocks.allocate(handle, what, 900, 200), Err(Errno::EIO));
+            assert_eq!(
+                blocks.allocate(handle, what, false, 900, 200),
+                Err(Errno::EIO)
+            );
         }
         let empty = Change {
             size: Some(0),
@@ -294,7 +297,7 @@ fn p7_a_write_that_fails_is_short_first_and_changes_nothing_else() {
 
             let zero = (start + at, to - start - at);
             meets(&memory, true, || {
-                let got = blocks.allocate(handle, Allocate::Zero, at as u64, zero.1 as u64);
+                let got = blocks.allocate(handle, Allocate::Zero, false, at as u64, zero.1 as u64);
                 assert_eq!(got, Err(Errno::from_raw(errno)));
             });
             model[zero.0..bad.max(zero.0)].fill(0);

@@ -196,7 +196,7 @@ fn p25_a_backup_with_other_blocks_is_stopped_at_its_first_wrong_request() {
         for handle in [before, after] {
             assert_eq!(mount.blocks.write(handle, 0, &[1]), Err(Errno::EPERM));
             for what in [Allocate::Zero, Allocate::Reserve] {
-                let got = mount.blocks.allocate(handle, what, 0, 1);
+                let got = mount.blocks.allocate(handle, what, false, 0, 1);
                 assert_eq!(got, Err(Errno::EPERM));
             }
         }

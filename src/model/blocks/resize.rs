@@ -6,7 +6,6 @@ mod handles;
 mod world;
 
 use proptest::prelude::*;
-use proptest::test_runner::RngAlgorithm;
 
 use expect::Setup;
 use world::World;
@@ -88,6 +87,7 @@ enum Op {
         handle: u8,
         offset: Len,
         len: Len,
+        keep_size: bool,
     },
     Reserve {
         handle: u8,
@@ -137,7 +137,8 @@ fn op() -> impl Strategy<Value = Op> {
         12 => (any::<u8>(), len(), any_len(), fill())
             .prop_map(|(handle, offset, len, fill)| Op::Write { handle, offset, len, fill }),
         4 => (any::<u8>(), any_len(), any_len()).prop_map(|(handle, offset, len)| Op::Read { handle, offset, len }),
-        3 => (any::<u8>(), len(), len()).prop_map(|(handle, offset, len)| Op::Zero { handle, offset, len }),
+        3 => (any::<u8>(), len(), len(), any::<bool>())
+            .prop_map(|(handle, offset, len, keep_size)| Op::Zero { handle, offset, len, keep_size }),
         2 => (any::<u8>(), any_len()).prop_map(|(handle, end)| Op::Reserve { handle, end }),
         3 => any::<u8>().prop_map(Op::Release),
         3 => Just(Op::List),
@@ -172,13 +173,7 @@ fn setup() -> impl Strategy<Value = Setup> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 2000,
-        failure_persistence: None,
-        rng_algorithm: RngAlgorithm::XorShift,
-        max_shrink_iters: 20_000,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(crate::model::config(2_000, 20_000))]
 
     // P8, P12, P25, sparse directories, growing and shrinking, all at once.
     #[test]

@@ -134,7 +134,11 @@ impl World {
                 place,
                 len,
                 zero,
-            } => self.allocate(handle, place, usize::from(len), zero),
+                keep_size,
+            } => {
+                let len = usize::from(len);
+                self.allocate(handle, place, len, zero, keep_size);
+            }
             Op::Seek {
                 handle,
                 place,
@@ -363,7 +367,7 @@ impl World {
         assert_eq!(got, done.map(|()| to - from));
     }
 
-    fn allocate(&mut self, number: u8, place: BytePlace, len: usize, zero: bool) {
+    fn allocate(&mut self, number: u8, place: BytePlace, len: usize, zero: bool, keep_size: bool) {
         let Some((client, offset)) = self.target(number, place) else {
             return;
         };
@@ -373,7 +377,9 @@ impl World {
         } else {
             Allocate::Reserve
         };
-        let got = self.blocks.allocate(handle, what, offset, len as u64);
+        let got = self
+            .blocks
+            .allocate(handle, what, keep_size, offset, len as u64);
         let block = match self.writer(client) {
             Ok(block) => block,
             Err(e) => return assert_eq!(got, Err(e)),
@@ -383,11 +389,14 @@ impl World {
             let end = usize::try_from(offset.saturating_add(len as u64)).unwrap();
             self.model.lengths.announced(block, end);
         }
-        if to - from < len {
+        if to - from < len && !keep_size {
             return assert_eq!(got, Err(Errno::EFBIG));
         }
+        if from == to {
+            return assert_eq!(got, Ok(()));
+        }
         if zero {
-            let zeroed = self.model.put(from, &vec![0; len]);
+            let zeroed = self.model.put(from, &vec![0; to - from]);
             if zeroed.is_ok() {
                 let end = to - self.model.span(block).0;
                 self.model.lengths.wrote(block, end);

@@ -24,8 +24,14 @@ fn a_block_with_two_names_is_copied_before_it_is_written() {
     assert_eq!(stat(&place, 0).nlink(), 2, "not written, not copied");
     // Linked while it is open for writing.
     fs::hard_link(file(&place, 1), file(&other, 11)).unwrap();
-    assert_eq!(reverse.allocate(handle, Allocate::Zero, 4096, 4096), Ok(()));
-    assert_eq!(reverse.allocate(handle, Allocate::Zero, 8192, 7), Ok(()));
+    assert_eq!(
+        reverse.allocate(handle, Allocate::Zero, false, 4096, 4096),
+        Ok(())
+    );
+    assert_eq!(
+        reverse.allocate(handle, Allocate::Zero, false, 8192, 7),
+        Ok(())
+    );
     assert_eq!(reverse.sync(handle, false), Ok(()));
     assert_eq!(fs::read(file(&other, 11)).unwrap(), &expected[4096..8192]);
     expected[4096..8199].fill(0);
@@ -67,7 +73,10 @@ fn missing_blocks_are_zeros_until_they_are_written() {
         reverse.write(handle, 2 * 4096, &[0; 2 * BLOCK]),
         Ok(2 * BLOCK)
     );
-    assert_eq!(reverse.allocate(handle, Allocate::Zero, 8192, 8192), Ok(()));
+    assert_eq!(
+        reverse.allocate(handle, Allocate::Zero, false, 8192, 8192),
+        Ok(())
+    );
     assert!(!file(&place, 2).exists());
     assert_eq!(reverse.present(), 4);
     assert_eq!(reverse.write(handle, 3 * 4096 + 7, b"x"), Ok(1));

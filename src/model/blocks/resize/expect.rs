@@ -337,22 +337,35 @@ impl Model {
         }
     }
 
-    pub(super) fn zero(&mut self, file: File, offset: usize, len: usize) -> Result<()> {
+    pub(super) fn zero(
+        &mut self,
+        file: File,
+        offset: usize,
+        len: usize,
+        keep_size: bool,
+    ) -> Result<()> {
         let end = offset + len;
         match file {
             File::Temporary(number) => {
+                if !keep_size && end > self.temporary[number].content.len() {
+                    self.resize_temporary(number, end)?;
+                }
                 let content = &mut self.temporary[number].content;
                 let most = content.len();
                 content[offset.min(most)..end.min(most)].fill(0);
             }
             File::Block(block) => {
                 self.check_latch()?;
-                if end > self.len(block) {
+                let (start, len) = (self.start(block), self.len(block));
+                if end > len && !keep_size {
                     return Err(Errno::EFBIG);
                 }
-                let start = self.start(block);
-                self.bytes[start + offset..start + end].fill(0);
-                self.lengths.wrote(block, end);
+                // Of a block that is no more, there is nothing.
+                let (from, to) = (offset.min(len), end.min(len));
+                if from < to {
+                    self.bytes[start + from..start + to].fill(0);
+                    self.lengths.wrote(block, to);
+                }
             }
         }
         Ok(())

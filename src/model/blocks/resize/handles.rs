@@ -155,7 +155,7 @@ impl World {
         }
     }
 
-    pub(super) fn zero(&mut self, handle: u8, offset: Len, len: Len) {
+    pub(super) fn zero(&mut self, handle: u8, offset: Len, len: Len, keep_size: bool) {
         let (Some(client), offset, len) =
             (self.client(handle), self.bytes(offset), self.bytes(len))
         else {
@@ -166,12 +166,12 @@ impl World {
         if !write || len == 0 {
             return;
         }
-        let zeroed = self
-            .blocks
-            .allocate(handle, Allocate::Zero, offset as u64, len as u64);
+        let zeroed =
+            self.blocks
+                .allocate(handle, Allocate::Zero, keep_size, offset as u64, len as u64);
         let expected = self
             .target(client)
-            .and_then(|file| self.model.zero(file, offset, len));
+            .and_then(|file| self.model.zero(file, offset, len, keep_size));
         assert_eq!(zeroed, expected);
     }
 
@@ -186,7 +186,7 @@ impl World {
         }
         let reserved = self
             .blocks
-            .allocate(handle, Allocate::Reserve, 0, end as u64);
+            .allocate(handle, Allocate::Reserve, false, 0, end as u64);
         let expected = self
             .target(client)
             .and_then(|file| self.model.reserve(file, end));
