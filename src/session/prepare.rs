@@ -24,7 +24,7 @@ use crate::host::progress::Progress;
 use crate::image::Image;
 use crate::index::{self, Index, OpenError, Plan, Purpose};
 use crate::reverse::{Reverse, ReverseConfig};
-use crate::scan::{Found, Hasher, Tally, ZeroDigests};
+use crate::scan::{BlockMap, Found, Hasher, Tally, ZeroDigests};
 use crate::sys;
 
 /// A source that is ready to be mounted.
@@ -58,6 +58,7 @@ pub(super) fn prepare(
                 source: &source,
                 volume: &config.volume,
                 map,
+                bmap: None,
                 threads: config.threads.map(usize::from),
             };
             request.open(index, purpose, config.verbosity, tally)?
@@ -171,6 +172,8 @@ pub(super) struct Indexing<'a> {
     pub(super) volume: &'a VolumeConfig,
     /// What `--changed` has told.
     pub(super) map: Option<&'a ChangeMap>,
+    /// The block map that `--bmap` wants.
+    pub(super) bmap: Option<&'a BlockMap>,
     pub(super) threads: Option<usize>,
 }
 
@@ -234,6 +237,7 @@ impl Indexing<'_> {
             changes: self.source.changes().or(named),
             rescan: config.rescan,
             purpose,
+            map: self.bmap,
             threads: self.threads.unwrap_or(processors),
             tally,
             clock: Arc::new(SystemClock),

@@ -80,6 +80,7 @@ pub(crate) fn package_of(program: &OsStr) -> String {
         "borg" => "borgbackup",
         "script" => "bsdutils",
         "sfdisk" => "fdisk",
+        "bmaptool" => "bmap-tools",
         "mkfs.ext4" | "e2fsck" => "e2fsprogs",
         "mkfs.xfs" | "xfs_io" => "xfsprogs",
         "mkfs.btrfs" => "btrfs-progs",

@@ -56,6 +56,7 @@ impl Fixture {
             purpose: Purpose::Run {
                 refuse_shrunk: false,
             },
+            map: None,
             threads: 2,
             tally: &self.tally,
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
@@ -238,6 +239,7 @@ fn p21_without_a_file_system_for_it_there_is_no_index() {
                 path: &path,
                 image: Arc::clone(&request.image),
                 source: String::new(),
+                map: None,
                 clock: Arc::clone(&request.clock),
                 ..*request
             };
