@@ -156,13 +156,34 @@ fn scan(matches: &ArgMatches) -> Result<Command> {
     if settings.volume.writable {
         return Err(Failure::usage("write: a scan never writes"));
     }
+    let bmap = match matches.get_one::<OsString>("bmap") {
+        None => None,
+        Some(file) if file == "-" => {
+            return Err(Failure::usage(
+                "--bmap -: the counts go to stdout; name a file",
+            ));
+        }
+        Some(_) => Some(absolute(given(matches, "bmap")?)?),
+    };
+    let mut index = settings.index.unwrap_or_default();
+    let dry_run = matches.get_flag("dry-run");
+    if bmap.is_some() {
+        if dry_run && index.changes.map.is_some() {
+            return Err(Failure::usage(
+                "--bmap and --dry-run with --changed exclude each other; nothing is read then",
+            ));
+        }
+        // The map is made of what is read.
+        index.rescan = true;
+    }
     Ok(Command::Scan(Box::new(ScanConfig {
         source: absolute(given(matches, "SRC")?)?,
         volume: settings.volume,
-        index: settings.index.unwrap_or_default(),
+        index,
         threads: settings.threads,
         verbosity: settings.verbosity,
-        dry_run: matches.get_flag("dry-run"),
+        dry_run,
+        bmap,
         list: matches.get_flag("verbose"),
         json: matches.get_flag("json"),
     })))

@@ -113,6 +113,8 @@ pub struct ScanConfig {
     pub dry_run: bool,
     /// `-v`: list the blocks that got new stamps.
     pub list: bool,
+    /// `--bmap`: the file that a block map is written to.
+    pub bmap: Option<PathBuf>,
     /// `--json`: print one object.
     pub json: bool,
 }

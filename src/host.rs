@@ -4,4 +4,5 @@ pub mod daemon;
 pub mod logging;
 pub mod mount;
 pub mod progress;
+pub mod replaced;
 pub mod unmount;

@@ -1,4 +1,5 @@
-//! The reverse: a plain directory of block files shown as one file, `image`. Plain Rust, no FUSE, no mount point.
+//! The reverse: a plain directory of block files shown as one file, `image`, and one for each partition of it. Plain
+//! Rust, no FUSE, no mount point.
 //!
 //! Invariants: every byte of the image is a byte of a block file, or zero where the block was missing at the mount;
 //! what has vanished since then is an error, never zeros. A block file is complete at every instant, and one that has
@@ -9,10 +10,12 @@ mod directory;
 mod dirty;
 mod holes;
 mod layout;
+mod partitions;
 mod pool;
 mod present;
 mod private;
 mod survey;
+mod views;
 mod volume;
 
 #[cfg(test)]
@@ -26,7 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use crate::clock::Clock;
 use crate::config::OwnerConfig;
 use crate::exit::{Failure, OrFail, Result, Status};
-use crate::geometry::{BlockIndex, BlockSize, Geometry};
+use crate::geometry::{BlockIndex, BlockSize, Geometry, Span};
 use crate::image::{Image, Ownership, Source};
 use crate::volume::handles::Handles;
 use crate::volume::owner::Owners;
@@ -34,13 +37,17 @@ use crate::volume::owner::Owners;
 use directory::{Directory, Lock};
 use dirty::Dirty;
 use layout::LayoutError;
+use partitions::{Disk, Partition};
 use pool::Pool;
 use present::{BlockSet, Sectors};
 use survey::Survey;
+use views::Views;
 use volume::Open;
 
 /// How many block files are open at once.
 const OPEN_FILES: usize = 256;
+/// A unit of stat(2)'s `st_blocks`, in bytes.
+const SECTOR: u64 = 512;
 
 /// What is to be shown, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +78,7 @@ pub struct Reverse {
     geometry: Geometry,
     present: BlockSet,
     sectors: Sectors,
+    views: Views,
     pool: Pool,
     dirty: Dirty,
     owners: Owners,
@@ -123,9 +131,11 @@ impl Reverse {
             .ownership()
             .map_or_else(|| directory.ownership(), Ok)
             .or_fail(Status::System, || format!("reading {}", path.display()))?;
-        Ok(Self {
+        let whole = Span::new(0, geometry.image_size());
+        let mut reverse = Self {
             present: BlockSet::new(geometry, survey.blocks()),
-            sectors: Sectors::new(survey.sectors()),
+            sectors: Sectors::new(),
+            views: Views::new(whole, &[]),
             pool: Pool::new(files),
             dirty: Dirty::default(),
             owners: Owners::new(ownership, config.owner),
@@ -139,7 +149,41 @@ impl Reverse {
             directory,
             geometry,
             clock,
-        })
+        };
+        reverse.views = Views::new(whole, &reverse.partitions(whole));
+        for (block, sectors) in survey.sectors() {
+            reverse.note_sectors(block, sectors);
+        }
+        Ok(reverse)
+    }
+
+    /// The partitions of the image, and one warning if not all that its tables tell can be right.
+    fn partitions(&self, whole: Span) -> Vec<Partition> {
+        let shown = self.config.directory.display();
+        let disk = Disk {
+            span: whole,
+            read: &|out, offset| {
+                let run = Span::new(offset, offset + out.len() as u64);
+                match self.read_image(out, run) {
+                    (_, None) => Ok(()),
+                    (_, Some(errno)) => Err(errno.into()),
+                }
+            },
+        };
+        match partitions::read(&disk) {
+            Ok(table) => {
+                if let Some(warning) = table.warning() {
+                    log::warn!("{shown}: the partitions of the image: {warning}");
+                }
+                table.partitions
+            }
+            Err(e) => {
+                log::warn!(
+                    "{shown}: the partitions of the image cannot be read, and are not shown: {e}"
+                );
+                Vec::new()
+            }
+        }
     }
 
     /// How the image is cut into block files.
@@ -152,6 +196,23 @@ impl Reverse {
     #[must_use]
     pub fn present(&self) -> u64 {
         self.present.count()
+    }
+
+    /// How many partitions of the image have a file, too.
+    #[must_use]
+    pub fn partition_count(&self) -> usize {
+        self.views.count() - 1
+    }
+
+    /// What the file of a block takes now, in units of 512 bytes; where that is not believed, its length.
+    fn note_sectors(&self, block: BlockIndex, told: u64) {
+        let span = self.geometry.span(block);
+        let now = if self.directory.believed {
+            told
+        } else {
+            span.len().div_ceil(SECTOR)
+        };
+        self.views.note(span, self.sectors.note(block, now), now);
     }
 
     /// The orderly end: what was written is made durable.

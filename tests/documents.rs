@@ -197,7 +197,10 @@ fn each_command_takes_what_the_readme_says() {
             "version"
         ])
     );
-    assert_eq!(set(scan.difference(&mount)), set(["dry-run", "json"]));
+    assert_eq!(
+        set(scan.difference(&mount)),
+        set(["bmap", "dry-run", "json"])
+    );
 }
 
 /// The words of `-o` that have a meaning, as the help has them.

@@ -1,5 +1,6 @@
 //! The index, `bmapfs run` and `bmapfs scan` (promises P20 to P24), with the tools that the stamps are for.
 
+mod bmap;
 mod changed;
 mod damage;
 mod killed;

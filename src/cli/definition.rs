@@ -297,6 +297,14 @@ pub(super) fn scan() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Leave the index as it is; with --changed only say what would be read"),
         )
+        .arg(
+            Arg::new("bmap")
+                .long("bmap")
+                .value_name("FILE")
+                .value_parser(bytes())
+                .value_hint(ValueHint::FilePath)
+                .help("Read all of SRC and write a block map of it, for bmaptool"),
+        )
         .arg(switch(
             "verbose",
             'v',

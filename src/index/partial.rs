@@ -83,7 +83,7 @@ impl Index {
         let tally = request.tally;
         let before = tally.read.load(SeqCst);
         match reading {
-            Reading::All => return self.scan(tally, now, &|_| true),
+            Reading::All => return self.scan(tally, now, &|_| true, request.map),
             Reading::Nothing => log::info!(
                 "{} was not written since it was scanned last: not read again",
                 self.source
@@ -95,7 +95,7 @@ impl Index {
                          those since the last scan; everything is read",
                         self.source
                     );
-                    self.scan(tally, now, &|_| true)?;
+                    self.scan(tally, now, &|_| true, None)?;
                     self.count_read_since(before, tally);
                     return Ok(());
                 }
@@ -181,7 +181,12 @@ impl Index {
     /// Reads what has to be read; of the rest, what is not settled gets a new stamp all the same.
     fn take_over(&self, tally: &Tally, now: i64, reading: &Reading) -> Result<(), Cancelled> {
         let geometry = self.geometry();
-        self.scan(tally, now, &|block| self.is_read(block, reading, geometry))?;
+        self.scan(
+            tally,
+            now,
+            &|block| self.is_read(block, reading, geometry),
+            None,
+        )?;
         let mut report = self.report();
         report.zero = 0;
         let mut last = None;

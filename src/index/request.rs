@@ -9,7 +9,7 @@ use crate::changes::ChangeSource;
 use crate::clock::Clock;
 use crate::geometry::Geometry;
 use crate::image::Image;
-use crate::scan::Tally;
+use crate::scan::{BlockMap, Tally};
 
 /// What an index is brought up to date for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub struct Request<'a> {
     pub rescan: bool,
     /// What for.
     pub purpose: Purpose,
+    /// A block map that is made by the scan, which has to read everything.
+    pub map: Option<&'a BlockMap>,
     /// Threads that scan.
     pub threads: usize,
     /// Progress, and the way to end the scan early.

@@ -8,7 +8,7 @@ use super::record::{DIRTY, REPORTED, Record, STAMPED, STEP, UNREADABLE, WRITTEN,
 use super::{Index, Report, lock};
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::Fingerprint;
-use crate::scan::{Cancelled, Found, Hasher, Tally};
+use crate::scan::{BlockMap, Cancelled, Found, Hasher, Tally};
 
 /// Of the blocks that a scan cannot read, about so many are logged one by one.
 const MOST_LOGGED: u64 = 10;
@@ -49,7 +49,7 @@ impl Index {
         if let Err(e) = self.raise_ceiling(highest) {
             log::warn!("the index cannot be saved: {e}");
         }
-        let scanned = self.scan(tally, first, &|_| true);
+        let scanned = self.scan(tally, first, &|_| true, None);
         self.scan_ends_below.store(i64::MIN, SeqCst);
         scanned.map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
         *lock(&self.fingerprint) = fingerprint;
@@ -60,18 +60,19 @@ impl Index {
     }
 
     /// Scans the blocks for which `wanted` is true and gives stamps by the rule, those of second `now`,
-    /// which must not lie below the floor.
+    /// which must not lie below the floor. Makes `map` of all blocks, if they are all wanted.
     pub(super) fn scan(
         &self,
         tally: &Tally,
         now: i64,
         wanted: &(dyn Fn(BlockIndex) -> bool + Sync),
+        map: Option<&BlockMap>,
     ) -> Result<(), Cancelled> {
         let start = std::time::Instant::now();
         let geometry = self.geometry();
         let before = tally.read.load(SeqCst);
         let counts = Counts::default();
-        let hasher = Hasher::new(self.image.as_ref(), geometry, &self.zeros);
+        let hasher = Hasher::new(self.image.as_ref(), geometry, &self.zeros).mapping(map);
         let wanted = |block| {
             let wanted = wanted(block);
             if wanted {

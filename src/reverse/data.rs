@@ -29,12 +29,13 @@ impl Reverse {
         Some((block, Span::new(offset, offset + clipped.len())))
     }
 
-    /// Reads up to the first byte that cannot be read: how many bytes, and why not all.
-    pub(super) fn read_image(&self, out: &mut [u8], offset: u64) -> (usize, Option<Errno>) {
+    /// Reads a run of the image, as long as `out`, up to the first byte that cannot be read: how many bytes, and why
+    /// not all.
+    pub(super) fn read_image(&self, out: &mut [u8], run: Span) -> (usize, Option<Errno>) {
         let mut done = 0;
         while done < out.len() {
-            let run = Span::new(offset + done as u64, offset + out.len() as u64);
-            let Some((block, inside)) = self.part(run) else {
+            let left = Span::new(run.start + done as u64, run.end);
+            let Some((block, inside)) = self.part(left) else {
                 return (done, Some(Errno::EIO));
             };
             let Ok(part) = usize::try_from(inside.len()) else {
@@ -63,12 +64,13 @@ impl Reverse {
         (done, None)
     }
 
-    /// Writes all of it, or as much as can be: the error counts only if nothing could be written.
-    pub(super) fn write_image(&self, data: &[u8], offset: u64) -> Result<usize> {
+    /// Writes a run of the image, as long as `data`, or as much as can be: the error counts only if nothing could be
+    /// written.
+    pub(super) fn write_image(&self, data: &[u8], run: Span) -> Result<usize> {
         let mut done = 0;
         while done < data.len() {
-            let run = Span::new(offset + done as u64, offset + data.len() as u64);
-            let (block, inside) = self.part(run).ok_or(Errno::EIO)?;
+            let left = Span::new(run.start + done as u64, run.end);
+            let (block, inside) = self.part(left).ok_or(Errno::EIO)?;
             let part = usize::try_from(inside.len()).map_err(|_| Errno::EINVAL)?;
             match self.write_block(block, &data[done..done + part], inside.start) {
                 Ok(written) => {

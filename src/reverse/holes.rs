@@ -2,65 +2,63 @@
 
 use std::io;
 
-use super::Reverse;
-use crate::geometry::BlockIndex;
+use super::{Reverse, SECTOR};
+use crate::geometry::{BlockIndex, Span};
 use crate::image::{Image, Source};
 
-/// A unit of stat(2)'s `st_blocks`, in bytes.
-const SECTOR: u64 = 512;
-
 impl Reverse {
-    fn block_at(&self, offset: u64) -> Option<BlockIndex> {
-        let number = offset / self.geometry.block_size().bytes();
-        self.geometry
-            .block(number)
-            .filter(|_| offset < self.geometry.image_size())
+    /// The first block that a run of the image touches.
+    fn block_of(&self, run: Span) -> Option<BlockIndex> {
+        let number = run.start / self.geometry.block_size().bytes();
+        self.geometry.block(number).filter(|_| !run.is_empty())
     }
 
-    /// The first byte at or behind `from` that is not in a hole; `None` if the rest is all hole.
-    pub(super) fn next_data(&self, from: u64) -> io::Result<Option<u64>> {
-        let mut from = from;
-        while let Some(block) = self.block_at(from) {
+    /// The rest of a run of the image from its first byte on that is not in a hole; empty if all of it is hole.
+    pub(super) fn next_data(&self, run: Span) -> io::Result<Span> {
+        let from = |start: u64| Span::new(start.min(run.end), run.end);
+        let mut left = run;
+        while let Some(block) = self.block_of(left) {
             let span = self.geometry.span(block);
             if !self.present.has(block) {
-                let Some(next) = self.present.next(block.get()) else {
-                    return Ok(None);
-                };
-                from = self.geometry.span(next).start;
+                let next = self.present.next(block.get());
+                left = from(next.map_or(run.end, |next| self.geometry.span(next).start));
                 continue;
             }
             if !self.directory.believed {
-                return Ok(Some(from));
+                return Ok(left);
             }
             if !self.takes_nothing(block) {
-                let data = self.in_file(block, |source| source.next_data(from - span.start))?;
+                let inside = left.start - span.start;
+                let data = self.in_file(block, |source| source.next_data(inside))?;
                 if let Some(data) = data.filter(|data| *data < span.len()) {
-                    return Ok(Some(span.start + data));
+                    return Ok(from(span.start + data));
                 }
             }
-            from = span.end;
+            left = from(span.end);
         }
-        Ok(None)
+        Ok(left)
     }
 
-    /// The first byte at or behind `from` that is in a hole; the image's end if none is.
-    pub(super) fn next_hole(&self, from: u64) -> io::Result<u64> {
-        let mut from = from;
-        while let Some(block) = self.block_at(from) {
+    /// The rest of a run of the image from its first byte on that is in a hole; empty if none is.
+    pub(super) fn next_hole(&self, run: Span) -> io::Result<Span> {
+        let from = |start: u64| Span::new(start.min(run.end), run.end);
+        let mut left = run;
+        while let Some(block) = self.block_of(left) {
             let span = self.geometry.span(block);
             if !self.present.has(block) {
-                return Ok(from);
+                return Ok(left);
             }
             // What takes its full length counts as full, without being opened.
             if self.directory.believed && self.sectors.of(block) * SECTOR < span.len() {
-                let hole = self.in_file(block, |source| source.next_hole(from - span.start))?;
+                let inside = left.start - span.start;
+                let hole = self.in_file(block, |source| source.next_hole(inside))?;
                 if hole < span.len() {
-                    return Ok(span.start + hole);
+                    return Ok(from(span.start + hole));
                 }
             }
-            from = span.end;
+            left = from(span.end);
         }
-        Ok(self.geometry.image_size())
+        Ok(left)
     }
 
     fn in_file<R>(
@@ -78,14 +76,5 @@ impl Reverse {
     /// Whether a block file is all hole without being opened: there may be a million of them.
     fn takes_nothing(&self, block: BlockIndex) -> bool {
         self.sectors.of(block) == 0 && self.directory.takes_nothing(block)
-    }
-
-    /// Space that the image takes, in units of 512 bytes.
-    pub(super) fn allocated(&self) -> u64 {
-        if self.directory.believed {
-            return self.sectors.sum();
-        }
-        let full = self.present.count() * self.geometry.block_size().bytes();
-        full.min(self.geometry.image_size()).div_ceil(SECTOR)
     }
 }

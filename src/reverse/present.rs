@@ -66,35 +66,24 @@ impl BlockSet {
 pub(super) struct Sectors {
     /// The largest block is 2^21 of them.
     each: PerBlock<u32>,
-    sum: AtomicU64,
 }
 
 impl Sectors {
-    pub(super) fn new(each: impl Iterator<Item = (BlockIndex, u64)>) -> Self {
-        let sectors = Self {
+    pub(super) fn new() -> Self {
+        Self {
             each: PerBlock::new(),
-            sum: AtomicU64::new(0),
-        };
-        each.for_each(|(block, now)| sectors.note(block, now));
-        sectors
+        }
     }
 
-    pub(super) fn note(&self, block: BlockIndex, now: u64) {
+    /// What the block takes now; returns what it took before.
+    pub(super) fn note(&self, block: BlockIndex, now: u64) -> u64 {
         let now = u32::try_from(now).unwrap_or(u32::MAX);
-        self.each.with(block, |known| {
-            // Wrapping, so that less is one step too.
-            let change = u64::from(now).wrapping_sub(u64::from(*known));
-            self.sum.fetch_add(change, SeqCst);
-            *known = now;
-        });
+        let before = self.each.with(block, |known| std::mem::replace(known, now));
+        u64::from(before)
     }
 
     pub(super) fn of(&self, block: BlockIndex) -> u64 {
         self.each.with(block, |known| u64::from(*known))
-    }
-
-    pub(super) fn sum(&self) -> u64 {
-        self.sum.load(SeqCst)
     }
 }
 
@@ -131,14 +120,5 @@ mod tests {
         // What the image does not have.
         present.add(block(99_999_999));
         assert!(!present.has(block(99_999_999)));
-    }
-
-    #[test]
-    fn space_is_added_up_also_when_it_shrinks() {
-        let sectors = Sectors::new([(block(0), 8), (block(9), 16)].into_iter());
-        assert_eq!(sectors.sum(), 24);
-        sectors.note(block(9), 0);
-        sectors.note(block(5), 1);
-        assert_eq!((sectors.sum(), sectors.of(block(9))), (9, 0));
     }
 }

@@ -173,7 +173,7 @@ impl Reverse {
     /// After a write: what stat(2) of the image is made of.
     fn note(&self, block: BlockIndex, source: &Source) {
         if let Ok(stat) = source.metadata() {
-            self.sectors.note(block, stat.blocks());
+            self.note_sectors(block, stat.blocks());
             self.newest.fetch_max(stat.mtime(), SeqCst);
         }
     }

@@ -1,5 +1,6 @@
 //! One thing at a time that a directory of block files can be, or be made to be under a mount.
 
+mod files;
 mod writing;
 
 use std::ffi::OsStr;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
+pub(crate) use super::partitions::tests::boot_record;
 use super::*;
 use crate::clock::testing::TestClock;
 use crate::volume::inode::Inode;
@@ -63,10 +65,13 @@ fn open(place: &TempDir, writable: bool, sparse: bool) -> Reverse {
     .unwrap()
 }
 
-pub(crate) fn image_of(reverse: &Reverse, write: bool) -> Handle {
-    let found = reverse.lookup(Inode::Root, OsStr::new("image")).unwrap();
-    assert_eq!(found.attr.inode.number(), 2);
+pub(crate) fn file_of(reverse: &Reverse, name: &str, write: bool) -> Handle {
+    let found = reverse.lookup(Inode::Root, OsStr::new(name)).unwrap();
     reverse.open(found.attr.inode, write).unwrap()
+}
+
+fn image_of(reverse: &Reverse, write: bool) -> Handle {
+    file_of(reverse, "image", write)
 }
 
 fn read_all(reverse: &Reverse) -> std::result::Result<Vec<u8>, Errno> {

@@ -1,11 +1,11 @@
-//! The answers about the root and `image`, one operation a function.
+//! The answers about the root and the files in it, one operation a function.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use super::Reverse;
-use crate::geometry::Span;
+use super::views::View;
 use crate::volume::inode::Inode;
 use crate::volume::owner::RootTime;
 use crate::volume::{
@@ -13,39 +13,39 @@ use crate::volume::{
     SetTime, Space, Volume,
 };
 
-/// The one file's name.
-const NAME: &str = "image";
-/// Its inode's number.
-const NUMBER: u64 = 2;
-
 /// An open file or directory.
 #[derive(Debug)]
 pub(super) struct Open {
-    inode: Inode,
+    /// `None`: the directory.
+    view: Option<Arc<View>>,
     writable: bool,
     wrote: AtomicBool,
     /// The sync failures that this handle has been told of, or that are older than it.
     seen_failures: AtomicU64,
 }
 
+impl Open {
+    fn file(&self) -> Result<&View> {
+        self.view.as_deref().ok_or(Errno::EISDIR)
+    }
+}
+
 impl Volume for Reverse {
     fn lookup(&self, parent: Inode, name: &OsStr) -> Result<LookupEntry> {
-        match parent {
-            Inode::Root if name == NAME => self.entry(image_inode()?),
-            Inode::Root => Err(Errno::ENOENT),
-            _ => Err(Errno::ENOTDIR),
+        if parent != Inode::Root {
+            return Err(Errno::ENOTDIR);
         }
+        let view = self.views.named(name).and_then(|view| view.inode());
+        self.entry(view.ok_or(Errno::ENOENT)?)
     }
 
     fn attr(&self, inode: Inode) -> Result<Attr> {
         let newest = self.newest.load(SeqCst);
-        let (kind, links, size, sectors) = match inode {
-            Inode::Root => (FileKind::Directory, 2, 0, 0),
-            _ if inode == image_inode()? => {
-                let sectors = self.allocated();
-                (FileKind::File, 1, self.geometry.image_size(), sectors)
-            }
-            _ => return Err(Errno::ENOENT),
+        let (kind, links, size, sectors) = if inode == Inode::Root {
+            (FileKind::Directory, 2, 0, 0)
+        } else {
+            let view = self.views.of(inode).ok_or(Errno::ENOENT)?;
+            (FileKind::File, 1, view.size(), view.sectors())
         };
         let set = self.owners.of(inode);
         let stamp = set
@@ -91,11 +91,11 @@ impl Volume for Reverse {
         if inode == Inode::Root {
             return Err(Errno::EISDIR);
         }
-        self.attr(inode)?;
+        let view = self.views.of(inode).ok_or(Errno::ENOENT)?;
         if write && !self.config.writable {
             return Err(Errno::EROFS);
         }
-        self.insert(inode, write)
+        self.insert(Some(Arc::clone(view)), write)
     }
 
     fn read_and(
@@ -106,13 +106,15 @@ impl Volume for Reverse {
         whole: bool,
         reply: &mut dyn FnMut(Result<&[u8]>),
     ) {
-        if let Err(e) = self.file(handle) {
-            return reply(Err(e));
-        }
-        let end = self.geometry.image_size();
-        let left = end.saturating_sub(offset);
-        let len = usize::try_from(left).map_or(out.len(), |left| left.min(out.len()));
-        match self.read_image(&mut out[..len], offset) {
+        let run = self
+            .handle(handle)
+            .and_then(|open| Ok(open.file()?.run(offset, out.len() as u64)));
+        let run = match run {
+            Ok(run) => run,
+            Err(e) => return reply(Err(e)),
+        };
+        let len = usize::try_from(run.len()).map_or(out.len(), |len| len.min(out.len()));
+        match self.read_image(&mut out[..len], run) {
             (got, None) => reply(Ok(&out[..got])),
             (got, Some(_)) if got > 0 && !whole => reply(Ok(&out[..got])),
             (_, Some(e)) => reply(Err(e)),
@@ -124,14 +126,13 @@ impl Volume for Reverse {
         if data.is_empty() {
             return Ok(0);
         }
-        let end = self.geometry.image_size();
-        let left = end.saturating_sub(offset);
-        let len = usize::try_from(left).map_or(data.len(), |left| left.min(data.len()));
-        if len == 0 {
+        let run = open.file()?.run(offset, data.len() as u64);
+        if run.is_empty() {
             return Err(Errno::EFBIG);
         }
+        let len = usize::try_from(run.len()).map_or(data.len(), |len| len.min(data.len()));
         open.wrote.store(true, SeqCst);
-        self.write_image(&data[..len], offset)
+        self.write_image(&data[..len], run)
     }
 
     fn flush(&self, handle: Handle) -> Result<()> {
@@ -161,33 +162,41 @@ impl Volume for Reverse {
         len: u64,
     ) -> Result<()> {
         let open = self.writer(handle)?;
-        let size = self.geometry.image_size();
-        let end = offset.saturating_add(len);
-        if end > size && !keep_size {
+        let run = open.file()?.run(offset, len);
+        if run.len() < len && !keep_size {
             return Err(Errno::EFBIG);
         }
         open.wrote.store(true, SeqCst);
-        self.allocate_image(what, Span::new(offset.min(size), end.min(size)))
+        self.allocate_image(what, run)
     }
 
     fn seek(&self, handle: Handle, offset: u64, towards: Seek) -> Result<u64> {
-        self.file(handle)?;
-        if offset >= self.geometry.image_size() {
+        let open = self.handle(handle)?;
+        let view = open.file()?;
+        let rest = view.run(offset, u64::MAX);
+        if rest.is_empty() {
             return Err(Errno::ENXIO);
         }
         let found = match towards {
-            Seek::Data => self.next_data(offset).map(|data| data.ok_or(Errno::ENXIO)),
-            Seek::Hole => self.next_hole(offset).map(Ok),
+            Seek::Data => self.next_data(rest),
+            Seek::Hole => self.next_hole(rest),
         };
-        found.map_err(|e| {
-            log::error!("looking for holes behind byte {offset}: {e}");
+        let found = found.map_err(|e| {
+            log::error!(
+                "looking for holes behind byte {offset} of {}: {e}",
+                view.name()
+            );
             Errno::EIO
-        })?
+        })?;
+        if towards == Seek::Data && found.is_empty() {
+            return Err(Errno::ENXIO);
+        }
+        Ok(view.offset_of(found))
     }
 
     fn open_directory(&self, inode: Inode) -> Result<Handle> {
         match inode {
-            Inode::Root => self.insert(inode, false),
+            Inode::Root => self.insert(None, false),
             _ => Err(Errno::ENOTDIR),
         }
     }
@@ -199,18 +208,14 @@ impl Volume for Reverse {
         sink: &mut dyn FnMut(&Listed<'_>) -> bool,
     ) -> Result<()> {
         self.handle(handle)?;
-        let entries = [
-            (".", Inode::Root),
-            ("..", Inode::Root),
-            (NAME, image_inode()?),
-        ];
-        for (next, (name, inode)) in (1_u64..).zip(entries) {
-            if next <= position {
-                continue;
-            }
+        let dots = [".", ".."].map(|name| (name.to_owned(), Some(Inode::Root)));
+        let files = self.views.iter().map(|view| (view.name(), view.inode()));
+        let entries = (1_u64..).zip(dots.into_iter().chain(files));
+        let left = usize::try_from(position).unwrap_or(usize::MAX);
+        for (next, (name, inode)) in entries.skip(left) {
             let listed = Listed {
-                name: OsStr::new(name),
-                entry: self.entry(inode)?,
+                name: OsStr::new(&name),
+                entry: self.entry(inode.ok_or(Errno::ENOENT)?)?,
                 next,
             };
             if !sink(&listed) {
@@ -266,13 +271,9 @@ impl Volume for Reverse {
     fn space(&self) -> Space {
         Space {
             bytes: self.geometry.image_size(),
-            files: 2,
+            files: 1 + self.views.count() as u64,
         }
     }
-}
-
-fn image_inode() -> Result<Inode> {
-    Inode::from_number(NUMBER).ok_or(Errno::ENOENT)
 }
 
 impl Reverse {
@@ -283,9 +284,9 @@ impl Reverse {
         })
     }
 
-    fn insert(&self, inode: Inode, writable: bool) -> Result<Handle> {
+    fn insert(&self, view: Option<Arc<View>>, writable: bool) -> Result<Handle> {
         self.handles.insert(Open {
-            inode,
+            view,
             writable,
             wrote: AtomicBool::new(false),
             seen_failures: AtomicU64::new(self.sync_failures.load(SeqCst)),
@@ -296,16 +297,9 @@ impl Reverse {
         self.handles.get(handle).ok_or(Errno::EBADF)
     }
 
-    fn file(&self, handle: Handle) -> Result<Arc<Open>> {
-        let open = self.handle(handle)?;
-        if open.inode == Inode::Root {
-            return Err(Errno::EISDIR);
-        }
-        Ok(open)
-    }
-
     fn writer(&self, handle: Handle) -> Result<Arc<Open>> {
-        let open = self.file(handle)?;
+        let open = self.handle(handle)?;
+        open.file()?;
         if open.writable {
             Ok(open)
         } else {

@@ -26,8 +26,9 @@ impl Content {
                 blocks.block_size()
             ),
             Self::Reverse(reverse) => format!(
-                "an image of {} bytes from {} blocks of {}",
+                "an image of {} bytes, {} partitions, from {} blocks of {}",
                 reverse.geometry().image_size(),
+                reverse.partition_count(),
                 reverse.present(),
                 reverse.geometry().block_size()
             ),

@@ -24,7 +24,7 @@ use crate::host::progress::Progress;
 use crate::image::Image;
 use crate::index::{self, Index, OpenError, Plan, Purpose};
 use crate::reverse::{Reverse, ReverseConfig};
-use crate::scan::Tally;
+use crate::scan::{BlockMap, Tally};
 use crate::sys;
 
 /// A source that is ready to be mounted.
@@ -64,6 +64,7 @@ pub(super) fn prepare(
                 source: &source,
                 volume: &config.volume,
                 map,
+                bmap: None,
                 threads: config.threads.map(usize::from),
             };
             Some(request.open(index, purpose, config.verbosity, tally)?)
@@ -148,6 +149,8 @@ pub(super) struct Indexing<'a> {
     pub(super) volume: &'a VolumeConfig,
     /// What `--changed` has told.
     pub(super) map: Option<&'a ChangeMap>,
+    /// The block map that `--bmap` wants.
+    pub(super) bmap: Option<&'a BlockMap>,
     pub(super) threads: Option<usize>,
 }
 
@@ -213,6 +216,7 @@ impl Indexing<'_> {
             salvage: self.volume.salvage,
             rescan: config.rescan,
             purpose,
+            map: self.bmap,
             threads: self.threads.unwrap_or_else(sys::processors),
             tally,
             clock: Arc::new(SystemClock),

@@ -102,6 +102,8 @@ pub(crate) fn package_of(program: &OsStr) -> String {
         "rsync" | "fio" | "strace" | "tar" | "passwd" | "restic" | "rclone" | "mandoc" => &*name,
         "borg" => "borgbackup",
         "script" => "bsdutils",
+        "sfdisk" => "fdisk",
+        "bmaptool" => "bmap-tools",
         "mkfs.ext4" | "e2fsck" => "e2fsprogs",
         "mkfs.xfs" | "xfs_io" => "xfsprogs",
         "mkfs.btrfs" => "btrfs-progs",

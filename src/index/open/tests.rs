@@ -60,6 +60,7 @@ impl Fixture {
                 refuse_shrunk: false,
                 strict: false,
             },
+            map: None,
             threads: 2,
             tally: &self.tally,
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
@@ -239,6 +240,7 @@ fn p21_an_index_that_cannot_be_saved_counts_as_lost() {
                 purpose,
                 image: Arc::clone(&request.image),
                 source: String::new(),
+                map: None,
                 clock: Arc::clone(&request.clock),
                 ..*request
             })

@@ -111,6 +111,7 @@ fn nobody_waits_for_a_save_that_a_listing_needs() {
         force: false,
         immutable: false,
         changes: None,
+        map: None,
         rescan: false,
         salvage: false,
         purpose: Purpose::Mount,

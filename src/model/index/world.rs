@@ -194,6 +194,7 @@ impl World {
                 },
                 Mode::Long | Mode::Write | Mode::Force => Purpose::Mount,
             },
+            map: None,
             threads: 1,
             tally: &tally,
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
