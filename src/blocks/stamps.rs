@@ -407,4 +407,20 @@ mod tests {
         assert_eq!(show((7, 0)), 7, "a time set back by hand is followed");
         assert_eq!(show((100, 3)), 501, "but no stamp is shown twice");
     }
+
+    #[test]
+    fn p14_a_stamp_is_not_the_second_of_a_write_that_may_be_under_way() {
+        let image = crate::image::faulty::Memory::new(vec![1; 9]);
+        // It was written in second 1000.
+        for (stamp, mtime, under_way) in [
+            (1000, None, true),
+            (999, None, false),
+            (1001, None, false),
+            (1000, Some((1000, 0)), false),
+        ] {
+            let mut follow = Follow::at(stamp);
+            follow.mtime = mtime;
+            assert_eq!(follow.is_under_way(&image), under_way, "{stamp} {mtime:?}");
+        }
+    }
 }

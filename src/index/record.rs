@@ -267,4 +267,23 @@ mod tests {
         assert!(record.found(B, 100));
         assert_eq!(record.stamp, 102);
     }
+
+    #[test]
+    fn p20_the_stamps_of_a_scan_are_even_and_over() {
+        for now in [-5, -1, 0, 1, 1000, 1001] {
+            let (first, last) = (before(now), before(now) + STEP);
+            assert_eq!((first & 1, last & 1), (0, 0));
+            assert!(last < now && now - first <= LOOKS_BACK, "{first} in {now}");
+        }
+        assert_eq!([even(-3), even(7), even(8)], [-2, 8, 8]);
+        even(i64::MAX);
+        let mut record = Record::default();
+        record.found(Some(A), 100);
+        record.set_stamp(107);
+        assert_eq!(
+            record.next_stamp(100),
+            110,
+            "even, and two seconds past the last"
+        );
+    }
 }

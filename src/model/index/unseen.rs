@@ -21,6 +21,8 @@ pub(super) struct Evidence {
     durable: (i64, i64),
     /// Of a device.
     written: u64,
+    /// The same when it was looked at last.
+    noted: u64,
     /// How often it was written in a way that shows.
     moves: i64,
     /// The mount of the file system, or the disk's number.
@@ -121,8 +123,8 @@ impl Live {
         evidence.mtime = evidence.durable;
         evidence.instance += 1;
         evidence.dirty = false;
-        // As many sectors as before it was read last.
-        evidence.written = 1;
+        // As many sectors as when it was looked at last.
+        evidence.written = evidence.noted;
     }
 
     /// Somebody changes the file's times, and nothing else.
@@ -144,6 +146,7 @@ impl Live {
             let evidence = &mut self.state.lock().unwrap().evidence;
             evidence.dirty = false;
             evidence.durable = evidence.mtime;
+            evidence.noted = evidence.written;
         }
         self.tick();
         let boot = self.boots().to_string();
