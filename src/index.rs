@@ -103,8 +103,7 @@ pub struct Index {
     writable: bool,
     /// One stamp for all blocks, since the image was written while it is mounted; and the moment it is for.
     overlay: Mutex<Option<Overlay>>,
-    /// Listings after the image was written get new stamps.
-    restamp_listings: bool,
+    purpose: Purpose,
     /// There is no file, or it could not be saved at the beginning.
     unsaved: AtomicBool,
     /// Until this second one listing may show what the scan found, although nothing proves that it is still so.
@@ -219,7 +218,7 @@ impl Index {
     /// At each listing of the root: unless it is certain that the image was not written since the scan, all blocks get
     /// new stamps. May wait for a second to end, so that what is written later has a later one.
     pub(crate) fn refresh(&self) {
-        if !self.watch || !self.restamp_listings {
+        if !self.watch || self.purpose != Purpose::Mount {
             return;
         }
         let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
@@ -339,6 +338,12 @@ impl Index {
         }
     }
 
+    /// Whether its file describes the image as it is served.
+    #[must_use]
+    pub fn is_saved(&self) -> bool {
+        !self.unsaved.load(SeqCst)
+    }
+
     /// What the last scan found.
     #[must_use]
     pub fn report(&self) -> Report {
@@ -363,6 +368,11 @@ impl Index {
         if self.writable {
             *lock(&self.fingerprint) = Fingerprint::Unknown;
         }
+        if !matches!(self.purpose, Purpose::Scan { .. }) {
+            // For a tool that remembers when it ran, as tar does, only what is later is new.
+            let next = self.clock.now().saturating_add(1);
+            self.floor.fetch_max(next, SeqCst);
+        }
         match self.save(false) {
             // That was said at the beginning.
             Err(_) if self.unsaved.load(SeqCst) => {}
@@ -374,6 +384,10 @@ impl Index {
         // The last stamps may lie a little ahead of the clock. Nobody must make them again, and nothing that is written
         // later may have their second: a mount that knows nothing of them would show it.
         self.wait_if_near(self.latest());
+        if self.unsaved.load(SeqCst) {
+            // The stamps of the next scan may lie this much in the past.
+            self.wait_if_near(self.latest().saturating_add(2 * STEP));
+        }
         Ok(meanwhile)
     }
 

@@ -4,7 +4,6 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
 
 use super::format::{self, Header};
 use super::partial::{Plan, Reading};
@@ -18,9 +17,6 @@ use crate::geometry::{BlockIndex, Geometry};
 use crate::image::{Fingerprint, Image};
 use crate::per_block::PerBlock;
 use crate::scan::{Tally, ZeroDigests};
-
-/// The longest wait for the second of the first stamps to end.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// What an index is brought up to date for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +37,13 @@ pub enum Purpose {
         /// Leave the file as it is.
         dry_run: bool,
     },
+}
+
+impl Purpose {
+    /// Nothing can be done with an index that cannot be saved.
+    pub(super) fn must_save(self) -> bool {
+        matches!(self, Self::Run { strict: true, .. } | Self::Scan { .. })
+    }
 }
 
 /// An index that is wanted, and of what.
@@ -211,7 +214,7 @@ impl Index {
             }
         }
         let known = valid || noted > i64::MIN;
-        let first = first_stamp(request.clock.as_ref(), started, known, &now, floor);
+        let first = first_stamp(started, known, &now, floor);
         if !valid {
             // What was lost may be of any time until now, also if the clock goes back later.
             floor = floor.max(first);
@@ -258,7 +261,7 @@ impl Index {
             watch: !request.immutable && (!request.writable || request.force),
             writable: request.writable,
             overlay: Mutex::new(None),
-            restamp_listings: request.purpose == Purpose::Mount,
+            purpose: request.purpose,
             fresh: AtomicI64::new(i64::MIN),
             unsaved: AtomicBool::new(false),
             touched: AtomicU64::new(0),
@@ -275,9 +278,14 @@ impl Index {
     }
 
     fn update(&self, request: &Request<'_>, begin: &Begin) -> Result<(), OpenError> {
+        let dry_run = matches!(request.purpose, Purpose::Scan { dry_run: true, .. });
+        if !dry_run && self.makes_stamps(&begin.reading) {
+            // Nothing that is written later can be of these seconds.
+            self.wait_if_near(begin.first.saturating_add(STEP));
+        }
         self.look(request, begin.first, &begin.reading)
             .map_err(|_| OpenError::Interrupted)?;
-        if matches!(request.purpose, Purpose::Scan { dry_run: true, .. }) {
+        if dry_run {
             return Ok(());
         }
         if let Err(e) = self.save(true) {
@@ -308,24 +316,13 @@ impl Index {
     }
 }
 
-/// The second of the stamps of a scan that begins, which is over when this returns; `known`: `floor` is past all stamps
-/// that were shown.
-fn first_stamp(
-    clock: &dyn Clock,
-    started: i64,
-    known: bool,
-    image: &Fingerprint,
-    floor: i64,
-) -> i64 {
+/// The second of the stamps of a scan that begins, which is over before anything is read; `known`: `floor` is past all
+/// stamps that were shown.
+fn first_stamp(started: i64, known: bool, image: &Fingerprint, floor: i64) -> i64 {
     let first = before(started);
     // If it is not known, an image that was last written before that has nothing new to show.
     let new = known || image.last_write().is_some_and(|last| last < first);
-    let first = even(if new { first } else { started }.max(floor));
-    let last = first.saturating_add(STEP);
-    if last <= started.saturating_add(2 * STEP) {
-        clock.wait_past(last, LONGEST_WAIT);
-    }
-    first
+    even(if new { first } else { started }.max(floor))
 }
 
 /// The file's place. If there is none, nothing will be saved.
@@ -333,7 +330,7 @@ fn find_store(request: &Request<'_>) -> Result<Box<dyn Store>, OpenError> {
     match FileStore::open(request.path) {
         Ok(store) => Ok(Box::new(store)),
         Err(StoreError::Held(holder)) => Err(OpenError::Held(holder)),
-        Err(StoreError::Io(error)) if matches!(request.purpose, Purpose::Scan { .. }) => {
+        Err(StoreError::Io(error)) if request.purpose.must_save() => {
             Err(OpenError::Unsaved { error, far: false })
         }
         Err(StoreError::Io(e)) => Ok(Box::new(Nowhere::new(request.path, &e))),

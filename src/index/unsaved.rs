@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use super::Index;
 use super::format::Place;
-use super::open::{Begin, OpenError, Purpose, Request};
+use super::open::{Begin, OpenError, Request};
 use super::record::{HASHED, SETTLED, STEP, even};
 use super::store::{Loaded, Store};
 use crate::geometry::BlockIndex;
@@ -36,10 +36,12 @@ impl Nowhere {
 impl Store for Nowhere {
     fn load(&self) -> io::Result<Option<Loaded>> {
         // Nothing is waited for, whatever is there.
-        let file = File::options()
+        let opened = File::options()
             .read(true)
             .custom_flags(libc::O_NONBLOCK)
-            .open(&self.path)?;
+            .open(&self.path);
+        // Why not will be said once, when saving fails.
+        let Ok(file) = opened else { return Ok(None) };
         if !file.metadata()?.is_file() {
             return Ok(None);
         }
@@ -84,24 +86,18 @@ impl Index {
         begin: &Begin,
         error: io::Error,
     ) -> Result<(), OpenError> {
-        let strict = match request.purpose {
-            Purpose::Run { strict, .. } => strict,
-            Purpose::Scan { .. } => true,
-            Purpose::Mount => false,
-        };
         let first = begin.first.max(even(begin.promised.saturating_add(1)));
         let last = first.saturating_add(STEP);
         // Else the next mount without a file would show the same again.
         let far = last > self.clock.now().saturating_add(2 * STEP)
             && self.store.note_ceiling(last).is_err();
-        if strict || far {
+        if request.purpose.must_save() || far {
             return Err(OpenError::Unsaved { error, far });
         }
         log::warn!(
             "index {} cannot be saved: {error}; every block gets a new time, now and the next time",
             request.path.display()
         );
-        self.wait_if_near(last);
         let blocks = self.geometry().blocks();
         for block in (0..blocks).filter_map(BlockIndex::new) {
             let last = block.get() + 1 == blocks;
@@ -113,6 +109,7 @@ impl Index {
             });
         }
         self.find_newest();
+        self.wait_if_near(self.latest());
         self.unsaved.store(true, SeqCst);
         Ok(())
     }

@@ -63,7 +63,7 @@ pub(super) fn prepare(
             Some(request.open(index, purpose, config.verbosity, tally)?)
         }
     };
-    if index.is_some() {
+    if index.as_ref().is_some_and(Index::is_saved) {
         source.index_saved();
     }
     let Source { image, path, .. } = source;
@@ -247,7 +247,13 @@ impl Indexing<'_> {
                 OpenError::Shrunk { .. } => path.display().to_string(),
                 OpenError::Interrupted => return interrupted(),
             };
-            Failure::new(Status::MountFailed, format!("{object}: {e}"))
+            let message = format!("{object}: {e}");
+            let status = match (e, purpose) {
+                // There is no mount.
+                (OpenError::Unsaved { .. }, Purpose::Scan { .. }) => Status::System,
+                _ => Status::MountFailed,
+            };
+            Failure::new(status, message)
         })
     }
 }

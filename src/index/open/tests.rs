@@ -212,7 +212,7 @@ fn p21_indexes_swapped_between_images() {
     let two = Fixture::new(vec![7; 2 * BLOCK + 700]);
     let old = two.stamps();
     // Within two seconds of its end a file that was moved looks like one that was saved.
-    std::thread::sleep(Duration::from_millis(3100));
+    std::thread::sleep(std::time::Duration::from_millis(3100));
     let aside = one.directory.path().join("aside");
     fs::rename(one.path(), &aside).unwrap();
     fs::rename(two.path(), one.path()).unwrap();
