@@ -1,7 +1,10 @@
 //! The index, `bmapfs run` and `bmapfs scan` (promises P20 to P24), with the tools that the stamps are for.
 
+mod below;
 mod changed;
 mod damage;
+mod disk;
+mod evidence;
 mod killed;
 mod live;
 mod place;
@@ -12,5 +15,7 @@ mod scan;
 mod skip;
 mod stamps;
 mod sync;
+mod throttle;
 mod tools;
 mod torn;
+mod unsaved;

@@ -15,5 +15,6 @@ mod reading;
 mod signals;
 mod stacking;
 mod stamps;
+mod unseen;
 mod writing;
 mod zeroing;
