@@ -109,10 +109,9 @@ pub struct Index {
     writable: bool,
     /// One stamp for all blocks, since the image was written while it is mounted; and the moment it is for.
     pub(crate) overlay: Mutex<Option<Overlay>>,
-    /// Listings after the image was written get new stamps.
-    restamp_listings: bool,
     /// Blocks that cannot be read get new stamps all the same.
     salvage: bool,
+    purpose: Purpose,
     /// There is no file, or it could not be saved at the beginning.
     pub(crate) unsaved: AtomicBool,
     /// Until this second one listing may show what the scan found, although nothing proves that it is still so.
@@ -227,7 +226,7 @@ impl Index {
     /// At each listing of the root: unless it is certain that the image was not written since the scan, all blocks get
     /// new stamps. May wait for a second to end, so that what is written later has a later one.
     pub(crate) fn refresh(&self) {
-        if !self.watch || !self.restamp_listings {
+        if !self.watch || self.purpose != Purpose::Mount {
             return;
         }
         // Before any lock: it may flush the image.
@@ -366,6 +365,12 @@ impl Index {
         }
     }
 
+    /// Whether its file describes the image as it is served.
+    #[must_use]
+    pub fn is_saved(&self) -> bool {
+        !self.unsaved.load(SeqCst)
+    }
+
     /// What the last scan found.
     #[must_use]
     pub fn report(&self) -> Report {
@@ -389,6 +394,11 @@ impl Index {
         }
         if self.writable {
             *lock(&self.fingerprint) = Fingerprint::Unknown;
+        }
+        if !matches!(self.purpose, Purpose::Scan { .. }) {
+            // For a tool that remembers when it ran, as tar does, only what is later is new.
+            let next = self.clock.now().saturating_add(1);
+            self.floor.fetch_max(next, SeqCst);
         }
         let saved = self.save(false);
         if saved.is_ok() {

@@ -217,30 +217,31 @@ pub fn is_open_for_writing(fd: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// The number of the mount that an open file was reached through, which no other mount gets before the next boot.
-/// EOPNOTSUPP: this kernel (before 6.8) gives none.
-pub fn unique_mount_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut stat = std::mem::MaybeUninit::<libc::statx>::zeroed();
-    let mask = libc::STATX_MNT_ID_UNIQUE;
-    // SAFETY: the path is an empty C string, which AT_EMPTY_PATH allows, and statx writes to a live buffer of its size.
-    let result = unsafe {
-        libc::statx(
-            fd.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            mask,
-            stat.as_mut_ptr(),
-        )
+/// The beginning of what `BTRFS_IOC_FS_INFO` tells, and room for the rest.
+#[repr(C)]
+struct BtrfsInfo {
+    _max_id: u64,
+    _devices: u64,
+    id: [u8; 16],
+    _rest: [u64; 124],
+}
+
+nix::ioctl_read!(
+    /// `BTRFS_IOC_FS_INFO`: what file system a file is on.
+    btrfs_ioc_fs_info, 0x94, 31, BtrfsInfo
+);
+
+/// The UUID by which the kernel knows the Btrfs that an open file is on. ENOTTY: it is on another file system.
+pub fn btrfs_id(fd: BorrowedFd<'_>) -> io::Result<[u8; 16]> {
+    let mut info = BtrfsInfo {
+        _max_id: 0,
+        _devices: 0,
+        id: [0; 16],
+        _rest: [0; 124],
     };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the buffer was zeroed before and filled by the call; every bit pattern is a valid statx.
-    let stat = unsafe { stat.assume_init() };
-    if stat.stx_mask & mask == 0 {
-        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
-    }
-    Ok(stat.stx_mnt_id)
+    // SAFETY: the ioctl writes 1024 bytes to the pointer, which points to a live struct of that size.
+    unsafe { btrfs_ioc_fs_info(fd.as_raw_fd(), &raw mut info) }?;
+    Ok(info.id)
 }
 
 nix::ioctl_read!(

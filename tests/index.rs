@@ -1,8 +1,11 @@
 //! The index, `bmapfs run` and `bmapfs scan` (promises P20 to P24), with the tools that the stamps are for.
 
+mod below;
 mod bmap;
 mod changed;
 mod damage;
+mod disk;
+mod evidence;
 mod killed;
 mod live;
 mod place;
@@ -14,5 +17,7 @@ mod scan;
 mod skip;
 mod stamps;
 mod sync;
+mod throttle;
 mod tools;
 mod torn;
+mod unsaved;

@@ -17,5 +17,6 @@ mod signals;
 mod sparse;
 mod stacking;
 mod stamps;
+mod unseen;
 mod writing;
 mod zeroing;

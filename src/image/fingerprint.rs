@@ -4,15 +4,17 @@
 //! system; for a device its sequence number. It holds only where nobody can write without leaving a trace, and for
 //! writes that have ended. Where any of that is missing or differs, there is no proof, and the image is read.
 
-use std::fs::File;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write;
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::statfs::{
-    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, SYSFS_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
 };
 use serde::{Deserialize, Serialize};
 
@@ -71,7 +73,7 @@ pub struct FileFingerprint {
     #[serde(default)]
     pub(crate) writers: Option<bool>,
     pub(crate) boot: Option<String>,
-    /// The mount of its file system. No other mount gets this number before the next boot.
+    /// The mount of its file system. No other gets this number before the next boot.
     #[serde(default)]
     pub(crate) mount: Option<u64>,
     pub(crate) device: u64,
@@ -141,7 +143,7 @@ impl Fingerprint {
     /// Waits until a write would give the file another time than it has. Not for long, if it is written all the time.
     pub(super) fn let_tick_pass(file: &File) -> io::Result<()> {
         for _ in 0..4 {
-            if age(file.metadata()?.modified()?) >= TICK {
+            if age_of_last(&file.metadata()?) >= TICK {
                 break;
             }
             std::thread::sleep(TICK);
@@ -154,14 +156,15 @@ impl Fingerprint {
         let stat = file.metadata()?;
         // After the times were read: who had written before that, and has ended, has nothing on its way any more.
         let writers = sys::is_open_for_writing(file.as_fd()).ok();
-        let last_age = age(stat.modified()?).min(age_of(stat.ctime(), stat.ctime_nsec()));
-        let keeper = Keeper::of(fstatfs(file)?.filesystem_type());
+        let last_age = age_of_last(&stat);
+        let kind = fstatfs(file)?.filesystem_type();
+        let keeper = Keeper::of(kind);
         let unjudged = FileFingerprint {
             trusted: false,
             lasting: false,
             writers,
             boot: activity::boot_id(),
-            mount: mount_of(file, &stat),
+            mount: mount_of(file, stat.dev(), kind),
             device: stat.dev(),
             inode: stat.ino(),
             size: stat.len(),
@@ -238,36 +241,50 @@ impl FileFingerprint {
     }
 }
 
-/// The mount of the file system that `file` is on. As the first process sees it, if it does: a mount namespace that is
-/// made for one night has mounts of its own. A mount with this number was there whenever it was noted, so the file
-/// system was mounted all the time in between. `None` before Linux 6.8.
-fn mount_of(file: &File, stat: &std::fs::Metadata) -> Option<u64> {
-    let own = sys::unique_mount_id(file.as_fd()).ok()?;
-    let seen_first = || {
-        let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
-        let path = Path::new("/proc/1/root").join(path.strip_prefix("/").ok()?);
-        let first = std::fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_PATH)
-            .open(path)
-            .ok()?;
-        let same = first.metadata().ok()?;
-        let is_same = (same.dev(), same.ino()) == (stat.dev(), stat.ino());
-        is_same.then(|| sys::unique_mount_id(first.as_fd()).ok())?
+/// The mount of the file system that a file is on: the inode of the directory that the kernel makes for it in sysfs, and
+/// removes when it is unmounted everywhere. It is the same in each mount namespace. `None`: it has no such directory.
+fn mount_of(file: &File, device: u64, kind: FsType) -> Option<u64> {
+    let directory = match kind {
+        EXT4_SUPER_MAGIC => Path::new("/sys/fs/ext4").join(name_of(device)?),
+        XFS_SUPER_MAGIC => Path::new("/sys/fs/xfs").join(name_of(device)?),
+        BTRFS_SUPER_MAGIC => {
+            let id = sys::btrfs_id(file.as_fd()).ok()?;
+            Path::new("/sys/fs/btrfs").join(uuid(id))
+        }
+        _ => return None,
     };
-    Some(seen_first().unwrap_or(own))
+    let directory = File::open(directory).ok()?;
+    let is_sysfs = fstatfs(&directory).is_ok_and(|stat| stat.filesystem_type() == SYSFS_MAGIC);
+    is_sysfs.then(|| directory.metadata().ok().map(|stat| stat.ino()))?
 }
 
-/// 0 for a time in the future.
-fn age(time: SystemTime) -> Duration {
-    time.elapsed().unwrap_or_default()
+/// The kernel's name of a block device.
+fn name_of(device: u64) -> Option<OsString> {
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let link = std::fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    link.file_name().map(OsStr::to_owned)
 }
 
-fn age_of(seconds: i64, nanos: i64) -> Duration {
-    let since = u64::try_from(seconds).ok().zip(u32::try_from(nanos).ok());
-    since.map_or(Duration::MAX, |(seconds, nanos)| {
-        age(UNIX_EPOCH + Duration::new(seconds, nanos))
-    })
+fn uuid(id: [u8; 16]) -> String {
+    let mut text = String::new();
+    for (at, byte) in id.iter().enumerate() {
+        let dash = if [4, 6, 8, 10].contains(&at) { "-" } else { "" };
+        // Writing to a String does not fail.
+        let _ = write!(text, "{dash}{byte:02x}");
+    }
+    text
+}
+
+/// How long ago a file's later time is; 0 for a time in the future.
+fn age_of_last(stat: &Metadata) -> Duration {
+    let age = |seconds, nanos| {
+        let since = u64::try_from(seconds).ok().zip(u32::try_from(nanos).ok());
+        since.map_or(Duration::MAX, |(seconds, nanos)| {
+            let time = UNIX_EPOCH + Duration::new(seconds, nanos);
+            time.elapsed().unwrap_or_default()
+        })
+    };
+    age(stat.mtime(), stat.mtime_nsec()).min(age(stat.ctime(), stat.ctime_nsec()))
 }
 
 fn seconds_now() -> i64 {

@@ -7,7 +7,7 @@ use super::file::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
 use super::format::{self, Header};
 use super::over::first_stamp;
 use super::partial::{Plan, Reading};
-use super::record::{REPORTED, Record, SETTLED, STAMPED};
+use super::record::{REPORTED, Record, SETTLED, STAMPED, STEP};
 use super::request::{OpenError, Purpose, Request};
 use super::unsaved::Nowhere;
 use super::{Index, lock};
@@ -119,7 +119,7 @@ impl Index {
             }
         }
         let known = valid || noted > i64::MIN;
-        let first = first_stamp(request.clock.as_ref(), started, known, &now, floor);
+        let first = first_stamp(started, known, &now, floor);
         if !valid {
             // What was lost may be of any time until now, also if the clock goes back later.
             floor = floor.max(first);
@@ -166,7 +166,7 @@ impl Index {
             watch: !request.immutable && (!request.writable || request.force),
             writable: request.writable,
             overlay: Mutex::new(None),
-            restamp_listings: request.purpose == Purpose::Mount,
+            purpose: request.purpose,
             salvage: request.salvage,
             fresh: AtomicI64::new(i64::MIN),
             unsaved: AtomicBool::new(false),
@@ -184,6 +184,11 @@ impl Index {
     }
 
     fn update(&self, request: &Request<'_>, begin: &Begin) -> Result<(), OpenError> {
+        let dry_run = matches!(request.purpose, Purpose::Scan { dry_run: true, .. });
+        if !dry_run && self.makes_stamps(&begin.reading) {
+            // Nothing that is written later can be of these seconds.
+            self.wait_if_near(begin.first.saturating_add(STEP));
+        }
         self.look(request, begin.first, &begin.reading)
             .map_err(|_| OpenError::Interrupted)?;
         let newest = self.latest().max(self.floor.load(SeqCst));
@@ -195,7 +200,7 @@ impl Index {
                  clock is right now, remove {file} and {file}.lock, and use rsync --checksum once"
             );
         }
-        if matches!(request.purpose, Purpose::Scan { dry_run: true, .. }) {
+        if dry_run {
             return Ok(());
         }
         self.pass_stamps();
@@ -240,7 +245,7 @@ fn find_store(request: &Request<'_>) -> Result<Box<dyn Store>, OpenError> {
         Ok(store) => Ok(Box::new(store)),
         Err(StoreError::Held(holder)) => Err(OpenError::Held(holder)),
         Err(StoreError::Refused(why)) => Err(why.into()),
-        Err(StoreError::Io(error)) if matches!(request.purpose, Purpose::Scan { .. }) => {
+        Err(StoreError::Io(error)) if request.purpose.must_save() => {
             Err(OpenError::Unsaved { error, far: false })
         }
         Err(StoreError::Io(e)) => Ok(Box::new(Nowhere::new(request.path, &e))),

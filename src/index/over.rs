@@ -9,47 +9,38 @@ use std::time::Duration;
 
 use super::Index;
 use super::record::{LOOKS_BACK, REPORTED, STAMPED, STEP, before, even};
-use crate::clock::Clock;
 use crate::image::Fingerprint;
 
 /// The longest wait for a second to end, for a clock that is being set back.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const LONGEST_WAIT: Duration = Duration::from_secs(7);
+
+/// How many seconds away a stamp of a mount that follows another at once can lie; longer than that nothing is waited for.
+pub(super) const NEAR: i64 = 3 * STEP;
 
 /// How often other stamps are made for a file that is written all the time.
 const LOOKS: usize = 8;
 
-/// The second of the stamps of a scan that begins, which is over when this returns; `known`: `floor` is past all stamps
-/// that were shown.
-pub(super) fn first_stamp(
-    clock: &dyn Clock,
-    started: i64,
-    known: bool,
-    image: &Fingerprint,
-    floor: i64,
-) -> i64 {
+/// The second of the stamps of a scan that begins, which is over before anything is read; `known`: `floor` is past all
+/// stamps that were shown.
+pub(super) fn first_stamp(started: i64, known: bool, image: &Fingerprint, floor: i64) -> i64 {
     let first = before(started);
     // If it is not known, an image that was last written before that has nothing new to show.
     let new = known || image.last_write().is_some_and(|last| last < first);
-    let first = even(if new { first } else { started }.max(floor));
-    let last = first.saturating_add(STEP);
-    if last <= started.saturating_add(2 * STEP) {
-        clock.wait_past(last, LONGEST_WAIT);
-    }
-    first
+    even(if new { first } else { started }.max(floor))
 }
 
 impl Index {
     /// Waits for `second` to end, unless that takes long: a clock was set back, or a client has set a time to come.
     pub(super) fn wait_if_near(&self, second: i64) {
         let now = self.clock.now();
-        if now <= second && second <= now.saturating_add(2 * STEP) {
+        if now <= second && second <= now.saturating_add(NEAR) {
             self.clock.wait_past(second, LONGEST_WAIT);
         }
     }
 
     /// Waits for the seconds of all stamps to end that are not far away: a client may have set one that is.
     pub(super) fn wait_for_stamps(&self) {
-        let near = self.clock.now().saturating_add(2 * STEP);
+        let near = self.clock.now().saturating_add(NEAR);
         let mut last = i64::MIN;
         self.records.for_each(|record| {
             let known = record.has(STAMPED).then(|| [record.stamp, record.latest()]);
@@ -61,7 +52,7 @@ impl Index {
 
     /// At the end of a use that nothing was noted of: waits until no later scan can make one of the stamps up to `shown`.
     pub(super) fn let_pass(&self, shown: i64) {
-        if shown <= self.clock.now().saturating_add(2 * STEP) {
+        if shown <= self.clock.now().saturating_add(NEAR) {
             let last = shown.saturating_add(LOOKS_BACK);
             self.clock.wait_past(last, LONGEST_WAIT * 2);
         }

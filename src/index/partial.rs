@@ -141,6 +141,16 @@ impl Index {
         plan
     }
 
+    /// Whether some block may get a new stamp.
+    pub(super) fn makes_stamps(&self, reading: &Reading) -> bool {
+        let settled = |block| {
+            self.records
+                .with(block, |record| record.has(HASHED | SETTLED | STAMPED))
+        };
+        let mut blocks = (0..self.geometry().blocks()).filter_map(BlockIndex::new);
+        !matches!(reading, Reading::Nothing) || !blocks.all(settled)
+    }
+
     /// Whether a block has to be read.
     fn is_read(&self, block: BlockIndex, reading: &Reading, geometry: Geometry) -> bool {
         !self.records.with(block, |record| record.has(HASHED))

@@ -278,7 +278,7 @@ mod tests {
         assert_eq!([even(-3), even(7), even(8)], [-2, 8, 8]);
         even(i64::MAX);
         let mut record = Record::default();
-        record.found(Some(A), 100);
+        record.found(A, 100);
         record.set_stamp(107);
         assert_eq!(
             record.next_stamp(100),

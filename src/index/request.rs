@@ -32,6 +32,13 @@ pub enum Purpose {
     },
 }
 
+impl Purpose {
+    /// Nothing can be done with an index that cannot be saved.
+    pub(super) fn must_save(self) -> bool {
+        matches!(self, Self::Run { strict: true, .. } | Self::Scan { .. })
+    }
+}
+
 /// An index that is wanted, and of what.
 #[derive(Debug)]
 // Each is a circumstance of its own.

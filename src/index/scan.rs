@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use super::record::{DIRTY, REPORTED, Record, STAMPED, STEP, UNREADABLE, WRITTEN, before, even};
+use super::record::{DIRTY, REPORTED, Record, STAMPED, STEP, UNREADABLE, WRITTEN, even};
 use super::{Index, Report, lock};
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::Fingerprint;
@@ -39,7 +39,9 @@ impl Index {
         let last = self.stamp_that_is_over(|| {
             // Listings make one stamp for all blocks meanwhile: not one that the scan makes, too.
             let _no_listing = lock(&self.overlay);
-            let first = even(before(self.clock.now()).max(self.floor.load(SeqCst)));
+            // For a tool that remembers when it ran, as tar does, only what is later is new.
+            let next = self.clock.now().saturating_add(1);
+            let first = even(next.max(self.floor.load(SeqCst)));
             let highest = first.max(self.latest()).saturating_add(2 * STEP);
             self.scan_ends_below.store(highest + 1, SeqCst);
             first.saturating_add(STEP)

@@ -13,8 +13,9 @@ use super::Index;
 use super::file::{FileStore, Loaded, Store};
 use super::format::FilePlace;
 use super::open::Begin;
+use super::over::NEAR;
 use super::record::{HASHED, SETTLED, STEP, even};
-use super::request::{OpenError, Purpose, Request};
+use super::request::{OpenError, Request};
 use crate::geometry::BlockIndex;
 
 /// Where an index could be neither made nor locked. What is there is looked at for its promises, and stays as it is.
@@ -37,10 +38,12 @@ impl Nowhere {
 impl Store for Nowhere {
     fn load(&self) -> io::Result<Option<Loaded>> {
         // Nothing is waited for, whatever is there.
-        let file = File::options()
+        let opened = File::options()
             .read(true)
             .custom_flags(libc::O_NONBLOCK)
-            .open(&self.path)?;
+            .open(&self.path);
+        // Why not will be said once, when saving fails.
+        let Ok(file) = opened else { return Ok(None) };
         if !file.metadata()?.is_file() {
             return Ok(None);
         }
@@ -85,11 +88,6 @@ impl Index {
         begin: &Begin,
         error: io::Error,
     ) -> Result<(), OpenError> {
-        let strict = match request.purpose {
-            Purpose::Run { strict, .. } => strict,
-            Purpose::Scan { .. } => true,
-            Purpose::Mount => false,
-        };
         let now = self.clock.now();
         let mut first = begin.first.max(even(begin.promised.saturating_add(1)));
         let noted = self.store.note_ceiling(first.saturating_add(STEP)).is_ok();
@@ -99,8 +97,8 @@ impl Index {
         }
         let last = first.saturating_add(STEP);
         // The next mount without a file would show the same again.
-        let far = !noted && last > now.saturating_add(2 * STEP);
-        if strict || far {
+        let far = !noted && last > now.saturating_add(NEAR);
+        if request.purpose.must_save() || far {
             return Err(OpenError::Unsaved { error, far });
         }
         log::warn!(

@@ -70,7 +70,7 @@ pub(super) fn prepare(
             Some(request.open(index, purpose, config.verbosity, tally)?)
         }
     };
-    if index.is_some() {
+    if index.as_ref().is_some_and(Index::is_saved) {
         source.index_saved();
     }
     let Source { image, path, .. } = source;
@@ -229,8 +229,10 @@ impl Indexing<'_> {
                 OpenError::Shrunk { .. } => path.display().to_string(),
                 OpenError::Interrupted => return interrupted(),
             };
-            let status = match &e {
-                OpenError::Refused(why) if why.is_mistake() => Status::Usage,
+            let status = match (&e, purpose) {
+                (OpenError::Refused(why), _) if why.is_mistake() => Status::Usage,
+                // There is no mount.
+                (OpenError::Unsaved { .. }, Purpose::Scan { .. }) => Status::System,
                 _ => Status::MountFailed,
             };
             Failure::new(status, format!("{object}: {e}"))

