@@ -22,6 +22,8 @@ pub struct Listing {
     pub(super) present: BlockSet,
     /// Those of them that could not be read when all was read at the mount.
     pub(super) unreadable: BlockSet,
+    /// The directory is for one command, which sees what was found at its beginning.
+    for_run: bool,
     /// Threads that read the image, if it must be read.
     threads: usize,
     looked: Mutex<Looked>,
@@ -55,6 +57,7 @@ impl Listing {
         Ok(Self {
             present,
             unreadable,
+            for_run: false,
             threads,
             looked: Mutex::new(Looked {
                 at: Instant::now(),
@@ -62,6 +65,15 @@ impl Listing {
                 unknown: false,
             }),
         })
+    }
+
+    /// The directory is for one command: where only reading tells what is zeros, what was found stays.
+    #[must_use]
+    pub fn for_run(self) -> Self {
+        Self {
+            for_run: true,
+            ..self
+        }
     }
 
     /// Whether all of the image must be read.
@@ -95,6 +107,9 @@ impl Listing {
 
     /// At a listing of what only others write, if the last look is a second old: follows the image without reading it.
     pub(super) fn follow(&self, image: &dyn Image, geometry: Geometry, index: Option<&Index>) {
+        if self.for_run && (index.is_some() || !image.has_holes()) {
+            return;
+        }
         let mut looked = self.lock();
         if looked.at.elapsed() < SIZE_INTERVAL {
             return;

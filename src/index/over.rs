@@ -38,24 +38,38 @@ impl Index {
         }
     }
 
-    /// Waits for the seconds of all stamps to end that are not far away: a client may have set one that is.
-    pub(super) fn wait_for_stamps(&self) {
+    /// The latest second of a stamp that is not far away: a client may have set one that is.
+    fn latest_near(&self) -> i64 {
         let near = self.clock.now().saturating_add(NEAR);
         let mut last = i64::MIN;
+        let mut note = |second: i64| {
+            if second <= near {
+                last = last.max(second);
+            }
+        };
         self.records.for_each(|record| {
-            let known = record.has(STAMPED).then(|| [record.stamp, record.latest()]);
-            let seconds = known.into_iter().flatten();
-            last = seconds.filter(|stamp| *stamp <= near).fold(last, i64::max);
+            if record.has(STAMPED) {
+                note(record.stamp);
+                note(record.latest());
+            }
         });
+        last
+    }
+
+    /// Waits for the seconds of all stamps to end that are not far away.
+    pub(super) fn wait_for_stamps(&self) {
+        let last = self.latest_near();
         self.wait_if_near(last);
     }
 
-    /// At the end of a use that nothing was noted of: waits until no later scan can make one of the stamps up to `shown`.
-    pub(super) fn let_pass(&self, shown: i64) {
-        if shown <= self.clock.now().saturating_add(NEAR) {
-            let last = shown.saturating_add(LOOKS_BACK);
-            self.clock.wait_past(last, LONGEST_WAIT * 2);
-        }
+    /// At the end of a use that nothing was noted of: waits until no later scan can make one of its stamps.
+    pub(super) fn let_pass(&self) {
+        let near = self.clock.now().saturating_add(NEAR);
+        // Above that of all blocks at once, if there was one.
+        let floor = Some(self.floor.load(SeqCst)).filter(|floor| *floor <= near);
+        let shown = self.latest_near().max(floor.unwrap_or(i64::MIN));
+        let last = shown.saturating_add(LOOKS_BACK);
+        self.clock.wait_past(last, LONGEST_WAIT * 2);
     }
 
     /// Whether the image's last write was made in a second from `first` to `last`, which are over, and may still be on its

@@ -79,8 +79,11 @@ pub(super) fn prepare(
     }
     let volume = owned_by_user(&config.volume);
     let listing = if config.volume.sparse {
-        let image = image.as_ref();
-        Some(listing(image, index.as_ref(), config, &path, tally)?)
+        let listing = listing(image.as_ref(), index.as_ref(), config, &path, tally)?;
+        Some(match purpose {
+            Purpose::Run { .. } => listing.for_run(),
+            _ => listing,
+        })
     } else {
         None
     };

@@ -40,10 +40,14 @@ fn both_ways(scene: &Scene, source: &Path, target: &Path, options: &str) {
     let options = format!("{UNITS} --sparse {options}");
     let content = fs::read(source).unwrap();
     let backup = scene.dir("backup");
-    let mount = scene.mount(source).with(&options).up();
-    assert_eq!(blocks::names(mount.point()), map_of(&content), "{options}");
-    sync(mount.point(), &backup);
-    mount.unmount();
+    // A mount of a device that stays lists every block after a second: nothing proves that the others are zeros still.
+    tool(env!("CARGO_BIN_EXE_bmapfs"))
+        .words("run")
+        .words(&options)
+        .arg(source)
+        .words("-- rsync -a --inplace --delete {}/")
+        .arg(&backup)
+        .ok();
     assert_eq!(blocks::names(&backup), map_of(&content), "{options}");
     let mount = scene.mount(target).with("-rw").with(&options).up();
     sync(&backup, mount.point());

@@ -308,3 +308,40 @@ fn p21_noted_in_a_crash_and_read_where_nothing_can_be_written() {
         holds(FILE, history);
     }
 }
+
+#[test]
+fn p21_a_client_s_time_far_ahead_in_a_mount_that_cannot_be_saved() {
+    let telling = |map, named| Telling {
+        since: Since::Last,
+        map,
+        named,
+    };
+    let whole = |block, letter| write(block, letter, false);
+    holds(
+        FILE,
+        vec![
+            Op::ToldNight {
+                target: 0,
+                telling: telling(Map::Difference, false),
+            },
+            Op::Keep(Place::ReadOnly),
+            Op::Grow { by: 700 },
+            whole(0, 0),
+            Op::Utimens {
+                block: 3,
+                time: Time::FromNow(40_000_000),
+            },
+            plan(10, Op::Submit((0, Part::Second, 1))),
+            plan(1, whole(0, 0)),
+            Op::Start {
+                block: 2,
+                style: Style::Ordered,
+                listed: true,
+            },
+            Op::ToldMount {
+                mode: Mode::Scan,
+                telling: telling(Map::Writes, true),
+            },
+        ],
+    );
+}
