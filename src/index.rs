@@ -66,7 +66,10 @@ pub struct Report {
 const FURTHEST: i64 = i64::MAX / 4;
 
 /// The longest wait for a second to end, for a clock that is being set back.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const LONGEST_WAIT: Duration = Duration::from_secs(7);
+
+/// How many seconds away a stamp of a mount that follows another at once can lie; longer than that nothing is waited for.
+const NEAR: i64 = 3 * STEP;
 
 /// Seconds between a scan and the listing that follows it at once.
 const FRESH: i64 = 2;
@@ -269,7 +272,7 @@ impl Index {
     /// Waits for `second` to end, unless that takes long: a clock was set back, or a client has set a time to come.
     fn wait_if_near(&self, second: i64) {
         let now = self.clock.now();
-        if now <= second && second <= now.saturating_add(2 * STEP) {
+        if now <= second && second <= now.saturating_add(NEAR) {
             self.clock.wait_past(second, LONGEST_WAIT);
         }
     }

@@ -261,3 +261,78 @@ fn seconds_now() -> i64 {
         .and_then(|since| i64::try_from(since.as_secs()).ok())
         .unwrap_or(i64::MIN)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn fingerprint(value: &Value) -> Fingerprint {
+        serde_json::from_value(value.clone()).unwrap()
+    }
+
+    fn file() -> Value {
+        json!({"File": {
+            "trusted": true, "lasting": true, "writers": false, "boot": "b", "mount": 5, "device": 1, "inode": 2,
+            "size": 3, "mtime": [4, 5], "ctime": [6, 7],
+        }})
+    }
+
+    fn device() -> Value {
+        json!({"Device": {
+            "counts_all": true, "boot": "b", "major": 8, "minor": 0, "sectors_written": 1, "sectors_discarded": 2,
+            "start": 0, "size": 4, "sequence": 9,
+        }})
+    }
+
+    #[test]
+    fn p23_a_proof_lapses_with_each_part_of_it() {
+        for (kind, whole) in [("File", file()), ("Device", device())] {
+            let then = fingerprint(&whole);
+            assert!(fingerprint(&whole).proves_unwritten_since(&then, false));
+            for name in whole[kind].as_object().unwrap().keys() {
+                let mut other = whole.clone();
+                other[kind][name] = match &whole[kind][name] {
+                    Value::Bool(flag) => json!(!flag),
+                    Value::String(_) => json!("other"),
+                    Value::Array(_) => json!([4, 8]),
+                    _ => json!(77),
+                };
+                let now = fingerprint(&other);
+                // What is known of the circumstances counts as it was when the times were noted.
+                let circumstance = ["trusted", "lasting", "writers"].contains(&name.as_str());
+                assert_eq!(
+                    now.proves_unwritten_since(&then, false),
+                    circumstance,
+                    "{name}"
+                );
+                if ["trusted", "lasting", "counts_all"].contains(&name.as_str()) {
+                    assert!(!then.proves_unwritten_since(&now, false), "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn p23_an_index_of_an_older_version_proves_nothing() {
+        let parts: [(&str, Value, &[&str]); 2] = [
+            ("File", file(), &["lasting", "writers", "mount"]),
+            ("Device", device(), &["counts_all"]),
+        ];
+        for (kind, whole, new) in parts {
+            let mut old = whole.clone();
+            for name in new {
+                old[kind].as_object_mut().unwrap().remove(*name).unwrap();
+            }
+            let (old, now) = (fingerprint(&old), fingerprint(&whole));
+            assert!(!now.proves_unwritten_since(&old, false), "{kind}");
+        }
+    }
+
+    #[test]
+    fn the_uuid_of_a_file_system_is_written_as_sysfs_does() {
+        let id = std::array::from_fn(|at| u8::try_from(at).unwrap() * 17);
+        assert_eq!(uuid(id), "00112233-4455-6677-8899-aabbccddeeff");
+    }
+}

@@ -9,11 +9,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
 
-use super::Index;
 use super::format::Place;
 use super::open::{Begin, OpenError, Request};
 use super::record::{HASHED, SETTLED, STEP, even};
 use super::store::{Loaded, Store};
+use super::{Index, NEAR};
 use crate::geometry::BlockIndex;
 
 /// Where an index could be neither made nor locked. What is there is looked at for its promises, and stays as it is.
@@ -89,8 +89,8 @@ impl Index {
         let first = begin.first.max(even(begin.promised.saturating_add(1)));
         let last = first.saturating_add(STEP);
         // Else the next mount without a file would show the same again.
-        let far = last > self.clock.now().saturating_add(2 * STEP)
-            && self.store.note_ceiling(last).is_err();
+        let far =
+            last > self.clock.now().saturating_add(NEAR) && self.store.note_ceiling(last).is_err();
         if request.purpose.must_save() || far {
             return Err(OpenError::Unsaved { error, far });
         }
@@ -102,7 +102,10 @@ impl Index {
         for block in (0..blocks).filter_map(BlockIndex::new) {
             let last = block.get() + 1 == blocks;
             self.records.with(block, |record| {
-                record.restamp(record.next_stamp(first) + if last { STEP } else { 0 });
+                // One that the scan has made is new as it is: all others are no later than what was promised.
+                if record.stamp < first {
+                    record.restamp(record.next_stamp(first) + if last { STEP } else { 0 });
+                }
                 if record.has(HASHED) {
                     record.set(SETTLED);
                 }
