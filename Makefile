@@ -21,19 +21,20 @@ MANUALS = doc/bmapfs.8 doc/mount.bmapfs.8
 # Debian packages. The demo's are among the test suite's, so that there is one list.
 DEMO_PACKAGES = gcc libc6-dev fuse3 rsync mount util-linux e2fsprogs
 BENCH_PACKAGES = gcc libc6-dev fuse3 mount util-linux util-linux-extra fio rsync iproute2 openssh-server openssh-client xfsprogs
-TEST_PACKAGES = $(DEMO_PACKAGES) util-linux-extra bsdutils fio attr acl procps passwd kmod strace mandoc b3sum dmsetup \
-	qemu-utils xfsprogs btrfs-progs openssh-server openssh-client restic borgbackup rclone \
+TEST_PACKAGES = $(DEMO_PACKAGES) util-linux-extra bsdutils fdisk bmap-tools fio attr acl procps passwd kmod strace mandoc \
+	b3sum dmsetup qemu-utils xfsprogs btrfs-progs squashfs-tools openssh-server openssh-client restic borgbackup rclone \
 	thin-provisioning-tools libnbd-bin
 PACKAGES = $(TEST_PACKAGES)
 
 # More than the machine has processors: a test of times mostly waits for a second to end.
 TEST_THREADS ?= 6
 
-.PHONY: all build help demo test bench check install uninstall clean deps cargo-there
+.PHONY: all build help demo quick test bench check install uninstall clean deps cargo-there
 
 all: build
 
 help:
+	@echo 'make quick      formatting, lints, and the tests that need neither root nor FUSE: a minute, as any user'
 	@echo 'make            build the release binary'
 	@echo 'make demo       install what is missing, build, and show the main job on a real image (SRC=image: on yours)'
 	@echo 'make test       install what is missing and run all tests, as root'
@@ -68,9 +69,17 @@ demo: cargo-there
 	@$(CARGO) build --release --locked
 	@BMAPFS='$(BMAPFS)' SRC='$(SRC)' doc/demo.sh
 
+# Fewer random cases than `make test` has; PROPTEST_CASES says how many.
+quick: cargo-there
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --locked --all-targets --quiet -- -D warnings
+	@PROPTEST_CASES=$${PROPTEST_CASES:-400} $(CARGO) test --locked --quiet --lib --bins
+	@$(CARGO) test --locked --quiet --test integration -- documents:: --skip manual_pages
+
+# Also the tests that `cargo test` by itself leaves out, because they need root or other programs.
 test: cargo-there
 	@$(MAKE) --no-print-directory deps
-	@RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked
+	@RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked -- --include-ignored
 
 bench: cargo-there
 	@$(MAKE) --no-print-directory deps PACKAGES='$(BENCH_PACKAGES)'

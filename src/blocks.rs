@@ -3,11 +3,12 @@
 //! Invariants: what a client reads is what the image holds now; a write reaches the image before it is
 //! acknowledged and never leaves its block; nothing but a client's request changes a byte.
 
+mod block_set;
 mod data;
-pub(crate) mod handles;
+mod failing;
+mod lengths;
+mod listing;
 mod open;
-pub(crate) mod owner;
-mod presence;
 mod resize;
 mod sparse;
 mod staged;
@@ -15,10 +16,6 @@ mod staged_volume;
 mod stamps;
 mod times;
 mod volume;
-pub(crate) mod zeros;
-
-#[cfg(test)]
-mod model;
 
 use std::cell::Cell;
 use std::io;
@@ -26,29 +23,35 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::VolumeConfig;
 use crate::geometry::{BlockIndex, BlockSize, Geometry, GeometryError, Span};
 use crate::image::{Fingerprint, Image};
 use crate::index::{Index, Meanwhile, Report};
-use crate::inode::Inode;
 use crate::scan::Tally;
-use crate::volume::{Attr, Errno, Handle, Kind, Result};
+use crate::volume::handles::Handles;
+use crate::volume::inode::Inode;
+use crate::volume::owner::Owners;
+use crate::volume::{Attr, Errno, FileKind, Handle, Result};
 
-use handles::Handles;
+use failing::Failing;
+use lengths::Lengths;
 use open::Open;
-use owner::Owners;
 use staged::Staging;
 use staged_volume::StagedOpen;
 use stamps::Stamps;
 use times::Times;
 
-pub use presence::Presence;
+pub use listing::Listing;
 
 /// The image's size is looked at again no more often than this (promise P2).
 const SIZE_INTERVAL: Duration = Duration::from_secs(1);
 /// Extents of a block that are added up for its allocated size; with more it counts as full.
 const MOST_EXTENTS: usize = 8;
+/// What all open handles may keep together beside what they are, in bytes: pieces that were served early, what was read
+/// ahead. With more, an index knows less, and a device is read in smaller pieces.
+const HANDLE_MEMORY: u64 = 64 << 20;
 
 /// An image as a directory of block files.
 #[derive(Debug)]
@@ -56,16 +59,20 @@ pub struct Blocks {
     image: Arc<dyn Image>,
     config: VolumeConfig,
     geometry: RwLock<Geometry>,
-    size_read: Mutex<Option<Instant>>,
+    pub(crate) size_read: Mutex<Option<Instant>>,
     owners: Owners,
     times: Times,
     handles: Handles<Open>,
+    handle_memory: Arc<Budget>,
     staging: Staging,
+    failing: Failing,
     /// With --sparse: which blocks have a file.
-    present: Option<Presence>,
+    listing: Option<Listing>,
     /// With --resize: the number of an empty block just behind the image.
     pending: AtomicU64,
     resizing: Mutex<()>,
+    /// Of a writable mount: how long clients make the files.
+    lengths: Lengths,
     staged_handles: Handles<StagedOpen>,
     latched: AtomicBool,
     /// At the mount, of a mount that is read-only.
@@ -86,8 +93,12 @@ pub struct Summary {
     pub untouched: Option<u64>,
     /// Of a mount with an index: what the last scan found.
     pub report: Option<Report>,
+    /// Blocks that could not be read when that was tried last: how many, and the first.
+    pub unreadable: Option<(u64, BlockIndex)>,
     /// Whether somebody wrote the image while it was read.
     pub meanwhile: Meanwhile,
+    /// Whether writes were refused, because the backup seems to have another block size (promise P25).
+    pub latched: bool,
 }
 
 /// One moment's view of what all block files have in common, so that a listing asks once.
@@ -120,16 +131,19 @@ impl Blocks {
         config: VolumeConfig,
         clock: Arc<dyn Clock>,
         index: Option<Arc<Index>>,
-        present: Option<Presence>,
+        mut listing: Option<Listing>,
     ) -> std::result::Result<Self, BlocksError> {
         let geometry = Geometry::new(image.size()?, config.block_size)?;
-        image.settle()?;
+        image.flush()?;
+        let unreadable = listing
+            .as_mut()
+            .map(|listing| std::mem::take(&mut listing.unreadable));
         let fingerprint = if config.writable {
             Fingerprint::Unknown
         } else {
             image.fingerprint()?
         };
-        Ok(Self {
+        let blocks = Self {
             fingerprint,
             geometry: RwLock::new(geometry),
             size_read: Mutex::new(None),
@@ -143,10 +157,13 @@ impl Blocks {
                 )?)),
             },
             handles: Handles::new(),
+            handle_memory: Arc::new(Budget::new(HANDLE_MEMORY)),
             staging: Staging::new(config.staging),
-            present,
+            failing: Failing::knowing(unreadable.unwrap_or_default()),
+            listing,
             pending: AtomicU64::new(resize::NONE),
             resizing: Mutex::new(()),
+            lengths: Lengths::default(),
             staged_handles: Handles::new(),
             latched: AtomicBool::new(false),
             sync_failures: AtomicU64::new(0),
@@ -154,7 +171,9 @@ impl Blocks {
             image,
             config,
             clock,
-        })
+        };
+        blocks.note_unreadable();
+        Ok(blocks)
     }
 
     /// Length of every block but the last.
@@ -207,9 +226,13 @@ impl Blocks {
                 *geometry = grown;
                 drop(geometry);
                 self.times.resized(grown);
-                self.appear_since(known_geometry, grown);
+                if let Some(listing) = &self.listing {
+                    listing.grown(self.image.as_ref(), known_geometry, grown);
+                }
                 if let Some(last) = last {
+                    self.lengths.forget(|block| block == last);
                     self.times.wrote(last, self.times.base(self.image.as_ref()));
+                    self.try_again(last);
                 }
             }
             Err(e) => log::warn!("the image has grown, but what is new cannot be shown: {e}"),
@@ -225,26 +248,35 @@ impl Blocks {
             .then(|| blocks.saturating_sub(self.times.touched()));
         if self.config.writable {
             self.drop_staged();
+            self.check_all_are_whole();
             self.image.sync(false)?;
         }
         self.times.let_pass();
         let meanwhile = if let Some(index) = self.times.index() {
-            self.handles.for_each(Open::spoil);
-            index.close()?
+            self.handles.for_each(Open::discard);
+            index.close()
         } else if self.config.writable {
-            Meanwhile::Quiet
+            Ok(Meanwhile::Quiet)
         } else {
             let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
-            match now.differs_from(&self.fingerprint) {
+            Ok(match now.differs_from(&self.fingerprint) {
                 Some(true) => Meanwhile::Written,
                 Some(false) => Meanwhile::Quiet,
                 None => Meanwhile::Unknown,
-            }
+            })
         };
+        // Content may have been shown with the second of a write that came later in it, and that was the last.
+        if self.times.touched() > 0
+            && let Err(e) = self.image.touch()
+        {
+            log::warn!("setting the image's time: {e}");
+        }
         Ok(Summary {
             blocks,
             untouched,
-            meanwhile,
+            meanwhile: meanwhile?,
+            latched: self.latched.load(SeqCst),
+            unreadable: self.unreadable(),
             report: self.times.index().map(|index| index.report()),
         })
     }
@@ -253,27 +285,34 @@ impl Blocks {
     pub fn look_again(&self, tally: &Tally) -> io::Result<()> {
         self.reread_size();
         if let Some(index) = self.times.index() {
-            self.handles.for_each(Open::spoil);
+            self.handles.for_each(Open::discard);
             index.rescan(tally)?;
+            self.note_unreadable();
         }
-        self.list_again()
+        self.list_again(tally)
     }
 
     /// At each listing of the root.
     fn refresh(&self) {
-        {
+        let due = {
             let mut read = self
                 .size_read
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            if read.is_none_or(|at| at.elapsed() >= SIZE_INTERVAL) {
+            let due = read.is_none_or(|at| at.elapsed() >= SIZE_INTERVAL);
+            if due {
                 *read = Some(Instant::now());
-                self.reread_size();
             }
+            due
+        };
+        // New blocks may need an index that is saved first, for which no other listing waits.
+        if due {
+            self.reread_size();
         }
-        if let Err(e) = self.image.settle() {
+        if let Err(e) = self.image.flush() {
             log::warn!("flushing the image to learn its holes: {e}");
         }
+        self.follow_holes();
         self.times.refresh(self.image.as_ref());
     }
 
@@ -298,7 +337,7 @@ impl Blocks {
                 };
                 let set = set.mtime.filter(|time| time.made == self.times.made());
                 (
-                    Kind::Directory,
+                    FileKind::Directory,
                     2,
                     0,
                     0,
@@ -309,11 +348,11 @@ impl Blocks {
                 let span = view.geometry.span(block);
                 let sectors = self.allocated(span, view).div_ceil(512);
                 (
-                    Kind::File,
+                    FileKind::File,
                     1,
                     span.len(),
                     sectors,
-                    self.times.show(block, view.base),
+                    self.times.report_stamp(block, view.base),
                 )
             }
             _ => return Err(Errno::ENOENT),
@@ -386,14 +425,14 @@ impl Blocks {
     }
 
     /// Tells a handle that wrote of every sync failure since it was last told (promise P9).
-    fn untold_failure(&self, open: &Open, tell: bool) -> Result<()> {
+    fn unseen_failure(&self, open: &Open, tell: bool) -> Result<()> {
         let failures = self.sync_failures.load(SeqCst);
-        let told = if tell {
-            open.told.swap(failures, SeqCst)
+        let seen = if tell {
+            open.seen_failures.swap(failures, SeqCst)
         } else {
-            open.told.load(SeqCst)
+            open.seen_failures.load(SeqCst)
         };
-        if open.wrote.load(SeqCst) && told < failures {
+        if open.wrote.load(SeqCst) && seen < failures {
             Err(Errno::EIO)
         } else {
             Ok(())

@@ -7,6 +7,7 @@
 mod format;
 mod map;
 mod named;
+mod parts;
 
 use std::fmt;
 
@@ -14,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::geometry::Span;
 
-pub use map::{ChangeMap, MapError};
+pub use map::ChangeMap;
 pub use named::Named;
+pub use parts::MapError;
 
 /// Ranges of an image that may differ from an earlier state of it; all other bytes are certain to be the same.
 /// Sorted, disjoint, none empty.
@@ -65,7 +67,7 @@ impl ChangedRanges {
 
 /// A state of an image that an index describes, so that a later run can ask what changed since.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum State {
+pub enum ImageState {
     /// The name that an administrator gave it (`--as`).
     Named(String),
     /// A clone of the image that was kept (`--snapshot`).
@@ -104,10 +106,10 @@ pub struct Changes {
 pub trait ChangeSource: fmt::Debug {
     /// What changed since `then`, the state that an index describes. `None` if that is not certain: then everything
     /// is read, and the source has logged why.
-    fn since(&self, then: Option<&State>) -> Option<Changes>;
+    fn since(&self, then: Option<&ImageState>) -> Option<Changes>;
 
     /// The state that the image is in now, to be kept with the index for the next time.
-    fn now(&self) -> Option<State>;
+    fn now(&self) -> Option<ImageState>;
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! Invariant: whatever the arguments are, the answer is a [`Command`] that contradicts nothing, or one usage
 //! error on one line. The only thing asked of the system is the current directory.
 
+pub mod options;
+
 mod definition;
 
 use std::ffi::{OsStr, OsString};
@@ -14,7 +16,8 @@ use clap_complete::Shell;
 
 use crate::config::{MountConfig, RunConfig, ScanConfig, UmountConfig, Verbosity};
 use crate::exit::{Failure, OrFail, Result, Status};
-use crate::options::{self, Unknown, Word};
+
+use options::{Unknown, Word};
 
 pub use definition::command;
 
@@ -127,7 +130,7 @@ fn mount(matches: &ArgMatches) -> Result<Command> {
 
 fn run(matches: &ArgMatches) -> Result<Command> {
     let settings = options::resolve(&words(matches)?, Unknown::Refuse)?;
-    let only_run = settings.only_run.clone();
+    let (shrunk, strict) = (settings.shrunk, settings.strict);
     let command: Vec<OsString> = matches
         .get_many("CMD")
         .into_iter()
@@ -139,8 +142,8 @@ fn run(matches: &ArgMatches) -> Result<Command> {
             source: absolute(given(matches, "SRC")?)?,
             ..config_at(PathBuf::new(), settings)
         },
-        shrunk: only_run.shrunk.is_some(),
-        strict: only_run.strict.is_some(),
+        shrunk,
+        strict,
         command,
     })))
 }
@@ -149,18 +152,38 @@ fn scan(matches: &ArgMatches) -> Result<Command> {
     // There is always an index.
     let mut all = vec![Word::flag("--index", "index", None)];
     all.extend(words(matches)?);
-    let settings = options::resolve(&all, Unknown::Refuse)?;
-    settings.only_run.refuse()?;
+    let settings = options::resolve(&all, Unknown::Refuse)?.not_for_run()?;
     if settings.volume.writable {
         return Err(Failure::usage("write: a scan never writes"));
+    }
+    let bmap = match matches.get_one::<OsString>("bmap") {
+        None => None,
+        Some(file) if file == "-" => {
+            return Err(Failure::usage(
+                "--bmap -: the counts go to stdout; name a file",
+            ));
+        }
+        Some(_) => Some(absolute(given(matches, "bmap")?)?),
+    };
+    let mut index = settings.index.unwrap_or_default();
+    let dry_run = matches.get_flag("dry-run");
+    if bmap.is_some() {
+        if dry_run && index.changes.map.is_some() {
+            return Err(Failure::usage(
+                "--bmap and --dry-run with --changed exclude each other; nothing is read then",
+            ));
+        }
+        // The map is made of what is read.
+        index.rescan = true;
     }
     Ok(Command::Scan(Box::new(ScanConfig {
         source: absolute(given(matches, "SRC")?)?,
         volume: settings.volume,
-        index: settings.index.unwrap_or_default(),
+        index,
         threads: settings.threads,
         verbosity: settings.verbosity,
-        dry_run: matches.get_flag("dry-run"),
+        dry_run,
+        bmap,
         list: matches.get_flag("verbose"),
         json: matches.get_flag("json"),
     })))
@@ -235,7 +258,7 @@ fn completions(shell: Option<&OsStr>) -> Result<Command> {
 }
 
 fn mount_config(matches: &ArgMatches, settings: options::Settings) -> Result<MountConfig> {
-    settings.only_run.refuse()?;
+    let settings = settings.not_for_run()?;
     let source = given(matches, "SRC")?;
     let mountpoint = given(matches, "MOUNTPOINT")?;
     Ok(MountConfig {

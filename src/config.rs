@@ -113,6 +113,8 @@ pub struct ScanConfig {
     pub dry_run: bool,
     /// `-v`: list the blocks that got new stamps.
     pub list: bool,
+    /// `--bmap`: the file that a block map is written to.
+    pub bmap: Option<PathBuf>,
     /// `--json`: print one object.
     pub json: bool,
 }
@@ -130,6 +132,8 @@ pub struct VolumeConfig {
     pub force: bool,
     /// `-o no-latch` turns this off: after a refused truncate or a write past a block's end, refuse every write.
     pub latch: bool,
+    /// `-o salvage`: blocks that cannot be read are opened all the same, for what is left of them.
+    pub salvage: bool,
     /// `--sparse`: blocks without data have no file.
     pub sparse: bool,
     /// `--resize`: a regular image may grow and shrink.

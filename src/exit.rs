@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::one_line::one_line;
+
 /// What a bmapfs process ends with. The values are those of mount(8) and umount(8), because a mount
 /// helper's status becomes mount's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,10 +92,10 @@ impl Failure {
 }
 
 impl fmt::Display for Failure {
-    /// All on one line, outermost first, joined with colons: `attempt: object: reason`.
+    /// All on one line, outermost first, joined with colons: `attempt: object: reason`. Control characters in names
+    /// are escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = format!("{:#}", self.cause);
-        f.write_str(&text.replace('\n', " "))
+        f.write_str(&one_line(&format!("{:#}", self.cause)))
     }
 }
 
@@ -144,7 +146,7 @@ mod tests {
         let failure = inner
             .or_fail(Status::MountFailed, || "opening /a")
             .unwrap_err();
-        assert_eq!(failure.to_string(), "opening /a: no luck");
+        assert_eq!(failure.to_string(), "opening /a: no\\nluck");
         assert_eq!(failure.status(), Status::MountFailed);
     }
 }

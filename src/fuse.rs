@@ -3,6 +3,7 @@
 //! No decision about blocks is made here. With `session` the only place that names fuser.
 
 mod convert;
+mod gate;
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -17,10 +18,13 @@ use fuser::{
     ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::image::buffer::with_scratch;
-use crate::inode::Inode;
+use crate::buffer::with_scratch;
+use crate::volume::inode::Inode;
 use crate::volume::{Change, Create, Errno, Handle, Result, Volume};
+
 use convert::{attr, kind, set_time, whence};
+
+pub use gate::Gate;
 
 /// How long the kernel may keep attributes: stamps change only with what is written.
 const ATTR_TTL: Duration = Duration::from_secs(1);
@@ -30,27 +34,39 @@ const NAME_TTL: Duration = Duration::from_secs(24 * 3600);
 const MAX_WRITE: u32 = 1 << 20;
 /// Requests of asynchronous and direct I/O that may wait in the kernel at once.
 const MAX_BACKGROUND: u16 = 64;
+/// Listings that are begun on threads of their own at once; more are begun where requests are taken.
+const MOST_BEGINNING: usize = 64;
 
 /// A [`Volume`] as fuser wants it.
 #[derive(Debug)]
 pub struct Adapter<V: Volume> {
     volume: Arc<V>,
+    gate: Arc<Gate>,
     page_cache: bool,
+    /// Cloned for each listing that is being begun.
+    beginning: Arc<()>,
     /// How long the kernel may keep the root's attributes.
     root_ttl: Duration,
 }
 
 impl<V: Volume> Adapter<V> {
-    /// `page_cache`: let the kernel keep pages; else every read comes here.
+    /// `page_cache`: let the kernel keep pages; else every read comes here. Nothing comes once `gate` is shut.
     #[must_use]
-    pub fn new(volume: Arc<V>, page_cache: bool, writable: bool) -> Self {
+    pub fn new(volume: Arc<V>, gate: Arc<Gate>, page_cache: bool, writable: bool) -> Self {
         // The root's time changes with every write, and rsync looks at it when it has written all.
         let root_ttl = if writable { Duration::ZERO } else { ATTR_TTL };
         Self {
             volume,
+            gate,
             page_cache,
+            beginning: Arc::default(),
             root_ttl,
         }
+    }
+
+    /// Asks the volume, unless the gate is shut.
+    fn ask<R>(&self, work: impl FnOnce(&V) -> Result<R>) -> Result<R> {
+        self.gate.pass(|| work(&self.volume))
     }
 
     fn attr_ttl(&self, inode: Inode) -> &Duration {
@@ -129,7 +145,7 @@ impl<V: Volume> Filesystem for Adapter<V> {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = inode(parent).and_then(|parent| self.volume.lookup(parent, name));
+        let found = inode(parent).and_then(|parent| self.ask(|volume| volume.lookup(parent, name)));
         answer!(reply, found, entry => {
             let name_ttl = if entry.lasting { NAME_TTL } else { Duration::ZERO };
             reply.entry_with_ttls(&ATTR_TTL, &name_ttl, &attr(&entry.attr), Generation(0));
@@ -137,7 +153,7 @@ impl<V: Volume> Filesystem for Adapter<V> {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let found = inode(ino).and_then(|inode| self.volume.attr(inode));
+        let found = inode(ino).and_then(|inode| self.ask(|volume| volume.attr(inode)));
         answer!(reply, found, found => reply.attr(self.attr_ttl(found.inode), &attr(&found)), "getattr {ino}");
     }
 
@@ -167,13 +183,13 @@ impl<V: Volume> Filesystem for Adapter<V> {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        let changed = inode(ino).and_then(|inode| self.volume.change(inode, &change));
+        let changed = inode(ino).and_then(|inode| self.ask(|volume| volume.change(inode, &change)));
         answer!(reply, changed, now => reply.attr(self.attr_ttl(now.inode), &attr(&now)), "setattr {ino} {change:?}");
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let write = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        let opened = inode(ino).and_then(|inode| self.volume.open(inode, write));
+        let opened = inode(ino).and_then(|inode| self.ask(|volume| volume.open(inode, write)));
         answer!(reply, opened, opened => {
             reply.opened(FileHandle(opened.0), self.open_flags(write));
         }, "open {ino} write={write}");
@@ -197,14 +213,20 @@ impl<V: Volume> Filesystem for Adapter<V> {
             return reply.error(ReplyErrno::EINVAL);
         };
         let mut reply = Some(reply);
-        with_scratch(len, |out| {
-            self.volume
-                .read_and(handle(fh), offset, out, whole, &mut |served| {
-                    if let Some(reply) = reply.take() {
-                        answer!(reply, served, bytes => reply.data(bytes), "read {ino} {size} at {offset}");
-                    }
-                });
+        let mut answer = |served: Result<&[u8]>| {
+            if let Some(reply) = reply.take() {
+                answer!(reply, served, bytes => reply.data(bytes), "read {ino} {size} at {offset}");
+            }
+        };
+        let asked = self.ask(|volume| {
+            with_scratch(len, |out| {
+                volume.read_and(handle(fh), offset, out, whole, &mut answer);
+            });
+            Ok(())
         });
+        if let Err(errno) = asked {
+            answer(Err(errno));
+        }
     }
 
     fn write(
@@ -219,14 +241,15 @@ impl<V: Volume> Filesystem for Adapter<V> {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let written = self.volume.write(handle(fh), offset, data);
+        let written = self.ask(|volume| volume.write(handle(fh), offset, data));
         answer!(reply, written, len => {
             reply.written(u32::try_from(len).unwrap_or(0));
         }, "write {ino} {} at {offset}", data.len());
     }
 
     fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        answer!(reply, self.volume.flush(handle(fh)), () => reply.ok(), "flush {ino}");
+        let flushed = self.ask(|volume| volume.flush(handle(fh)));
+        answer!(reply, flushed, () => reply.ok(), "flush {ino}");
     }
 
     fn release(
@@ -239,13 +262,15 @@ impl<V: Volume> Filesystem for Adapter<V> {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.volume.release(handle(fh));
-        log::debug!("release {ino}");
-        reply.ok();
+        let released = self.ask(|volume| {
+            volume.release(handle(fh));
+            Ok(())
+        });
+        answer!(reply, released, () => reply.ok(), "release {ino}");
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        let synced = self.volume.sync(handle(fh), datasync);
+        let synced = self.ask(|volume| volume.sync(handle(fh), datasync));
         answer!(reply, synced, () => reply.ok(), "fsync {ino} datasync={datasync}");
     }
 
@@ -259,8 +284,10 @@ impl<V: Volume> Filesystem for Adapter<V> {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let done = convert::allocation(mode)
-            .and_then(|what| self.volume.allocate(handle(fh), what, offset, length));
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let done = convert::allocation(mode).and_then(|what| {
+            self.ask(|volume| volume.allocate(handle(fh), what, keep_size, offset, length))
+        });
         answer!(reply, done, () => reply.ok(), "fallocate {ino} mode {mode} {length} at {offset}");
     }
 
@@ -275,7 +302,7 @@ impl<V: Volume> Filesystem for Adapter<V> {
     ) {
         let found = whence(how).and_then(|towards| {
             let offset = u64::try_from(offset).map_err(|_| Errno::EINVAL)?;
-            let found = self.volume.seek(handle(fh), offset, towards)?;
+            let found = self.ask(|volume| volume.seek(handle(fh), offset, towards))?;
             i64::try_from(found).map_err(|_| Errno::EOVERFLOW)
         });
         answer!(reply, found, found => reply.offset(found), "lseek {ino} {offset} whence {how}");
@@ -283,13 +310,18 @@ impl<V: Volume> Filesystem for Adapter<V> {
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         // A listing may have to wait for a second to end or for the image to be flushed; reads go on meanwhile.
-        let volume = Arc::clone(&self.volume);
+        let (volume, gate) = (Arc::clone(&self.volume), Arc::clone(&self.gate));
+        let beginning = Arc::clone(&self.beginning);
         let work = move || {
-            let opened = inode(ino).and_then(|inode| volume.open_directory(inode));
+            let opened = inode(ino).and_then(|inode| gate.pass(|| volume.open_directory(inode)));
             answer!(reply, opened, opened => {
                 reply.opened(FileHandle(opened.0), FopenFlags::empty());
             }, "opendir {ino}");
+            drop(beginning);
         };
+        if Arc::strong_count(&self.beginning) > MOST_BEGINNING + 1 {
+            return work();
+        }
         // If there can be no thread, the reply is dropped unsent, and the kernel's caller gets EIO.
         if let Err(e) = std::thread::Builder::new()
             .name("opendir".to_owned())
@@ -307,14 +339,16 @@ impl<V: Volume> Filesystem for Adapter<V> {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let listed = self.volume.list(handle(fh), offset, &mut |listed| {
-            let found = &listed.entry.attr;
-            !reply.add(
-                INodeNo(found.inode.number()),
-                listed.next,
-                kind(found.kind),
-                listed.name,
-            )
+        let listed = self.ask(|volume| {
+            volume.list(handle(fh), offset, &mut |listed| {
+                let found = &listed.entry.attr;
+                !reply.add(
+                    INodeNo(found.inode.number()),
+                    listed.next,
+                    kind(found.kind),
+                    listed.name,
+                )
+            })
         });
         answer!(reply, listed, () => reply.ok(), "readdir {ino} from {offset}");
     }
@@ -327,30 +361,35 @@ impl<V: Volume> Filesystem for Adapter<V> {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let listed = self.volume.list(handle(fh), offset, &mut |listed| {
-            let found = attr(&listed.entry.attr);
-            let name_ttl = if listed.entry.lasting {
-                NAME_TTL
-            } else {
-                Duration::ZERO
-            };
-            // One lifetime for both in this call: the attributes', unless the name's is shorter.
-            let ttl = ATTR_TTL.min(name_ttl);
-            !reply.add(
-                found.ino,
-                listed.next,
-                listed.name,
-                &ttl,
-                &found,
-                Generation(0),
-            )
+        let listed = self.ask(|volume| {
+            volume.list(handle(fh), offset, &mut |listed| {
+                let found = attr(&listed.entry.attr);
+                let name_ttl = if listed.entry.lasting {
+                    NAME_TTL
+                } else {
+                    Duration::ZERO
+                };
+                // One lifetime for both in this call: the attributes', unless the name's is shorter.
+                let ttl = ATTR_TTL.min(name_ttl);
+                !reply.add(
+                    found.ino,
+                    listed.next,
+                    listed.name,
+                    &ttl,
+                    &found,
+                    Generation(0),
+                )
+            })
         });
         answer!(reply, listed, () => reply.ok(), "readdirplus {ino} from {offset}");
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        self.volume.release_directory(handle(fh));
-        reply.ok();
+        let released = self.ask(|volume| {
+            volume.release_directory(handle(fh));
+            Ok(())
+        });
+        answer!(reply, released, () => reply.ok(), "releasedir");
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
@@ -359,9 +398,10 @@ impl<V: Volume> Filesystem for Adapter<V> {
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         const UNIT: u32 = 4096;
-        let space = self.volume.space();
-        let units = space.bytes.div_ceil(u64::from(UNIT));
-        reply.statfs(units, 0, 0, space.files, 0, UNIT, 255, UNIT);
+        answer!(reply, self.ask(|volume| Ok(volume.space())), space => {
+            let units = space.bytes.div_ceil(u64::from(UNIT));
+            reply.statfs(units, 0, 0, space.files, 0, UNIT, 255, UNIT);
+        }, "statfs");
     }
 
     fn create(
@@ -383,7 +423,8 @@ impl<V: Volume> Filesystem for Adapter<V> {
             truncate: flags & libc::O_TRUNC != 0,
             write,
         };
-        let created = inode(parent).and_then(|parent| self.volume.create(parent, name, &create));
+        let created = inode(parent)
+            .and_then(|parent| self.ask(|volume| volume.create(parent, name, &create)));
         answer!(reply, created, (entry, opened) => {
             // One lifetime for name and attributes; staged names have none.
             let ttl = if entry.lasting { ATTR_TTL } else { Duration::ZERO };
@@ -393,7 +434,8 @@ impl<V: Volume> Filesystem for Adapter<V> {
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let removed = inode(parent).and_then(|parent| self.volume.remove(parent, name));
+        let removed =
+            inode(parent).and_then(|parent| self.ask(|volume| volume.remove(parent, name)));
         answer!(reply, removed, () => reply.ok(), "unlink {name:?}");
     }
 
@@ -408,7 +450,7 @@ impl<V: Volume> Filesystem for Adapter<V> {
         reply: ReplyEmpty,
     ) {
         let renamed = convert::rename_replaces(flags)
-            .and_then(|replace| self.volume.rename(name, newname, replace));
+            .and_then(|replace| self.ask(|volume| volume.rename(name, newname, replace)));
         answer!(reply, renamed, () => reply.ok(), "rename {name:?} to {newname:?}");
     }
 
@@ -432,7 +474,8 @@ impl<V: Volume> Filesystem for Adapter<V> {
         reply.error(convert::errno(self.volume.refuse()));
     }
 
-    // Extended attributes, ioctls and poll: the kernel remembers ENOSYS and does not ask again.
+    // Extended attributes, ioctls and poll: the kernel remembers ENOSYS and does not ask again, as it would for
+    // security.capability at each write.
 
     fn setxattr(
         &self,
@@ -451,8 +494,13 @@ impl<V: Volume> Filesystem for Adapter<V> {
         reply.error(ReplyErrno::ENOSYS);
     }
 
-    fn listxattr(&self, _: &Request, _: INodeNo, _: u32, reply: ReplyXattr) {
-        reply.error(ReplyErrno::ENOSYS);
+    fn listxattr(&self, _: &Request, _: INodeNo, size: u32, reply: ReplyXattr) {
+        // None, and not "not supported", of which tar and getfattr would warn for each file.
+        if size == 0 {
+            reply.size(0);
+        } else {
+            reply.data(&[]);
+        }
     }
 
     fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {

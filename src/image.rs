@@ -4,17 +4,17 @@
 //! no mount point. All offsets are bytes from its start.
 
 pub mod activity;
-pub mod buffer;
 mod direct;
 mod extents;
 pub mod fingerprint;
 pub mod holders;
 pub mod lock;
-mod once;
 mod open;
 pub mod readahead;
 mod source;
+mod uncached;
 mod zero;
+pub(crate) mod zeros;
 
 #[cfg(test)]
 pub(crate) mod faulty;
@@ -82,7 +82,10 @@ pub trait Image: fmt::Debug + Send + Sync {
 
     /// Makes what `next_data` says trustworthy: flushes what other programs have written and the file system
     /// has not yet laid out. Cheap if nothing was written since the last call.
-    fn settle(&self) -> io::Result<()>;
+    fn flush(&self) -> io::Result<()>;
+
+    /// Gives a file the present time as its mtime. A device keeps none.
+    fn touch(&self) -> io::Result<()>;
 
     /// When a regular file was last written, in seconds and nanoseconds, by its own word. `None`: it is a device.
     fn mtime(&self) -> io::Result<Option<(i64, i64)>>;

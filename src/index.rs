@@ -3,41 +3,48 @@
 //!
 //! Invariant: it can only make a sync slower, never wrong. Whatever is in doubt gets a new stamp.
 
-mod file;
-mod format;
+pub(crate) mod file;
+pub(crate) mod format;
 mod name;
 mod open;
+mod over;
 mod partial;
-mod record;
-mod rescan;
+pub(crate) mod record;
+mod request;
+mod save;
+mod scan;
 mod served;
-mod store;
 mod unsaved;
 mod written;
 
-#[cfg(test)]
-mod model;
-
 use std::collections::HashMap;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
 
-use crate::changes::State;
+use crate::changes::ImageState;
 use crate::clock::Clock;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::{Fingerprint, Image};
 use crate::per_block::PerBlock;
 use crate::scan::{Digest, ZeroDigests};
 
+use file::Store;
 use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN, even};
-use store::Store;
 
+pub use file::{FileId, Refused};
 pub use name::{default_path, mount_name};
-pub use open::{OpenError, Purpose, Request};
 pub use partial::Plan;
+pub(crate) use record::LOOKS_BACK;
+pub use request::{OpenError, Purpose, Request};
 pub(crate) use served::Served;
+
+/// Whether the directory of the index's file that `file` means is `directory`, or below it. `false` if it cannot be told.
+#[must_use]
+pub fn lies_below(file: &Path, directory: &Path) -> bool {
+    file::lies_below(file, directory)
+}
 
 /// What a scan found, in blocks.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
@@ -65,23 +72,19 @@ pub struct Report {
 /// A stamp that a client sets is cut to this many seconds, so that there are later ones.
 const FURTHEST: i64 = i64::MAX / 4;
 
-/// The longest wait for a second to end, for a clock that is being set back.
-const LONGEST_WAIT: Duration = Duration::from_secs(7);
-
-/// How many seconds away a stamp of a mount that follows another at once can lie; longer than that nothing is waited for.
-const NEAR: i64 = 3 * STEP;
-
 /// Seconds between a scan and the listing that follows it at once.
 const FRESH: i64 = 2;
 
 /// The index of one image at one block size, in use.
 #[derive(Debug)]
+// Each is a circumstance of its own.
+#[allow(clippy::struct_excessive_bools)]
 pub struct Index {
     image: Arc<dyn Image>,
     clock: Arc<dyn Clock>,
     store: Box<dyn Store>,
     source: String,
-    records: PerBlock<Record>,
+    pub(crate) records: PerBlock<Record>,
     zeros: ZeroDigests,
     geometry: RwLock<Geometry>,
     /// As many records as were ever saved; those past the image's end stay as they are.
@@ -98,19 +101,21 @@ pub struct Index {
     /// Before the last finished scan.
     fingerprint: Mutex<Fingerprint>,
     /// The state of the image that the digests describe, if somebody can tell what changes after it.
-    state: Mutex<Option<State>>,
+    state: Mutex<Option<ImageState>>,
     /// Some digests are of that state, on others' word, and not of `fingerprint`, which may be later.
     vouched: AtomicBool,
     /// What others may have written is watched for: without -w, and with -o force.
     watch: bool,
     writable: bool,
     /// One stamp for all blocks, since the image was written while it is mounted; and the moment it is for.
-    overlay: Mutex<Option<Overlay>>,
+    pub(crate) overlay: Mutex<Option<Overlay>>,
+    /// Blocks that cannot be read get new stamps all the same.
+    salvage: bool,
     purpose: Purpose,
     /// There is no file, or it could not be saved at the beginning.
-    unsaved: AtomicBool,
+    pub(crate) unsaved: AtomicBool,
     /// Until this second one listing may show what the scan found, although nothing proves that it is still so.
-    fresh: AtomicI64,
+    pub(crate) fresh: AtomicI64,
     touched: AtomicU64,
     /// How many stamps were made for blocks that were written.
     made: AtomicI64,
@@ -129,8 +134,8 @@ pub struct Index {
 }
 
 #[derive(Debug, Clone)]
-struct Overlay {
-    stamp: i64,
+pub(crate) struct Overlay {
+    pub(crate) stamp: i64,
     fingerprint: Fingerprint,
 }
 
@@ -148,7 +153,7 @@ pub enum Meanwhile {
 
 impl Index {
     /// The stamp that a block shows. From now on it counts as reported.
-    pub(crate) fn show(&self, block: BlockIndex) -> i64 {
+    pub(crate) fn report_stamp(&self, block: BlockIndex) -> i64 {
         if !self.geometry().has(block) {
             self.follow_size();
             if !self.geometry().has(block) {
@@ -224,57 +229,70 @@ impl Index {
         if !self.watch || self.purpose != Purpose::Mount {
             return;
         }
+        // Before any lock: it may flush the image.
         let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
-        let mut overlay = lock(&self.overlay);
-        let since = overlay.as_ref().map_or_else(
-            || lock(&self.fingerprint).clone(),
-            |known| known.fingerprint.clone(),
-        );
-        if now.proves_unwritten_since(&since, true) {
+        if !self.is_news(&now) {
             return;
         }
-        let unwritten = now.differs_from(&since) == Some(false);
-        if self.fresh.swap(i64::MIN, SeqCst) >= self.clock.now() && unwritten {
-            return;
-        }
-        let first = overlay.is_none();
-        let latest = overlay
-            .as_ref()
-            .map_or(i64::MIN, |known| known.stamp)
-            // Not the newest that is shown: a client may have set a time back.
-            .max(self.latest());
-        let stamp = even(
-            self.clock
-                .now()
-                .max(self.floor.load(SeqCst))
-                .max(self.scan_ends_below.load(SeqCst))
-                .max(latest.saturating_add(STEP)),
-        );
-        // Nobody knows what content goes with it, so no block may get it later.
-        self.floor.fetch_max(stamp.saturating_add(STEP), SeqCst);
-        if self.raise_ceiling(stamp).is_err() && first {
-            log::warn!("the index cannot be saved; stamps made now may come again after a crash");
-        }
+        let first = lock(&self.overlay).is_none();
+        let stamp = self.stamp_that_is_over(|| self.stamp_for_all(first));
         self.records.for_each(|record| record.clear(OWN));
-        *overlay = Some(Overlay {
-            stamp,
-            fingerprint: now,
-        });
-        drop(overlay);
+        {
+            let mut overlay = lock(&self.overlay);
+            // Another listing may have been quicker, and made a later one.
+            if overlay.as_ref().is_none_or(|known| known.stamp < stamp) {
+                *overlay = Some(Overlay {
+                    stamp,
+                    fingerprint: now,
+                });
+            }
+        }
         if first {
             log::warn!(
                 "the image was, or may have been, written since it was scanned: all blocks show new times until SIGHUP"
             );
         }
-        self.wait_if_near(stamp);
     }
 
-    /// Waits for `second` to end, unless that takes long: a clock was set back, or a client has set a time to come.
-    fn wait_if_near(&self, second: i64) {
-        let now = self.clock.now();
-        if now <= second && second <= now.saturating_add(NEAR) {
-            self.clock.wait_past(second, LONGEST_WAIT);
+    /// Whether the image was, or may have been, written since the stamps that listings show were made.
+    fn is_news(&self, now: &Fingerprint) -> bool {
+        let since = lock(&self.overlay).as_ref().map_or_else(
+            || lock(&self.fingerprint).clone(),
+            |known| known.fingerprint.clone(),
+        );
+        if now.proves_unwritten_since(&since, true) {
+            return false;
         }
+        let unwritten = now.differs_from(&since) == Some(false);
+        !unwritten || self.fresh.swap(i64::MIN, SeqCst) < self.clock.now()
+    }
+
+    /// A stamp for all blocks that no block has had, nor will have. `first`: say so if it cannot be saved.
+    fn stamp_for_all(&self, first: bool) -> i64 {
+        let stamp = {
+            // A scan that begins makes none of the same.
+            let overlay = lock(&self.overlay);
+            let latest = overlay
+                .as_ref()
+                .map_or(i64::MIN, |known| known.stamp)
+                // Not the newest that is shown: a client may have set a time back.
+                .max(self.latest());
+            let stamp = even(
+                self.clock
+                    .now()
+                    .max(self.floor.load(SeqCst))
+                    .max(self.scan_ends_below.load(SeqCst))
+                    .max(latest.saturating_add(STEP)),
+            );
+            // Nobody knows what content goes with it, so no block may get it later.
+            self.floor.fetch_max(stamp.saturating_add(STEP), SeqCst);
+            stamp
+        };
+        // Saving may take long, and who looks at a block needs that lock.
+        if self.raise_ceiling(stamp).is_err() && first {
+            log::warn!("the index cannot be saved; stamps made now may come again after a crash");
+        }
+        stamp
     }
 
     /// From now on the index can be used. What was scanned just now is what the next listing shows, also where nothing
@@ -300,6 +318,12 @@ impl Index {
         let zeros = self.zeros.of(self.geometry().span(block).len());
         self.records
             .with(block, |record| record.has(HASHED) && record.digest == zeros)
+    }
+
+    /// Whether the image was certainly not written since the last scan began: its digests are those of now.
+    pub(crate) fn is_current(&self) -> bool {
+        let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
+        now.proves_unwritten_since(&lock(&self.fingerprint), true)
     }
 
     /// The image may have grown before anybody could say so.
@@ -376,20 +400,21 @@ impl Index {
             let next = self.clock.now().saturating_add(1);
             self.floor.fetch_max(next, SeqCst);
         }
-        match self.save(false) {
-            // That was said at the beginning.
-            Err(_) if self.unsaved.load(SeqCst) => {}
-            saved => {
-                saved?;
-                self.unsaved.store(false, SeqCst);
-            }
+        let saved = self.save(false);
+        if saved.is_ok() {
+            self.unsaved.store(false, SeqCst);
         }
         // The last stamps may lie a little ahead of the clock. Nobody must make them again, and nothing that is written
         // later may have their second: a mount that knows nothing of them would show it.
-        self.wait_if_near(self.latest());
-        if self.unsaved.load(SeqCst) {
-            // The stamps of the next scan may lie this much in the past.
-            self.wait_if_near(self.latest().saturating_add(2 * STEP));
+        self.wait_for_stamps();
+        // Not even a scan must make one that was not noted: its stamps lie back.
+        let shown = self.latest().max(self.floor.load(SeqCst));
+        if self.unsaved.load(SeqCst) && self.store.note_ceiling(shown).is_err() {
+            self.let_pass(shown);
+        }
+        // That was said at the beginning.
+        if !self.unsaved.load(SeqCst) {
+            saved?;
         }
         Ok(meanwhile)
     }
@@ -444,11 +469,11 @@ impl Index {
         self.newest.store(newest, SeqCst);
     }
 
-    fn geometry(&self) -> Geometry {
+    pub(crate) fn geometry(&self) -> Geometry {
         *self.geometry.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

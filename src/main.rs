@@ -4,9 +4,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use bmapfs::cli::{self, Command, MountRequest};
-use bmapfs::daemon::{self, Role};
 use bmapfs::exit::{OrFail, Result, Status};
-use bmapfs::{logging, session, unmount};
+use bmapfs::host::daemon::{self, Role};
+use bmapfs::host::{logging, unmount};
+use bmapfs::session;
 
 fn main() -> ExitCode {
     run().unwrap_or_else(|failure| {

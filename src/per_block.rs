@@ -55,7 +55,7 @@ impl<T: Default + Clone> PerBlock<T> {
     }
 
     /// The values of the first `count` blocks in order, in runs; a page that was never used comes as
-    /// `None` with its length.
+    /// `None` with its length. No lock is held while `work` has them.
     pub fn runs<E>(
         &self,
         count: usize,
@@ -64,7 +64,10 @@ impl<T: Default + Clone> PerBlock<T> {
         for start in (0..count).step_by(PAGE) {
             let len = PAGE.min(count - start);
             match self.pages[start / PAGE].get() {
-                Some(page) => work(Some(&lock(page)[..len]), len)?,
+                Some(page) => {
+                    let run = lock(page)[..len].to_vec();
+                    work(Some(&run), len)?;
+                }
                 None => work(None, len)?,
             }
         }

@@ -2,14 +2,19 @@
 //!
 //! Knows digests and no stamps: what a digest means is the index's business.
 
+mod bmap;
+
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
+use crate::buffer::with_scratch;
 use crate::geometry::{BlockIndex, Geometry, Span};
 use crate::image::Image;
-use crate::image::buffer::with_scratch;
+
+pub use bmap::BlockMap;
+use bmap::Part;
 
 /// BLAKE3 of a block's content.
 pub type Digest = [u8; 32];
@@ -55,6 +60,8 @@ pub struct Hasher<'a> {
     image: &'a dyn Image,
     geometry: Geometry,
     zeros: &'a ZeroDigests,
+    /// Is made along with the digests.
+    map: Option<&'a BlockMap>,
     /// How much to read next: as the last read was.
     piece: AtomicU64,
 }
@@ -109,13 +116,29 @@ impl<'a> Hasher<'a> {
             image,
             geometry,
             zeros,
+            map: None,
             piece: AtomicU64::new(NEAR_PIECE),
         }
+    }
+
+    /// A scan of all blocks makes this map, too.
+    #[must_use]
+    pub fn mapping(self, map: Option<&'a BlockMap>) -> Self {
+        Self { map, ..self }
     }
 
     /// The digest of a block as it is now. Adds to `read` what had to be read. An image that ends early is an
     /// error, never zeros.
     pub fn hash(&self, block: BlockIndex, read: &AtomicU64) -> io::Result<Digest> {
+        self.hash_mapping(block, read, &mut None)
+    }
+
+    fn hash_mapping(
+        &self,
+        block: BlockIndex,
+        read: &AtomicU64,
+        map: &mut Option<Part>,
+    ) -> io::Result<Digest> {
         let span = self.geometry.span(block);
         let mut hasher = None;
         let mut from = span.start;
@@ -127,6 +150,9 @@ impl<'a> Hasher<'a> {
             if data > from && self.image.size()? < span.end {
                 return Err(io::Error::from_raw_os_error(libc::EIO));
             }
+            if let Some(map) = map {
+                map.hole(data - from);
+            }
             if from == span.start && data == span.end {
                 return Ok(self.zeros.of(span.len()));
             }
@@ -136,14 +162,19 @@ impl<'a> Hasher<'a> {
                 break;
             }
             let end = self.image.next_hole(data)?.clamp(data + 1, span.end);
-            self.read_into(hasher, Span::new(data, end))?;
+            self.read_into(hasher, map, Span::new(data, end))?;
             read.fetch_add(end - data, Relaxed);
             from = end;
         }
         Ok(*hasher.unwrap_or_default().finalize().as_bytes())
     }
 
-    fn read_into(&self, hasher: &mut blake3::Hasher, span: Span) -> io::Result<()> {
+    fn read_into(
+        &self,
+        hasher: &mut blake3::Hasher,
+        map: &mut Option<Part>,
+        span: Span,
+    ) -> io::Result<()> {
         let mut offset = span.start;
         while offset < span.end {
             let piece = self.piece.load(Relaxed);
@@ -156,6 +187,9 @@ impl<'a> Hasher<'a> {
                         Ok(got) => {
                             let near = got as u128 >= start.elapsed().as_micros() * NEAR_SPEED;
                             hasher.update(&piece[..got]);
+                            if let Some(map) = map {
+                                map.data(&piece[..got]);
+                            }
                             return Ok((got, near));
                         }
                         Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -206,23 +240,27 @@ impl<'a> Hasher<'a> {
             if first >= self.geometry.blocks() {
                 return;
             }
-            for number in first..first + batch {
-                let Some(block) = self.geometry.block(number) else {
-                    return;
-                };
+            let start = first * self.geometry.block_size().bytes();
+            let mut part = self.map.map(|_| Part::new(start));
+            let blocks = (first..first + batch).map_while(|number| self.geometry.block(number));
+            for block in blocks {
                 if tally.cancel.load(Relaxed) {
                     return;
                 }
                 if wanted(block) {
-                    sink(
-                        block,
-                        self.hash(block, &tally.read)
-                            .map_or_else(Found::Unreadable, Found::Digest),
-                    );
+                    let found = self.hash_mapping(block, &tally.read, &mut part);
+                    if let (Some(map), Err(_)) = (self.map, &found) {
+                        map.fail(block);
+                        part = None;
+                    }
+                    sink(block, found.map_or_else(Found::Unreadable, Found::Digest));
                 }
                 tally
                     .done
                     .fetch_add(self.geometry.span(block).len(), Relaxed);
+            }
+            if let (Some(map), Some(part)) = (self.map, part) {
+                map.add(part);
             }
         }
     }

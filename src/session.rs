@@ -16,8 +16,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use fuser::{Config, Session, SessionACL};
 use nix::sys::signal::Signal;
@@ -25,11 +26,11 @@ use nix::sys::signal::Signal;
 use crate::blocks::Summary;
 use crate::changes::ChangeMap;
 use crate::config::{Access, MountConfig};
-use crate::daemon::Ready;
 use crate::exit::{OrFail, Result, Status};
-use crate::fuse::Adapter;
+use crate::fuse::{Adapter, Gate};
+use crate::host::daemon::Ready;
+use crate::host::mount::{self, Mount, Outcome, Request};
 use crate::index::{Meanwhile, Purpose};
-use crate::mount::{self, Mount, Outcome, Request};
 use crate::scan::Tally;
 use crate::sys;
 use crate::volume::Volume;
@@ -45,12 +46,16 @@ pub use scan::scan;
 /// one slow read does not stop everything.
 const THREADS: (usize, usize) = (2, 16);
 /// At least so many for a directory of block files, which may lie on storage that is slow or far away.
-const JOINED_THREADS: usize = 8;
+const REVERSE_THREADS: usize = 8;
+
+/// How long the kernel may take to end a connection after the unmount. If it lasts longer, somebody else uses the
+/// mount, such as a process with a mount namespace of its own.
+const CONNECTION_END: Duration = Duration::from_secs(3);
 
 /// What the main thread waits for.
 #[derive(Debug)]
 enum Event {
-    /// The kernel's connection has ended: unmounted, or broken.
+    /// The kernel's connection has ended: unmounted, or broken. It is said once.
     Ended(io::Result<()>),
     /// A signal.
     Signal(Signal),
@@ -60,10 +65,10 @@ enum Event {
 
 /// Mounts and serves until it is unmounted. `map`: what [`read_map`] has read. `ready` is told when the mount can be
 /// used. The signals of
-/// [`crate::daemon::served_signals`] must be blocked in every thread.
+/// [`crate::host::daemon::served_signals`] must be blocked in every thread.
 pub fn serve(config: &MountConfig, map: Option<&ChangeMap>, ready: &mut Ready) -> Result<()> {
     let (events, inbox) = channel();
-    let tally = forward_signals(events.clone())?;
+    let tally = forward_signals(events.clone(), true)?;
     // First, because a second mount of the same source has a better answer than its locks.
     let mountpoint = mount::check_mountpoint(&config.mountpoint, &config.source)?;
     let prepared = prepare::prepare(config, map, Purpose::Mount, &tally)?;
@@ -92,6 +97,8 @@ pub fn serve(config: &MountConfig, map: Option<&ChangeMap>, ready: &mut Ready) -
 struct Served {
     content: Content,
     mount: Mount,
+    /// Through which the kernel asks.
+    gate: Arc<Gate>,
     /// What mountinfo shows as the source.
     source: OsString,
 }
@@ -123,11 +130,12 @@ impl Served {
         let served = Self {
             content,
             mount,
+            gate: Arc::default(),
             source,
         };
         let answering = match &served.content {
             Content::Blocks(blocks) => served.answer(blocks, fd, config, events),
-            Content::Joined(joined) => served.answer(joined, fd, config, events),
+            Content::Reverse(reverse) => served.answer(reverse, fd, config, events),
         };
         match answering {
             Ok(()) => Ok(served),
@@ -152,18 +160,18 @@ impl Served {
             Access::OwnerAndRoot => SessionACL::RootAndOwner,
             Access::Everybody => SessionACL::All,
         };
-        let processors = thread::available_parallelism().map_or(1, usize::from);
         let fewest = match self.content {
             Content::Blocks(_) => THREADS.0,
-            Content::Joined(_) => JOINED_THREADS,
+            Content::Reverse(_) => REVERSE_THREADS,
         };
-        let usual = processors.clamp(fewest, THREADS.1);
+        let usual = sys::processors().clamp(fewest, THREADS.1);
         let threads = config.threads.map_or(usual, usize::from);
         options.n_threads = Some(threads);
         // Probed now: when fuser finds out, the mount is ready and would be lost.
         options.clone_fd = threads > 1 && sys::can_clone_fuse(fd.as_fd());
         let adapter = Adapter::new(
             Arc::clone(volume),
+            Arc::clone(&self.gate),
             config.kernel.page_cache,
             config.volume.writable,
         );
@@ -187,17 +195,25 @@ impl Served {
         if let Err(e) = self.mount.unmount() {
             log::warn!("unmounting {}: {e}", self.mount.mountpoint().display());
         }
+        self.gate.shut();
         self.content.close_unused();
     }
 
     /// Until the connection ends or a signal ends it.
     fn wait(&self, inbox: &Receiver<Event>) -> Result<()> {
         let mut asked = false;
+        // When it is time to say that an unmounted mount is in use elsewhere.
+        let mut overdue = None;
         let mut rescan = Rescan::default();
         loop {
-            let event = inbox
-                .recv()
-                .or_fail(Status::Internal, || "waiting for the session")?;
+            let Some(event) = next_event(inbox, overdue)? else {
+                overdue = None;
+                log::warn!(
+                    "{}; it ends when its last user has, or at the next signal",
+                    self.in_use_elsewhere()
+                );
+                continue;
+            };
             let ended = match event {
                 Event::Ended(result) => result,
                 Event::Signal(Signal::SIGHUP) => {
@@ -210,52 +226,67 @@ impl Served {
                 }
                 Event::Signal(signal) => {
                     asked = true;
-                    if self.unmount(signal) {
-                        continue;
+                    match self.unmount(signal) {
+                        Some(Outcome::Detached) => continue,
+                        Some(_) => {
+                            overdue = Some(Instant::now() + CONNECTION_END);
+                            continue;
+                        }
+                        None => Ok(()),
                     }
-                    Ok(())
                 }
                 Event::Command(_) => continue,
             };
             rescan.end();
             let closed = self.close();
             ended.or_fail(Status::System, || self.attempt())?;
-            return closed.map(|_| ());
+            let summary = closed?;
+            log::info!("unmounted {}: {}", self.shown(), describe(&summary));
+            return Ok(());
         }
     }
 
-    /// For a signal. `false`: the mount cannot be taken away, so the process ends without that.
-    fn unmount(&self, signal: Signal) -> bool {
+    /// For a signal. `None`: the mount cannot be taken away, so the process ends without that.
+    fn unmount(&self, signal: Signal) -> Option<Outcome> {
         let place = self.mount.mountpoint().display();
         match self.mount.unmount() {
-            Ok(Outcome::Unmounted | Outcome::NotMounted) => true,
-            Ok(Outcome::Detached) => {
-                log::warn!(
-                    "{signal}: {place} is in use; it is detached, and ends when its last user has"
-                );
-                true
-            }
             Ok(Outcome::Covered(what)) => {
                 log::warn!(
                     "{signal}: {place} is covered by {what}, which stays; run umount there twice"
                 );
-                false
+                None
+            }
+            Ok(outcome) => {
+                if outcome == Outcome::Detached {
+                    log::warn!(
+                        "{signal}: {place} is in use; it is detached, and ends when its last user has"
+                    );
+                }
+                Some(outcome)
             }
             Err(e) => {
                 log::error!("{signal}: unmounting {place}: {e}");
-                false
+                None
             }
         }
     }
 
-    /// What every end has in common: writes made durable, the index saved, one log line.
+    fn in_use_elsewhere(&self) -> String {
+        format!(
+            "{} is unmounted, but still in use elsewhere",
+            self.mount.mountpoint().display()
+        )
+    }
+
+    /// What every end has in common: nobody is served any more, writes are made durable, the index is saved.
     fn close(&self) -> Result<Summary> {
-        let source = self.shown();
-        let summary = self.content.close().or_fail(Status::System, || {
-            format!("unmounting {source}: making writes durable; what was written last may be lost")
-        })?;
-        log::info!("unmounted {source}: {}", describe(&summary));
-        Ok(summary)
+        self.gate.shut();
+        self.content.close().or_fail(Status::System, || {
+            format!(
+                "unmounting {}: making writes durable; what was written last may be lost",
+                self.shown()
+            )
+        })
     }
 
     /// A thread whose name tells the umount helper which mount this process serves; it ends with the returned
@@ -285,6 +316,19 @@ impl Served {
     }
 }
 
+/// What the main thread is told next. `None`: nothing until then.
+fn next_event(inbox: &Receiver<Event>, until: Option<Instant>) -> Result<Option<Event>> {
+    let event = match until {
+        None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        Some(until) => inbox.recv_timeout(until.saturating_duration_since(Instant::now())),
+    };
+    match event {
+        Ok(event) => Ok(Some(event)),
+        Err(RecvTimeoutError::Timeout) => Ok(None),
+        Err(e) => Err(e).or_fail(Status::Internal, || "waiting for the session"),
+    }
+}
+
 /// The rest of the line that every mount ends with.
 fn describe(summary: &Summary) -> String {
     // Writing to a string does not fail.
@@ -304,6 +348,9 @@ fn describe(summary: &Summary) -> String {
             line,
             "; {untouched} of them were neither written nor given a time"
         );
+    }
+    if let Some((count, first)) = summary.unreadable {
+        let _ = write!(line, "; {count} cannot be read, the first is {first}");
     }
     line += match summary.meanwhile {
         Meanwhile::Quiet => "",

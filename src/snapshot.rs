@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use crate::changes::{ChangeSource, Changes, CloneIdentity, State};
+use crate::changes::{ChangeSource, Changes, CloneIdentity, ImageState};
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::image::reason;
 
@@ -132,11 +132,11 @@ impl Drop for Snapshot {
 }
 
 impl ChangeSource for Snapshot {
-    fn since(&self, then: Option<&State>) -> Option<Changes> {
+    fn since(&self, then: Option<&ImageState>) -> Option<Changes> {
         let image = self.image.display();
         let then = match then {
-            Some(State::Clone(then)) => then,
-            Some(State::Named(_)) | None => {
+            Some(ImageState::Clone(then)) => then,
+            Some(ImageState::Named(_)) | None => {
                 log::info!("{image}: there is no snapshot of the last scan: all of it is read");
                 return None;
             }
@@ -160,8 +160,8 @@ impl ChangeSource for Snapshot {
         }
     }
 
-    fn now(&self) -> Option<State> {
-        self.identity.clone().map(State::Clone)
+    fn now(&self) -> Option<ImageState> {
+        self.identity.clone().map(ImageState::Clone)
     }
 }
 

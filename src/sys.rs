@@ -3,10 +3,19 @@
 //! Each function is a thin, safe wrapper around one call. Nothing here knows what it is used for.
 #![allow(unsafe_code)]
 
+pub mod links;
+pub mod mountinfo;
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::unistd::Pid;
+
+/// How many processors this process may use: the usual number of threads for what keeps them busy.
+#[must_use]
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
 
 /// What `fork` returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +105,18 @@ pub fn unblock_signals_in(command: &mut std::process::Command) {
     // SAFETY: between fork and exec only one system call is made, which is async-signal-safe, and nothing is
     // allocated.
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, unblock) };
+}
+
+/// Whether a signal is ignored, as who started this process may have wanted it.
+#[must_use]
+pub fn is_ignored(signal: nix::sys::signal::Signal) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action sigaction changes nothing; it writes the present one to the pointer, which points
+    // to a live one.
+    let result = unsafe { libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: all zeros is a valid sigaction, so it is one also where the call has failed.
+    let action = unsafe { action.assume_init() };
+    result == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
 /// Tells the kernel that this process is in the way of write-back, so that its memory allocations do not wait

@@ -3,12 +3,16 @@
 //! Plain Rust, no FUSE types. An error is an errno from the start, since that is all a client ever sees.
 //! Implementations are called from many threads at once.
 
+pub(crate) mod handles;
+pub mod inode;
+pub(crate) mod owner;
+
 use std::ffi::OsStr;
 use std::fmt;
 
 pub use nix::errno::Errno;
 
-use crate::inode::Inode;
+use inode::Inode;
 
 /// What every operation returns.
 pub type Result<T> = std::result::Result<T, Errno>;
@@ -19,7 +23,7 @@ pub struct Handle(pub u64);
 
 /// File or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileKind {
     /// The root.
     Directory,
     /// Everything in it.
@@ -32,7 +36,7 @@ pub struct Attr {
     /// Which file.
     pub inode: Inode,
     /// Its kind.
-    pub kind: Kind,
+    pub kind: FileKind,
     /// Length in bytes.
     pub size: u64,
     /// Allocated space in units of 512 bytes.
@@ -53,7 +57,7 @@ pub struct Attr {
 
 /// What a lookup found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub struct LookupEntry {
     /// Its attributes.
     pub attr: Attr,
     /// Whether the name will stand for this inode for as long as the mount lives.
@@ -115,7 +119,7 @@ pub enum Seek {
 /// What fallocate(2) is to do with a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allocate {
-    /// Mode 0 or `KEEP_SIZE`: provide the space, change no byte.
+    /// Mode 0: provide the space, change no byte.
     Reserve,
     /// `PUNCH_HOLE` or `ZERO_RANGE`: make it zeros.
     Zero,
@@ -136,7 +140,7 @@ pub struct Listed<'a> {
     /// Its name.
     pub name: &'a OsStr,
     /// What it is.
-    pub entry: Entry,
+    pub entry: LookupEntry,
     /// The position to go on from after this entry.
     pub next: u64,
 }
@@ -144,7 +148,7 @@ pub struct Listed<'a> {
 /// A directory of files, as the FUSE adapter sees it. All offsets and lengths are bytes of the file.
 pub trait Volume: fmt::Debug + Send + Sync + 'static {
     /// The entry `name` of directory `parent`. ENOENT: there is none.
-    fn lookup(&self, parent: Inode, name: &OsStr) -> Result<Entry>;
+    fn lookup(&self, parent: Inode, name: &OsStr) -> Result<LookupEntry>;
 
     /// The attributes of a file.
     fn attr(&self, inode: Inode) -> Result<Attr>;
@@ -188,8 +192,15 @@ pub trait Volume: fmt::Debug + Send + Sync + 'static {
     /// Forgets a handle.
     fn release(&self, handle: Handle);
 
-    /// fallocate(2). EFBIG: beyond the file's end.
-    fn allocate(&self, handle: Handle, what: Allocate, offset: u64, len: u64) -> Result<()>;
+    /// fallocate(2). With `keep_size` a range that goes past the file's end is cut there; EFBIG: without.
+    fn allocate(
+        &self,
+        handle: Handle,
+        what: Allocate,
+        keep_size: bool,
+        offset: u64,
+        len: u64,
+    ) -> Result<()>;
 
     /// lseek(2). ENXIO: no data behind `offset`, or `offset` at or past the end.
     fn seek(&self, handle: Handle, offset: u64, towards: Seek) -> Result<u64>;
@@ -210,7 +221,8 @@ pub trait Volume: fmt::Debug + Send + Sync + 'static {
     fn release_directory(&self, handle: Handle);
 
     /// Creates and opens a file.
-    fn create(&self, parent: Inode, name: &OsStr, create: &Create) -> Result<(Entry, Handle)>;
+    fn create(&self, parent: Inode, name: &OsStr, create: &Create)
+    -> Result<(LookupEntry, Handle)>;
 
     /// Removes a file.
     fn remove(&self, parent: Inode, name: &OsStr) -> Result<()>;

@@ -190,13 +190,17 @@ fn each_command_takes_what_the_readme_says() {
             "help",
             "index",
             "quiet",
+            "salvage",
             "since",
             "snapshot",
             "threads",
             "version"
         ])
     );
-    assert_eq!(set(scan.difference(&mount)), set(["dry-run", "json"]));
+    assert_eq!(
+        set(scan.difference(&mount)),
+        set(["bmap", "dry-run", "json"])
+    );
 }
 
 /// The words of `-o` that have a meaning, as the help has them.

@@ -1,6 +1,7 @@
 //! The index, `bmapfs run` and `bmapfs scan` (promises P20 to P24), with the tools that the stamps are for.
 
 mod below;
+mod bmap;
 mod changed;
 mod damage;
 mod disk;
@@ -8,6 +9,7 @@ mod evidence;
 mod killed;
 mod live;
 mod place;
+mod replaced;
 mod rig;
 mod run;
 mod run_ends;

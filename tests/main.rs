@@ -10,9 +10,9 @@
 
 mod documents;
 mod index;
-mod joined;
 mod promises;
 mod restore;
+mod reverse;
 mod snapshot;
 mod support;
 mod tools;

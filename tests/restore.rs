@@ -4,6 +4,7 @@
 mod huge;
 mod killed;
 mod map;
+mod other_size;
 mod refused;
 mod removing;
 mod resize;

@@ -4,6 +4,7 @@ mod bad_input;
 mod bad_machine;
 mod checkers;
 mod devices;
+mod dying;
 mod files;
 mod helpers;
 mod remote;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Blocks;
+use crate::budget::Share;
 use crate::geometry::BlockIndex;
 use crate::image::readahead::ReadAhead;
 use crate::index::{Index, Served};
@@ -16,7 +17,7 @@ pub(super) struct Open {
     pub(super) writable: bool,
     pub(super) wrote: AtomicBool,
     /// The sync failures that this handle has been told of, or that are older than it.
-    pub(super) told: AtomicU64,
+    pub(super) seen_failures: AtomicU64,
     pub(super) ahead: Option<Mutex<ReadAhead>>,
     watched: Option<Watched>,
     /// Told when the last writer of a block has gone.
@@ -38,6 +39,9 @@ impl Blocks {
     pub(super) fn open_block(&self, block: BlockIndex, write: bool) -> Open {
         let index = self.times.index();
         let writer_of = index.filter(|_| write).cloned();
+        if write {
+            self.lengths.opened(block);
+        }
         if let Some(index) = &writer_of {
             index.writer_came(block);
         }
@@ -45,14 +49,14 @@ impl Blocks {
             block: Some(block),
             writable: write,
             wrote: AtomicBool::new(false),
-            told: AtomicU64::new(self.sync_failures.load(SeqCst)),
+            seen_failures: AtomicU64::new(self.sync_failures.load(SeqCst)),
             ahead: self
                 .image
                 .is_direct()
-                .then(|| Mutex::new(ReadAhead::default())),
+                .then(|| Mutex::new(ReadAhead::new(Share::new(&self.handle_memory)))),
             watched: index.filter(|index| index.watches()).map(|index| Watched {
                 index: Arc::clone(index),
-                served: Mutex::default(),
+                served: Mutex::new(Served::new(Share::new(&self.handle_memory))),
                 len: self.geometry().span(block).len(),
                 epoch: index.epoch(),
             }),
@@ -67,7 +71,7 @@ impl Open {
             block: None,
             writable: false,
             wrote: AtomicBool::new(false),
-            told: AtomicU64::new(0),
+            seen_failures: AtomicU64::new(0),
             ahead: None,
             watched: None,
             writer_of: None,
@@ -75,7 +79,7 @@ impl Open {
     }
 
     /// Bytes are about to be served. Whether they have to be hashed after that.
-    pub(super) fn hand(&self, len: usize) -> bool {
+    pub(super) fn note_served(&self, len: usize) -> bool {
         let Some(watched) = &self.watched else {
             return false;
         };
@@ -83,7 +87,7 @@ impl Open {
             .served
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .hand(len)
+            .note_served(len)
     }
 
     /// Hashes what was served.
@@ -98,7 +102,7 @@ impl Open {
     }
 
     /// The index is about to judge what was served so far: of this handle nothing is certain yet.
-    pub(super) fn spoil(&self) {
+    pub(super) fn discard(&self) {
         if let (Some(watched), Some(block)) = (&self.watched, self.block) {
             let served = watched
                 .served

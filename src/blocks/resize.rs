@@ -4,8 +4,8 @@
 //! truncating it, removing it. A block that was created and not yet written is the pending one: it is empty, and
 //! lies just behind the image.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{MutexGuard, PoisonError};
 
 use super::Blocks;
 use super::data::write_failed;
@@ -19,6 +19,12 @@ impl Blocks {
     /// Whether a block has a place in the image, be it an empty one just behind the end.
     pub(super) fn has(&self, geometry: Geometry, block: BlockIndex) -> bool {
         geometry.has(block) || self.pending.load(SeqCst) == block.get()
+    }
+
+    /// Held while the image's end moves; nothing to wait for where it never does.
+    pub(super) fn alone(&self) -> Option<MutexGuard<'_, ()>> {
+        let resize = self.config.resize;
+        resize.then(|| self.resizing.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether the image ends in this block, so that its length is the block's to change.
@@ -61,11 +67,12 @@ impl Blocks {
 
     /// Creates the block `block`, which lies past the image's end: all before it becomes part of the image.
     pub(super) fn create_past_end(&self, block: BlockIndex) -> Result<()> {
-        self.check_latch()?;
-        let _alone = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.alone();
         if self.has(self.geometry(), block) {
             return Ok(());
         }
+        self.check_last_is_whole();
+        self.check_latch()?;
         let start = block.get() * self.config.block_size.bytes();
         self.set_size(start, Some(block))?;
         self.appear(block);
@@ -78,7 +85,7 @@ impl Blocks {
         if !self.config.resize || start + offset <= self.geometry().image_size() {
             return Ok(());
         }
-        let _alone = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.alone();
         let wanted = start + offset.min(self.config.block_size.bytes());
         if wanted > self.geometry().image_size() && self.ends_in(block) {
             self.set_size(wanted, None)?;
@@ -91,7 +98,7 @@ impl Blocks {
         if !self.config.resize || len > self.config.block_size.bytes() {
             return None;
         }
-        let _alone = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.alone();
         if !self.ends_in(block) {
             return None;
         }
@@ -101,6 +108,7 @@ impl Blocks {
             self.check_latch()
                 .and_then(|()| self.set_size(start + len, pending))
                 .inspect(|()| {
+                    self.lengths.cut(block, len, self.whole());
                     if pending.is_none() {
                         self.changed(block);
                     }
@@ -114,18 +122,20 @@ impl Blocks {
         if !self.config.resize {
             return None;
         }
-        let _alone = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.alone();
         if !self.ends_in(block) {
             return None;
         }
-        let left = match &self.present {
-            Some(present) => present
+        let left = match &self.listing {
+            Some(listing) => listing
+                .present
                 .last_below(block.get())
                 .map_or(0, |last| last.get() + 1),
             None => block.get(),
         };
         Some(self.check_latch().and_then(|()| {
             self.set_size(left * self.config.block_size.bytes(), None)?;
+            self.lengths.forget(|other| other.get() >= left);
             self.vanish(block);
             Ok(())
         }))

@@ -1,8 +1,9 @@
 //! Sparse directories (--sparse): blocks without data have no file.
 
 use super::Blocks;
-use super::presence::Presence;
+use super::block_set::BlockSet;
 use crate::geometry::{BlockIndex, Geometry};
+use crate::scan::Tally;
 use crate::volume::{Errno, Result};
 
 impl Blocks {
@@ -10,15 +11,15 @@ impl Blocks {
     pub(super) fn listed(&self, geometry: Geometry, block: BlockIndex) -> bool {
         self.has(geometry, block)
             && self
-                .present
+                .listing
                 .as_ref()
-                .is_none_or(|present| present.has(block))
+                .is_none_or(|listing| listing.present.has(block))
     }
 
     /// The first block with number `from` or more that has a file.
     pub(super) fn next_listed(&self, geometry: Geometry, from: u64) -> Option<BlockIndex> {
-        let block = match &self.present {
-            Some(present) => present.next(from)?,
+        let block = match &self.listing {
+            Some(listing) => listing.present.next(from)?,
             None => BlockIndex::new(from)?,
         };
         self.has(geometry, block).then_some(block)
@@ -26,15 +27,15 @@ impl Blocks {
 
     /// The block has a file from now on: it was written or created.
     pub(super) fn appear(&self, block: BlockIndex) {
-        if let Some(present) = &self.present {
-            present.insert(block);
+        if let Some(listing) = &self.listing {
+            listing.present.insert(block);
         }
     }
 
     /// It has none from now on.
     pub(super) fn vanish(&self, block: BlockIndex) {
-        if let Some(present) = &self.present {
-            present.remove(block);
+        if let Some(listing) = &self.listing {
+            listing.present.remove(block);
         }
     }
 
@@ -44,59 +45,40 @@ impl Blocks {
         if let Some(removed) = self.remove_last(block) {
             return removed;
         }
-        if self.present.is_none() {
+        if self.listing.is_none() {
             return Err(Errno::EPERM);
         }
         self.check_latch()?;
         self.zero_block(block, self.geometry().span(block))?;
+        self.lengths.forget(|other| other == block);
         self.vanish(block);
         Ok(())
     }
 
-    /// Of a sparse directory that only others write: takes the listing again.
-    pub(super) fn list_again(&self) -> std::io::Result<()> {
-        let (Some(present), false) = (&self.present, self.config.writable) else {
-            return Ok(());
-        };
-        let geometry = self.geometry();
-        let found = match self.times.index() {
-            Some(_) => None,
-            None => Some(Presence::of_extents(self.image.as_ref(), geometry)?),
-        };
-        for block in (0..geometry.blocks()).filter_map(|number| geometry.block(number)) {
-            let ends = block.get() == 0 || geometry.last() == Some(block);
-            let has_data = match (&found, self.times.index()) {
-                (Some(found), _) => found.has(block),
-                (None, Some(index)) => !index.is_zero(block),
-                (None, None) => true,
-            };
-            if ends || has_data {
-                present.insert(block);
-            } else {
-                present.remove(block);
-            }
+    /// Of a sparse directory that only others write, at each listing: follows what they write.
+    pub(super) fn follow_holes(&self) {
+        if let Some(listing) = &self.listing
+            && !self.config.writable
+            && !self.is_snapshot()
+        {
+            let index = self.times.index().map(AsRef::as_ref);
+            listing.follow(self.image.as_ref(), self.geometry(), index);
         }
-        Ok(())
     }
 
-    /// Of a sparse directory: what the image's growth by others has brought.
-    pub(super) fn appear_since(&self, before: Geometry, now: Geometry) {
-        let Some(present) = &self.present else {
-            return;
-        };
-        match Presence::of_extents(self.image.as_ref(), now) {
-            Ok(found) => {
-                let first = before.blocks().saturating_sub(1);
-                let mut from = first;
-                while let Some(block) = found.next(from) {
-                    present.insert(block);
-                    from = block.get() + 1;
-                }
+    /// SIGHUP: takes the listing of a sparse directory again that only others write, and what could not be read is worth
+    /// another try.
+    pub(super) fn list_again(&self, tally: &Tally) -> std::io::Result<()> {
+        let index = self.times.index().map(AsRef::as_ref);
+        let unreadable = match &self.listing {
+            Some(listing) if !self.config.writable => {
+                listing.look_again(self.image.as_ref(), self.geometry(), index, tally)?
             }
-            Err(e) => log::warn!("the image has grown, but its holes cannot be read: {e}"),
+            _ => BlockSet::default(),
+        };
+        if index.is_none() {
+            self.try_all_again_but(unreadable);
         }
-        if let Some(last) = now.last() {
-            present.insert(last);
-        }
+        Ok(())
     }
 }

@@ -10,8 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use crate::budget::Budget;
 use crate::geometry::BlockIndex;
-use crate::inode::{NAME_DIGITS, parse_block_name};
+use crate::volume::inode::{NAME_DIGITS, parse_block_name};
 use crate::volume::{Create, Errno, Result};
 
 /// The most names at once: each costs a little even if it is empty.
@@ -20,9 +21,8 @@ const MOST_FILES: usize = 4096;
 /// All staged files of a mount.
 #[derive(Debug)]
 pub(super) struct Staging {
-    /// Bytes that all contents may have together.
-    limit: u64,
-    used: AtomicU64,
+    /// For all contents together: what is held for them, which may be more than they are long.
+    memory: Budget,
     /// How often there was no room.
     refused: AtomicU64,
     next: AtomicU64,
@@ -41,13 +41,13 @@ struct Files {
 pub(super) struct Staged {
     /// Its number; no other staged file of this mount ever has it.
     pub(super) id: u64,
-    state: Mutex<State>,
+    state: Mutex<StagedState>,
 }
 
 /// What a staged file is at the moment.
 #[derive(Debug)]
-pub(super) struct State {
-    pub(super) place: Place,
+pub(super) struct StagedState {
+    pub(super) place: StagedPlace,
     pub(super) content: Vec<u8>,
     /// No longer than a block.
     most: u64,
@@ -65,7 +65,7 @@ pub(super) struct State {
 
 /// Where a staged file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum StagedPlace {
     /// It has this name.
     Named(OsString),
     /// It was removed, and is still open.
@@ -75,11 +75,10 @@ pub(super) enum Place {
 }
 
 impl Staging {
-    /// `limit`: bytes that all staged files may have together.
+    /// `limit`: bytes that all staged files may take together.
     pub(super) fn new(limit: u64) -> Self {
         Self {
-            limit,
-            used: AtomicU64::new(0),
+            memory: Budget::new(limit),
             refused: AtomicU64::new(0),
             next: AtomicU64::new(0),
             files: RwLock::default(),
@@ -109,7 +108,7 @@ impl Staging {
                 .by_id
                 .range(id..)
                 .find_map(|(_, staged)| match &staged.lock().place {
-                    Place::Named(name) => Some((name.clone(), Arc::clone(staged))),
+                    StagedPlace::Named(name) => Some((name.clone(), Arc::clone(staged))),
                     _ => None,
                 })
         })
@@ -132,8 +131,8 @@ impl Staging {
         }
         let staged = Arc::new(Staged {
             id: self.next.fetch_add(1, SeqCst),
-            state: Mutex::new(State {
-                place: Place::Named(name.to_owned()),
+            state: Mutex::new(StagedState {
+                place: StagedPlace::Named(name.to_owned()),
                 content: Vec::new(),
                 most,
                 mode: u16::try_from(create.mode & 0o7777).unwrap_or(0o600),
@@ -155,29 +154,29 @@ impl Staging {
     pub(super) fn rename(&self, staged: &Arc<Staged>, to: &OsStr) {
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         let replaced = files.by_name.insert(to.to_owned(), Arc::clone(staged));
-        let old = std::mem::replace(&mut staged.lock().place, Place::Named(to.to_owned()));
-        if let Place::Named(old) = old
+        let old = std::mem::replace(&mut staged.lock().place, StagedPlace::Named(to.to_owned()));
+        if let StagedPlace::Named(old) = old
             && old != to
         {
             files.by_name.remove(&old);
         }
         if let Some(replaced) = replaced.filter(|replaced| replaced.id != staged.id) {
-            self.lose_name(&mut files, &replaced, Place::Removed);
+            self.lose_name(&mut files, &replaced, StagedPlace::Removed);
         }
     }
 
     /// Takes a file's name away, because it was removed or is a block now. What it held is freed when nobody has
     /// it open, or at once if it is a block.
-    pub(super) fn take(&self, name: &OsStr, place: Place) {
+    pub(super) fn take(&self, name: &OsStr, place: StagedPlace) {
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(staged) = files.by_name.remove(name) {
             self.lose_name(&mut files, &staged, place);
         }
     }
 
-    fn lose_name(&self, files: &mut Files, staged: &Staged, place: Place) {
+    fn lose_name(&self, files: &mut Files, staged: &Staged, place: StagedPlace) {
         let mut state = staged.lock();
-        if matches!(place, Place::Block(_)) || state.handles == 0 {
+        if matches!(place, StagedPlace::Block(_)) || state.handles == 0 {
             self.free(&mut state);
         }
         state.place = place;
@@ -190,38 +189,39 @@ impl Staging {
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         let mut state = staged.lock();
         state.handles = state.handles.saturating_sub(1);
-        if state.handles == 0 && !matches!(state.place, Place::Named(_)) {
+        if state.handles == 0 && !matches!(state.place, StagedPlace::Named(_)) {
             self.free(&mut state);
             files.by_id.remove(&staged.id);
         }
     }
 
-    fn free(&self, state: &mut State) {
-        self.used.fetch_sub(state.content.len() as u64, SeqCst);
+    fn free(&self, state: &mut StagedState) {
+        self.memory.give_back(state.content.capacity() as u64);
         state.content = Vec::new();
     }
 
     /// Makes a content `len` bytes long, with zeros where it grows. EFBIG: longer than a block; ENOSPC: more than
     /// all may have together.
-    pub(super) fn resize(&self, state: &mut State, len: u64) -> Result<()> {
+    pub(super) fn resize(&self, state: &mut StagedState, len: u64) -> Result<()> {
         if len > state.most {
             return Err(Errno::EFBIG);
         }
         let target = usize::try_from(len).map_err(|_| Errno::EFBIG)?;
-        let present = state.content.len() as u64;
-        if len > present {
-            let more = len - present;
-            let taken = self.used.fetch_update(SeqCst, SeqCst, |used| {
-                used.checked_add(more).filter(|sum| *sum <= self.limit)
-            });
-            taken.map_err(|_| self.full())?;
-        } else {
-            self.used.fetch_sub(present - len, SeqCst);
+        let (present, held) = (state.content.len(), state.content.capacity());
+        if target > held {
+            // Twice as much where there is room, so that small writes do not copy it again and again.
+            let most = usize::try_from(state.most).unwrap_or(usize::MAX);
+            let grown = [target.max(held.saturating_mul(2).min(most)), target]
+                .into_iter()
+                .find(|grown| self.memory.take((grown - held) as u64))
+                .ok_or_else(|| self.full())?;
+            state.content.reserve_exact(grown - present);
         }
         state.content.resize(target, 0);
-        if len < present {
-            // What counts is what is held, not what is used of it.
+        if target < present {
             state.content.shrink_to_fit();
+            self.memory
+                .give_back((held - state.content.capacity()) as u64);
         }
         Ok(())
     }
@@ -230,7 +230,7 @@ impl Staging {
         if self.refused.fetch_add(1, SeqCst) == 0 {
             log::warn!(
                 "staged files take all the memory they may ({} bytes); see -o staging",
-                self.limit
+                self.memory.limit()
             );
         }
         Errno::ENOSPC
@@ -254,12 +254,12 @@ impl Staged {
         self.lock().handles += 1;
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, StagedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl StagedState {
     /// Reads at `offset` into `out`; fewer bytes at the end.
     pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> usize {
         let from = usize::try_from(offset)
@@ -308,7 +308,7 @@ mod tests {
         assert_eq!(staging.resize(&mut two.lock(), 21), Err(Errno::ENOSPC));
         assert_eq!(staging.resize(&mut two.lock(), 20), Ok(()));
         one.opened();
-        staging.take(OsStr::new("a.00000001"), Place::Removed);
+        staging.take(OsStr::new("a.00000001"), StagedPlace::Removed);
         assert_eq!(
             staging.resize(&mut two.lock(), 21),
             Err(Errno::ENOSPC),
@@ -317,5 +317,35 @@ mod tests {
         staging.closed(&one);
         assert_eq!(staging.resize(&mut two.lock(), 80), Ok(()));
         assert_eq!(staging.leftovers(), (vec![OsString::from("a.00000002")], 2));
+    }
+
+    #[test]
+    fn p12_what_is_held_is_counted_not_what_is_used_of_it() {
+        const MOST: u64 = 10_000;
+        let staging = Staging::new(15_000);
+        let create = Create::default();
+        let [one, two] = ["a.00000001", "a.00000002"].map(|name| {
+            let made = staging.create(OsStr::new(name), MOST, 0, &create);
+            made.unwrap()
+        });
+        let check = || {
+            let held = one.lock().content.capacity() + two.lock().content.capacity();
+            assert_eq!(held as u64, staging.memory.used());
+        };
+        for len in (100..=MOST).step_by(100) {
+            assert_eq!(staging.resize(&mut one.lock(), len), Ok(()));
+            check();
+        }
+        // To the last byte, although twice as much would not fit.
+        for len in (100..=5000).step_by(100) {
+            assert_eq!(staging.resize(&mut two.lock(), len), Ok(()));
+            check();
+        }
+        assert_eq!(staging.resize(&mut two.lock(), 5001), Err(Errno::ENOSPC));
+        assert_eq!(staging.resize(&mut one.lock(), 7), Ok(()));
+        check();
+        staging.take(OsStr::new("a.00000001"), StagedPlace::Removed);
+        staging.take(OsStr::new("a.00000002"), StagedPlace::Removed);
+        assert_eq!(staging.memory.used(), 0);
     }
 }

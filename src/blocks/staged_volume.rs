@@ -5,12 +5,12 @@ use std::ffi::OsStr;
 use std::sync::{Arc, MutexGuard, OnceLock};
 
 use super::Blocks;
-use super::staged::{Place, Staged, Staging, State};
+use super::staged::{Staged, StagedPlace, StagedState, Staging};
 use crate::geometry::BlockIndex;
-use crate::inode::{Inode, parse_block_name};
+use crate::volume::inode::{Inode, parse_block_name};
 use crate::volume::{
-    Allocate, Attr, Change, Create, Entry, Errno, Handle, Kind, Listed, Result, Seek, SetTime,
-    Volume,
+    Allocate, Attr, Change, Create, Errno, FileKind, Handle, Listed, LookupEntry, Result, Seek,
+    SetTime, Volume,
 };
 
 /// Set in the handle numbers of staged files.
@@ -32,9 +32,9 @@ pub(super) struct StagedOpen {
 
 impl StagedOpen {
     /// The file as long as it is staged. `None`: it has been renamed over a block since its handle was looked at.
-    fn state(&self) -> Option<MutexGuard<'_, State>> {
+    fn state(&self) -> Option<MutexGuard<'_, StagedState>> {
         let state = self.staged.lock();
-        (!matches!(state.place, Place::Block(_))).then_some(state)
+        (!matches!(state.place, StagedPlace::Block(_))).then_some(state)
     }
 
     /// How much was read into `out`; `None`: it is a block now.
@@ -60,7 +60,7 @@ impl StagedOpen {
 }
 
 /// What a handle of a staged file means now.
-pub(super) enum Meaning {
+pub(super) enum Resolved {
     /// Still a staged file.
     Staged(Arc<StagedOpen>),
     /// A block: this handle of it.
@@ -69,19 +69,19 @@ pub(super) enum Meaning {
 
 impl Blocks {
     /// What `handle` means if it is one of a staged file; `None`: it is one of a block.
-    pub(super) fn meaning(&self, handle: Handle) -> Option<Result<Meaning>> {
+    pub(super) fn resolve(&self, handle: Handle) -> Option<Result<Resolved>> {
         let number = handle.0.checked_sub(STAGED)?;
         let Some(open) = self.staged_handles.get(Handle(number)) else {
             return Some(Err(Errno::EBADF));
         };
-        let Place::Block(block) = open.staged.lock().place else {
-            return Some(Ok(Meaning::Staged(open)));
+        let StagedPlace::Block(block) = open.staged.lock().place else {
+            return Some(Ok(Resolved::Staged(open)));
         };
-        Some(self.go_on(&open, block).map(Meaning::Block))
+        Some(self.block_handle(&open, block).map(Resolved::Block))
     }
 
     /// The handle of the block that a staged file was renamed over.
-    fn go_on(&self, open: &StagedOpen, block: BlockIndex) -> Result<Handle> {
+    fn block_handle(&self, open: &StagedOpen, block: BlockIndex) -> Result<Handle> {
         if let Some(inner) = open.inner.get() {
             return Ok(*inner);
         }
@@ -93,22 +93,24 @@ impl Blocks {
         Ok(inner)
     }
 
-    fn open_staged(&self, staged: &Arc<Staged>, write: bool) -> Handle {
+    fn open_staged(&self, staged: &Arc<Staged>, write: bool) -> Result<Handle> {
         staged.opened();
         let open = StagedOpen {
             staged: Arc::clone(staged),
             write,
             inner: OnceLock::new(),
         };
-        Handle(self.staged_handles.insert(open).0 | STAGED)
+        let inserted = self.staged_handles.insert(open);
+        let handle = inserted.inspect_err(|_| self.staging.closed(staged))?;
+        Ok(Handle(handle.0 | STAGED))
     }
 
-    pub(super) fn open_number(&self, id: u64, write: bool) -> Result<Handle> {
+    pub(super) fn staged_open(&self, id: u64, write: bool) -> Result<Handle> {
         let staged = self.staging.numbered(id).ok_or(Errno::ENOENT)?;
         let place = staged.lock().place.clone();
         match place {
-            Place::Block(block) => self.open(Inode::Block(block), write),
-            _ => Ok(self.open_staged(&staged, write)),
+            StagedPlace::Block(block) => self.open(Inode::Block(block), write),
+            _ => self.open_staged(&staged, write),
         }
     }
 
@@ -121,36 +123,36 @@ impl Blocks {
         }
     }
 
-    pub(super) fn lookup_staged(&self, name: &OsStr) -> Option<Entry> {
+    pub(super) fn lookup_staged(&self, name: &OsStr) -> Option<LookupEntry> {
         let staged = self.staging.named(name)?;
-        Some(Entry {
-            attr: self.staged_attr(&staged),
+        Some(LookupEntry {
+            attr: self.attr_of_staged(&staged),
             lasting: false,
         })
     }
 
     /// The attributes of inode `Other(id)`, which may be a block by now.
-    pub(super) fn attr_number(&self, id: u64) -> Result<Attr> {
+    pub(super) fn staged_attr(&self, id: u64) -> Result<Attr> {
         let staged = self.staging.numbered(id).ok_or(Errno::ENOENT)?;
         let place = staged.lock().place.clone();
         match place {
-            Place::Block(block) => {
+            StagedPlace::Block(block) => {
                 let attr = self.attr(Inode::Block(block))?;
                 Ok(Attr {
                     inode: Inode::Other(id),
                     ..attr
                 })
             }
-            _ => Ok(self.staged_attr(&staged)),
+            _ => Ok(self.attr_of_staged(&staged)),
         }
     }
 
-    fn staged_attr(&self, staged: &Staged) -> Attr {
+    fn attr_of_staged(&self, staged: &Staged) -> Attr {
         let state = staged.lock();
         let size = state.content.len() as u64;
         Attr {
             inode: Inode::Other(staged.id),
-            kind: Kind::File,
+            kind: FileKind::File,
             size,
             sectors: size.div_ceil(512),
             stamp: state.mtime,
@@ -165,7 +167,7 @@ impl Blocks {
     pub(super) fn change_number(&self, id: u64, change: &Change) -> Result<Attr> {
         let staged = self.staging.numbered(id).ok_or(Errno::ENOENT)?;
         let mut state = staged.lock();
-        if let Place::Block(block) = state.place {
+        if let StagedPlace::Block(block) = state.place {
             drop(state);
             let attr = self.change(Inode::Block(block), change)?;
             return Ok(Attr {
@@ -179,7 +181,7 @@ impl Blocks {
             SetTime::At(seconds) => seconds,
         };
         if let Some(size) = change.size {
-            self.staging.resize(&mut state, size)?;
+            self.resize_staged(&mut state, size)?;
             state.mtime = now;
             state.mtime_set = false;
         }
@@ -194,7 +196,7 @@ impl Blocks {
             state.mtime_set = true;
         }
         drop(state);
-        Ok(self.staged_attr(&staged))
+        Ok(self.attr_of_staged(&staged))
     }
 
     pub(super) fn write_staged(
@@ -208,13 +210,13 @@ impl Blocks {
         }
         let mut state = open.staged.lock();
         // It may have been renamed over its block while this waited.
-        if let Place::Block(block) = state.place {
+        if let StagedPlace::Block(block) = state.place {
             drop(state);
-            return self.write(self.go_on(open, block)?, offset, data);
+            return self.write(self.block_handle(open, block)?, offset, data);
         }
         let end = offset.checked_add(data.len() as u64).ok_or(Errno::EFBIG)?;
         if end > state.content.len() as u64 {
-            self.staging.resize(&mut state, end)?;
+            self.resize_staged(&mut state, end)?;
         }
         let start = usize::try_from(offset).map_err(|_| Errno::EFBIG)?;
         state.content[start..start + data.len()].copy_from_slice(data);
@@ -223,52 +225,76 @@ impl Blocks {
         Ok(data.len())
     }
 
+    /// A file that is longer than its block is as good as a write past the block's end (promise P25).
+    fn resize_staged(&self, state: &mut StagedState, len: u64) -> Result<()> {
+        let resized = self.staging.resize(state, len);
+        if resized == Err(Errno::EFBIG)
+            && let StagedPlace::Named(name) = &state.place
+            && let Some(block) = Staging::block_in(name)
+        {
+            self.latch(
+                block,
+                &format!("a temporary file of it grows to {len} bytes, past its end"),
+                None,
+            );
+        }
+        resized
+    }
+
     pub(super) fn allocate_staged(
         &self,
         open: &StagedOpen,
         what: Allocate,
+        keep_size: bool,
         offset: u64,
         len: u64,
     ) -> Result<()> {
         let mut state = open.staged.lock();
-        if let Place::Block(block) = state.place {
+        if let StagedPlace::Block(block) = state.place {
             drop(state);
-            return self.allocate(self.go_on(open, block)?, what, offset, len);
+            let handle = self.block_handle(open, block)?;
+            return self.allocate(handle, what, keep_size, offset, len);
         }
         let end = offset.checked_add(len).ok_or(Errno::EFBIG)?;
-        match what {
-            // As posix_fallocate(3) has it, the file is as long afterwards.
-            Allocate::Reserve if end > state.content.len() as u64 => {
-                self.staging.resize(&mut state, end)
-            }
-            Allocate::Reserve => Ok(()),
-            Allocate::Zero => {
-                let most = state.content.len();
-                let start = usize::try_from(offset).unwrap_or(most).min(most);
-                let end = usize::try_from(end).unwrap_or(most).min(most);
-                state.content[start..end].fill(0);
-                Ok(())
-            }
+        if !keep_size && end > state.content.len() as u64 {
+            self.staging.resize(&mut state, end)?;
         }
+        if what == Allocate::Zero {
+            let most = state.content.len();
+            let start = usize::try_from(offset).unwrap_or(most).min(most);
+            let end = usize::try_from(end).unwrap_or(most).min(most);
+            state.content[start..end].fill(0);
+        }
+        Ok(())
     }
 
     /// A name that is not there: a temporary one of a block is staged, anything else would be a mistyped block
     /// that vanishes silently.
-    pub(super) fn create_staged(&self, name: &OsStr, create: &Create) -> Result<(Entry, Handle)> {
+    pub(super) fn create_staged(
+        &self,
+        name: &OsStr,
+        create: &Create,
+    ) -> Result<(LookupEntry, Handle)> {
         if !self.config.writable {
             return Err(Errno::EROFS);
         }
         if let Some(block) = parse_block_name(name) {
             return self.create_block(block, create);
         }
-        let (_, most) = self.stageable(name).ok_or(Errno::EPERM)?;
+        let Some((_, most)) = self.stageable(name) else {
+            if let Some(block) = Staging::block_in(name) {
+                self.refuse_past_end(block);
+            }
+            return Err(Errno::EPERM);
+        };
         let staged = self
             .staging
             .create(name, most.max(1), self.clock.now(), create)?;
-        let handle = self.open_staged(&staged, create.write);
+        let opened = self.open_staged(&staged, create.write);
+        let handle = opened.inspect_err(|_| self.staging.take(name, StagedPlace::Removed))?;
         Ok((
-            Entry {
-                attr: self.staged_attr(&staged),
+            LookupEntry {
+                attr: self.attr_of_staged(&staged),
                 lasting: false,
             },
             handle,
@@ -288,7 +314,7 @@ impl Blocks {
     }
 
     /// A block without a file gets one: in a sparse directory, or past the image's end.
-    fn create_block(&self, block: BlockIndex, create: &Create) -> Result<(Entry, Handle)> {
+    fn create_block(&self, block: BlockIndex, create: &Create) -> Result<(LookupEntry, Handle)> {
         if self.has(self.geometry(), block) {
             self.check_latch()?;
             self.changed(block);
@@ -298,12 +324,14 @@ impl Blocks {
         }
         let inode = Inode::Block(block);
         let attr = self.attr(inode)?;
+        let handle = self.open(inode, create.write)?;
+        self.lengths.cut(block, 0, self.whole());
         Ok((
-            Entry {
+            LookupEntry {
                 attr,
                 lasting: true,
             },
-            self.open(inode, create.write)?,
+            handle,
         ))
     }
 
@@ -312,12 +340,21 @@ impl Blocks {
         if self.config.resize {
             return self.create_past_end(block);
         }
-        let blocks = self.geometry().blocks();
-        log::error!(
-            "block {block} is past the image's end, which has {blocks} blocks: the backup is of a larger image; to \
-             let this one grow, mount it with --resize"
-        );
+        self.refuse_past_end(block);
         Err(Errno::EFBIG)
+    }
+
+    fn refuse_past_end(&self, block: BlockIndex) {
+        let blocks = self.geometry().blocks();
+        let remedy = match self.image.mtime() {
+            Ok(None) => "use a larger device",
+            _ => "to let this one grow, mount it with --resize",
+        };
+        log::error!(
+            "block {block} is past the image's end, which has {blocks} blocks: the backup is of a larger image, or \
+             was made with a smaller -b than this mount's {}; {remedy}",
+            self.config.block_size
+        );
     }
 
     /// Removes a staged file; a block stays.
@@ -325,7 +362,7 @@ impl Blocks {
         if self.staging.named(name).is_none() {
             return Err(Errno::ENOENT);
         }
-        self.staging.take(name, Place::Removed);
+        self.staging.take(name, StagedPlace::Removed);
         Ok(())
     }
 
@@ -369,14 +406,14 @@ impl Blocks {
                 done?;
             } else if len != span.len() {
                 log::warn!(
-                    "{}: it has {} bytes, and block {block} has {}: not renamed; was the backup made with another \
-                     block size?",
+                    "{}: it has {len} bytes, and block {block} has {}: not renamed. {}",
                     name.to_string_lossy(),
-                    state.content.len(),
-                    span.len()
+                    span.len(),
+                    self.likely_cause(block, Some(len))
                 );
                 return Err(Errno::EPERM);
             }
+            self.lengths.cut(block, len, self.whole());
             let mut done = 0;
             while done < state.content.len() {
                 done += self.write(handle, done as u64, &state.content[done..])?;
@@ -384,7 +421,7 @@ impl Blocks {
             if state.sync {
                 self.sync(handle, true)?;
             }
-            state.place = Place::Block(block);
+            state.place = StagedPlace::Block(block);
             Ok(Change {
                 mode: Some(u32::from(state.mode)),
                 uid: Some(state.uid),
@@ -397,7 +434,7 @@ impl Blocks {
         let result = put();
         self.release(handle);
         let change = result?;
-        self.staging.take(name, Place::Block(block));
+        self.staging.take(name, StagedPlace::Block(block));
         self.set_owner_and_times(inode, &change)
     }
 
@@ -411,8 +448,8 @@ impl Blocks {
         let mut id = id;
         while let Some((name, staged)) = self.staging.from(id) {
             id = staged.id + 1;
-            let entry = Entry {
-                attr: self.staged_attr(&staged),
+            let entry = LookupEntry {
+                attr: self.attr_of_staged(&staged),
                 lasting: false,
             };
             if !sink(&Listed {

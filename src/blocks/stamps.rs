@@ -11,10 +11,9 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::geometry::BlockIndex;
 use crate::image::{Fingerprint, Image};
+use crate::index::LOOKS_BACK;
 use crate::per_block::PerBlock;
 
-/// The stamps of a scan lie up to this many seconds before it.
-const SCAN_LOOKS_BACK: i64 = 4;
 /// How often a file that was just written is looked at again.
 const LOOKS: usize = 3;
 /// A new stamp is this many seconds past the block's last: rsync compares whole seconds, FAT keeps two.
@@ -70,6 +69,13 @@ impl Follow {
     fn restamp(&mut self, now: i64) {
         let after = self.stamp.max(self.range.1).saturating_add(1);
         self.set(now.max(after));
+    }
+
+    /// Whether a write may still be on its way that was made in the second of the stamp, which is over: the file keeps
+    /// that as its time.
+    fn is_under_way(&self, image: &dyn Image) -> bool {
+        let last = image.mtime().ok().flatten();
+        self.mtime.is_none() && last.is_some_and(|(last, _)| last == self.stamp)
     }
 
     fn set(&mut self, stamp: i64) {
@@ -203,6 +209,9 @@ impl Stamps {
                 follow.fingerprint = present;
             }
             self.wait_if_near(follow.stamp);
+            if follow.is_under_way(image) {
+                continue;
+            }
             return;
         }
         // Written in each second, and closed again each time.
@@ -217,16 +226,17 @@ impl Stamps {
             Base::Followed(follow) => follow,
         };
         let mut follow = lock(follow);
+        self.wait_if_near(follow.stamp);
         // A block file that is named without a listing shows a write, too.
-        if follow.mtime.is_some() && image.mtime().ok().flatten() != follow.mtime {
+        let written = follow.mtime.is_some() && image.mtime().ok().flatten() != follow.mtime;
+        if written || follow.is_under_way(image) {
             self.look(&mut follow, image);
         }
-        self.wait_if_near(follow.stamp);
         follow.stamp
     }
 
     /// The stamp that a block shows; from now on it counts as reported.
-    pub(crate) fn show(&self, block: BlockIndex, base: i64) -> i64 {
+    pub(crate) fn report_stamp(&self, block: BlockIndex, base: i64) -> i64 {
         let shown = |stamp| {
             self.shown.fetch_max(stamp, SeqCst);
             stamp
@@ -347,8 +357,8 @@ impl Stamps {
     /// so near that the stamps of a scan could be the same.
     pub(crate) fn let_pass(&self) {
         let (shown, now) = (self.shown.load(SeqCst), self.clock.now());
-        if now <= shown.saturating_add(SCAN_LOOKS_BACK) && shown <= now.saturating_add(STEP) {
-            let last = shown.saturating_add(SCAN_LOOKS_BACK);
+        if now <= shown.saturating_add(LOOKS_BACK) && shown <= now.saturating_add(STEP) {
+            let last = shown.saturating_add(LOOKS_BACK);
             self.clock.wait_past(last, LONGEST_WAIT * 2);
         }
     }
@@ -396,5 +406,21 @@ mod tests {
         assert_eq!(show((500, 0)), 500);
         assert_eq!(show((7, 0)), 7, "a time set back by hand is followed");
         assert_eq!(show((100, 3)), 501, "but no stamp is shown twice");
+    }
+
+    #[test]
+    fn p14_a_stamp_is_not_the_second_of_a_write_that_may_be_under_way() {
+        let image = crate::image::faulty::Memory::new(vec![1; 9]);
+        // It was written in second 1000.
+        for (stamp, mtime, under_way) in [
+            (1000, None, true),
+            (999, None, false),
+            (1001, None, false),
+            (1000, Some((1000, 0)), false),
+        ] {
+            let mut follow = Follow::at(stamp);
+            follow.mtime = mtime;
+            assert_eq!(follow.is_under_way(&image), under_way, "{stamp} {mtime:?}");
+        }
     }
 }

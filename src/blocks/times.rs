@@ -41,10 +41,10 @@ impl Times {
     }
 
     /// The stamp that a block shows; from now on it counts as reported.
-    pub(super) fn show(&self, block: BlockIndex, base: i64) -> i64 {
+    pub(super) fn report_stamp(&self, block: BlockIndex, base: i64) -> i64 {
         match self {
-            Self::Plain(stamps) => stamps.show(block, base),
-            Self::Indexed(index) => index.show(block),
+            Self::Plain(stamps) => stamps.report_stamp(block, base),
+            Self::Indexed(index) => index.report_stamp(block),
         }
     }
 

@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering::SeqCst;
 use super::Blocks;
 use super::data::write_failed;
 use super::open::Open;
-use super::owner::RootTime;
-use super::staged_volume::{Meaning, is_staged};
+use super::staged_volume::{Resolved, is_staged};
 use crate::geometry::{BlockIndex, MAX_BLOCKS};
-use crate::inode::{Inode, block_name, parse_block_name};
+use crate::volume::inode::{Inode, block_name, parse_block_name};
+use crate::volume::owner::RootTime;
 use crate::volume::{
-    Allocate, Attr, Change, Create, Entry, Errno, Handle, Listed, Result, Seek, SetTime, Space,
-    Volume,
+    Allocate, Attr, Change, Create, Errno, Handle, Listed, LookupEntry, Result, Seek, SetTime,
+    Space, Volume,
 };
 
 /// Listing positions: 1 after ".", 2 after "..", N + 3 after block N, then staged files by number.
@@ -21,7 +21,7 @@ const FIRST_BLOCK: u64 = 2;
 const FIRST_STAGED: u64 = FIRST_BLOCK + MAX_BLOCKS;
 
 impl Volume for Blocks {
-    fn lookup(&self, parent: Inode, name: &OsStr) -> Result<Entry> {
+    fn lookup(&self, parent: Inode, name: &OsStr) -> Result<LookupEntry> {
         if parent != Inode::Root {
             return Err(Errno::ENOTDIR);
         }
@@ -36,7 +36,7 @@ impl Volume for Blocks {
 
     fn attr(&self, inode: Inode) -> Result<Attr> {
         if let Inode::Other(id) = inode {
-            return self.attr_number(id);
+            return self.staged_attr(id);
         }
         self.attr_in(&self.view(), inode)
     }
@@ -62,14 +62,17 @@ impl Volume for Blocks {
     fn open(&self, inode: Inode, write: bool) -> Result<Handle> {
         let block = match inode {
             Inode::Root => return Err(Errno::EISDIR),
-            Inode::Other(id) => return self.open_number(id, write),
+            Inode::Other(id) => return self.staged_open(id, write),
             Inode::Block(block) if self.has(self.geometry(), block) => block,
             Inode::Block(_) => return Err(Errno::ENOENT),
         };
         if write && !self.config.writable {
             return Err(Errno::EROFS);
         }
-        Ok(self.handles.insert(self.open_block(block, write)))
+        if !write {
+            self.check_readable(block)?;
+        }
+        self.handles.insert(self.open_block(block, write))
     }
 
     fn read_and(
@@ -80,10 +83,10 @@ impl Volume for Blocks {
         whole: bool,
         reply: &mut dyn FnMut(Result<&[u8]>),
     ) {
-        let handle = match self.meaning(handle) {
+        let handle = match self.resolve(handle) {
             None => handle,
-            Some(Ok(Meaning::Block(inner))) => inner,
-            Some(Ok(Meaning::Staged(staged))) => {
+            Some(Ok(Resolved::Block(inner))) => inner,
+            Some(Ok(Resolved::Staged(staged))) => {
                 return match staged.read(offset, out) {
                     Some(len) => reply(Ok(&out[..len])),
                     None => self.read_and(handle, offset, out, whole, reply),
@@ -106,9 +109,9 @@ impl Volume for Blocks {
         }
         let end = geometry.span(block).end;
         self.times.read(block, whole);
-        match self.read_block(&open, &mut out[..len], span.start, end, whole) {
+        match self.read_block(&open, block, &mut out[..len], span.start, end, whole) {
             Ok(got) => {
-                let hash = open.hand(got);
+                let hash = open.note_served(got);
                 reply(Ok(&out[..got]));
                 if hash {
                     open.hash(offset, &out[..got]);
@@ -119,10 +122,10 @@ impl Volume for Blocks {
     }
 
     fn write(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<usize> {
-        let handle = match self.meaning(handle).transpose()? {
+        let handle = match self.resolve(handle).transpose()? {
             None => handle,
-            Some(Meaning::Block(inner)) => inner,
-            Some(Meaning::Staged(staged)) => return self.write_staged(&staged, offset, data),
+            Some(Resolved::Block(inner)) => inner,
+            Some(Resolved::Staged(staged)) => return self.write_staged(&staged, offset, data),
         };
         let (_, block) = self.writer(handle)?;
         self.grow_for(block, offset.saturating_add(data.len() as u64))?;
@@ -132,26 +135,28 @@ impl Volume for Blocks {
             return Ok(0);
         }
         if len == 0 {
-            self.latch(block, &format!("a write at {offset}, past its end"));
+            self.latch(block, &format!("a write at {offset}, past its end"), None);
             return Err(Errno::EFBIG);
         }
-        self.write_block(block, &data[..len], span.start)
+        let written = self.write_block(block, &data[..len], span.start)?;
+        self.lengths.wrote(block, offset + written as u64);
+        Ok(written)
     }
 
     fn flush(&self, handle: Handle) -> Result<()> {
-        let handle = match self.meaning(handle).transpose()? {
+        let handle = match self.resolve(handle).transpose()? {
             None => handle,
-            Some(Meaning::Block(inner)) => inner,
-            Some(Meaning::Staged(_)) => return Ok(()),
+            Some(Resolved::Block(inner)) => inner,
+            Some(Resolved::Staged(_)) => return Ok(()),
         };
-        self.untold_failure(self.handle(handle)?.as_ref(), false)
+        self.unseen_failure(self.handle(handle)?.as_ref(), false)
     }
 
     fn sync(&self, handle: Handle, data_only: bool) -> Result<()> {
-        let handle = match self.meaning(handle).transpose()? {
+        let handle = match self.resolve(handle).transpose()? {
             None => handle,
-            Some(Meaning::Block(inner)) => inner,
-            Some(Meaning::Staged(staged)) => {
+            Some(Resolved::Block(inner)) => inner,
+            Some(Resolved::Staged(staged)) => {
                 return match staged.sync_later() {
                     Some(()) => Ok(()),
                     None => self.sync(handle, data_only),
@@ -167,33 +172,48 @@ impl Volume for Blocks {
             self.sync_failures.fetch_add(1, SeqCst);
             log::error!("making writes durable: {e}; what was written may be lost");
         }
-        self.untold_failure(&open, true)?;
+        self.unseen_failure(&open, true)?;
         synced.map_err(|_| Errno::EIO)
     }
 
     fn release(&self, handle: Handle) {
         if is_staged(handle) {
             self.release_staged(handle);
-        } else {
-            self.handles.remove(handle);
+        } else if let Some(open) = self.handles.remove(handle) {
+            self.closed(&open);
         }
     }
 
-    fn allocate(&self, handle: Handle, what: Allocate, offset: u64, len: u64) -> Result<()> {
-        let handle = match self.meaning(handle).transpose()? {
+    fn allocate(
+        &self,
+        handle: Handle,
+        what: Allocate,
+        keep_size: bool,
+        offset: u64,
+        len: u64,
+    ) -> Result<()> {
+        let handle = match self.resolve(handle).transpose()? {
             None => handle,
-            Some(Meaning::Block(inner)) => inner,
-            Some(Meaning::Staged(staged)) => {
-                return self.allocate_staged(&staged, what, offset, len);
+            Some(Resolved::Block(inner)) => inner,
+            Some(Resolved::Staged(staged)) => {
+                return self.allocate_staged(&staged, what, keep_size, offset, len);
             }
         };
         let (_, block) = self.writer(handle)?;
         let span = self.geometry().clip(block, offset, len);
-        if span.len() < len {
+        if what == Allocate::Reserve {
+            self.lengths.announced(block, offset.saturating_add(len));
+        }
+        if span.len() < len && !keep_size {
             return Err(Errno::EFBIG);
         }
         match what {
-            Allocate::Zero => self.zero_block(block, span),
+            _ if span.is_empty() => Ok(()),
+            Allocate::Zero => {
+                self.zero_block(block, span)?;
+                self.lengths.wrote(block, offset + span.len());
+                Ok(())
+            }
             Allocate::Reserve => self
                 .image
                 .reserve(span)
@@ -202,10 +222,10 @@ impl Volume for Blocks {
     }
 
     fn seek(&self, handle: Handle, offset: u64, towards: Seek) -> Result<u64> {
-        let handle = match self.meaning(handle).transpose()? {
+        let handle = match self.resolve(handle).transpose()? {
             None => handle,
-            Some(Meaning::Block(inner)) => inner,
-            Some(Meaning::Staged(staged)) => {
+            Some(Resolved::Block(inner)) => inner,
+            Some(Resolved::Staged(staged)) => {
                 return match staged.seek(offset, towards) {
                     Some(found) => found,
                     None => self.seek(handle, offset, towards),
@@ -219,7 +239,7 @@ impl Volume for Blocks {
             return Err(Errno::ENXIO);
         }
         let io = |e: std::io::Error| super::errno(&e);
-        self.image.settle().map_err(io)?;
+        self.image.flush().map_err(io)?;
         // What was cut off is not a hole: it is data that cannot be read.
         let cut = self.image.size().map_err(io)?.max(span.start);
         let found = match towards {
@@ -244,7 +264,7 @@ impl Volume for Blocks {
             return Err(Errno::ENOTDIR);
         }
         self.refresh();
-        Ok(self.handles.insert(Open::directory()))
+        self.handles.insert(Open::directory())
     }
 
     fn list(
@@ -261,7 +281,7 @@ impl Volume for Blocks {
             .skip(usize::try_from(position).unwrap_or(2))
         {
             let attr = self.attr_in(&view, Inode::Root)?;
-            let entry = Entry {
+            let entry = LookupEntry {
                 attr,
                 lasting: true,
             };
@@ -279,7 +299,7 @@ impl Volume for Blocks {
             from = block.get() + 1;
             let attr = self.attr_in(&view, Inode::Block(block))?;
             let name = block_name(block);
-            let entry = Entry {
+            let entry = LookupEntry {
                 attr,
                 lasting: true,
             };
@@ -299,7 +319,12 @@ impl Volume for Blocks {
         self.handles.remove(handle);
     }
 
-    fn create(&self, parent: Inode, name: &OsStr, create: &Create) -> Result<(Entry, Handle)> {
+    fn create(
+        &self,
+        parent: Inode,
+        name: &OsStr,
+        create: &Create,
+    ) -> Result<(LookupEntry, Handle)> {
         let found = match self.lookup(parent, name) {
             Ok(_) if create.exclusive => return Err(Errno::EEXIST),
             Ok(found) => found,
@@ -307,14 +332,18 @@ impl Volume for Blocks {
             Err(e) => return Err(e),
         };
         let inode = found.attr.inode;
+        let handle = self.open(inode, create.write)?;
         if create.truncate {
             let empty = Change {
                 size: Some(0),
                 ..Change::default()
             };
-            self.change(inode, &empty)?;
+            if let Err(e) = self.change(inode, &empty) {
+                self.release(handle);
+                return Err(e);
+            }
         }
-        Ok((found, self.open(inode, create.write)?))
+        Ok((found, handle))
     }
 
     fn remove(&self, parent: Inode, name: &OsStr) -> Result<()> {
@@ -350,8 +379,8 @@ impl Volume for Blocks {
 }
 
 impl Blocks {
-    fn entry(&self, inode: Inode) -> Result<Entry> {
-        Ok(Entry {
+    fn entry(&self, inode: Inode) -> Result<LookupEntry> {
+        Ok(LookupEntry {
             attr: self.attr_in(&self.view(), inode)?,
             lasting: true,
         })
@@ -361,6 +390,7 @@ impl Blocks {
     fn truncate(&self, block: BlockIndex, size: u64) -> Result<()> {
         let span = self.geometry().span(block);
         if size == span.len() {
+            self.lengths.cut(block, size, self.whole());
             return Ok(());
         }
         if let Some(done) = self.truncate_last(block, size) {
@@ -368,11 +398,14 @@ impl Blocks {
         }
         if size == 0 {
             self.check_latch()?;
-            return self.zero_block(block, span);
+            self.zero_block(block, span)?;
+            self.lengths.cut(block, 0, self.whole());
+            return Ok(());
         }
         self.latch(
             block,
             &format!("truncation to {size} bytes, where it has {}", span.len()),
+            Some(size),
         );
         Err(if size > span.len() {
             Errno::EFBIG

@@ -9,10 +9,7 @@ mod lines;
 mod thin;
 mod xml;
 
-use super::map::{Format, MapError, Parts};
-
-/// The smallest piece of a disk that is written, in bytes.
-pub(super) const SECTOR: u64 = 512;
+use super::parts::{Format, MapError, Parts};
 
 /// What a map can be, for an error.
 pub(super) const KNOWN: &str = "what thin_delta, era_invalidate, rbd diff --format json or nbdinfo --map --json \
@@ -36,15 +33,4 @@ pub(super) fn read(text: &str, era_block: Option<u64>) -> Result<(Format, Parts)
         Some(b'0'..=b'9' | b'#') => Ok((Format::Lines, lines::read(text)?)),
         Some(_) => Err(MapError::new(format!("it must be {KNOWN}"))),
     }
-}
-
-/// A decimal number without sign or space.
-fn number(text: &str) -> Result<u64, MapError> {
-    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let shown: String = text.chars().take(40).collect();
-    if !plain {
-        return Err(MapError::new(format!("'{shown}' is not a decimal number")));
-    }
-    text.parse()
-        .map_err(|_| MapError::new(format!("{shown} is more than 64 bits hold")))
 }

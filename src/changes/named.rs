@@ -3,7 +3,7 @@
 //! Invariant: a map is used for the state that it begins with and no other, so that a night that failed cannot hide
 //! its changes.
 
-use super::{ChangeSource, ChangedRanges, Changes, State};
+use super::{ChangeSource, ChangedRanges, Changes, ImageState};
 
 /// How many blocks that a map does not name are read all the same.
 const CHECKS: usize = 64;
@@ -20,10 +20,10 @@ pub struct Named {
 }
 
 impl ChangeSource for Named {
-    fn since(&self, then: Option<&State>) -> Option<Changes> {
+    fn since(&self, then: Option<&ImageState>) -> Option<Changes> {
         let (since, ranges) = self.told.as_ref()?;
         let known = match then {
-            Some(State::Named(known)) if known == since => {
+            Some(ImageState::Named(known)) if known == since => {
                 log::info!(
                     "{}: {} bytes may have changed since '{since}'",
                     self.source,
@@ -34,8 +34,8 @@ impl ChangeSource for Named {
                     checks: CHECKS,
                 });
             }
-            Some(State::Named(known)) => format!("'{known}'"),
-            Some(State::Clone(clone)) => format!("the snapshot {}", clone.name),
+            Some(ImageState::Named(known)) => format!("'{known}'"),
+            Some(ImageState::Clone(clone)) => format!("the snapshot {}", clone.name),
             None => "a state without a name".to_owned(),
         };
         log::warn!(
@@ -45,8 +45,8 @@ impl ChangeSource for Named {
         None
     }
 
-    fn now(&self) -> Option<State> {
-        self.now.clone().map(State::Named)
+    fn now(&self) -> Option<ImageState> {
+        self.now.clone().map(ImageState::Named)
     }
 }
 
@@ -63,7 +63,7 @@ mod tests {
             told: Some(("n1".to_owned(), ranges.clone())),
             now: Some("n2".to_owned()),
         };
-        let state = |id: &str| State::Named(id.to_owned());
+        let state = |id: &str| ImageState::Named(id.to_owned());
         let changes = Changes {
             ranges,
             checks: CHECKS,
@@ -83,7 +83,7 @@ mod tests {
             told: None,
             now: Some("n1".to_owned()),
         };
-        assert_eq!(named.since(Some(&State::Named("n1".to_owned()))), None);
-        assert_eq!(named.now(), Some(State::Named("n1".to_owned())));
+        assert_eq!(named.since(Some(&ImageState::Named("n1".to_owned()))), None);
+        assert_eq!(named.now(), Some(ImageState::Named("n1".to_owned())));
     }
 }

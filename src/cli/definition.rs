@@ -22,7 +22,7 @@ pub(super) struct Flag {
 }
 
 /// Every flag with a long name, in the order of the help.
-pub(super) const FLAGS: [Flag; 17] = [
+pub(super) const FLAGS: [Flag; 18] = [
     flag(
         "write",
         Some('w'),
@@ -99,6 +99,12 @@ pub(super) const FLAGS: [Flag; 17] = [
         None,
         Some("N"),
         "FUSE worker threads, 1 to 256 [default: by the number of processors]",
+    ),
+    flag(
+        "salvage",
+        None,
+        None,
+        "Open also blocks that cannot be read, for what is left of them",
     ),
     flag(
         "uid",
@@ -215,7 +221,8 @@ Exit status, as mount(8)'s: 0 success, 1 usage or permission, 2 system error, 4 
 const AFTER_RUN: &str = "\
 bmapfs --help lists the mount options. The command may write SRC if -w is given.
 Exit status: the command's; 128 + N if signal N ended it, 127 if there is no such command, 126 if
-it cannot be run; with -o strict 9 if SRC was written meanwhile; else bmapfs's own.";
+it cannot be run; 9 if it succeeded but part of SRC could not be read or writes were refused
+(another block size), with -o strict also if SRC was written meanwhile; else bmapfs's own.";
 
 const AFTER_SCAN: &str = "bmapfs --help lists the mount options.";
 
@@ -269,6 +276,7 @@ pub(super) fn scan() -> Command {
         "changed",
         "since",
         "as",
+        "salvage",
         "quiet",
         "threads",
     ];
@@ -288,6 +296,14 @@ pub(super) fn scan() -> Command {
                 .long("dry-run")
                 .action(ArgAction::SetTrue)
                 .help("Leave the index as it is; with --changed only say what would be read"),
+        )
+        .arg(
+            Arg::new("bmap")
+                .long("bmap")
+                .value_name("FILE")
+                .value_parser(bytes())
+                .value_hint(ValueHint::FilePath)
+                .help("Read all of SRC and write a block map of it, for bmaptool"),
         )
         .arg(switch(
             "verbose",

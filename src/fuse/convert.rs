@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{FileAttr, FileType, INodeNo, RenameFlags, ReplyErrno, TimeOrNow};
 
-use crate::volume::{Allocate, Attr, Errno, Kind, Result, Seek, SetTime};
+use crate::volume::{Allocate, Attr, Errno, FileKind, Result, Seek, SetTime};
 
 /// What stat(2) shows as the best size for I/O, in bytes. cmp(1) and stdio read as much at a time: with a page cmp takes
 /// six times as long, and more than this gains nothing.
@@ -17,10 +17,10 @@ pub(super) fn errno(errno: Errno) -> ReplyErrno {
     ReplyErrno::from_i32(errno as i32)
 }
 
-pub(super) fn kind(kind: Kind) -> FileType {
+pub(super) fn kind(kind: FileKind) -> FileType {
     match kind {
-        Kind::Directory => FileType::Directory,
-        Kind::File => FileType::RegularFile,
+        FileKind::Directory => FileType::Directory,
+        FileKind::File => FileType::RegularFile,
     }
 }
 

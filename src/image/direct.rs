@@ -8,8 +8,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{PoisonError, RwLock};
 
+use crate::buffer::{ALIGNMENT, AlignedBuffer};
 use crate::geometry::Span;
-use crate::image::buffer::{ALIGNMENT, AlignedBuffer};
 
 /// Direct I/O in units of the device's sector.
 #[derive(Debug)]

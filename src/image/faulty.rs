@@ -47,7 +47,7 @@ pub(crate) enum History {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct MemoryState {
     bytes: Vec<u8>,
     /// Of each unit, whether it is a hole.
     holes: Vec<bool>,
@@ -56,7 +56,7 @@ struct State {
     mtime: i64,
 }
 
-impl State {
+impl MemoryState {
     /// Marks what `start..end` touches as data.
     fn fill(&mut self, start: usize, end: usize) {
         self.holes.resize(self.bytes.len().div_ceil(UNIT), false);
@@ -82,7 +82,7 @@ impl State {
 /// Bytes, holes, faults, and a counter that tells whether a fault was met.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    state: Mutex<State>,
+    state: Mutex<MemoryState>,
     clock: Arc<TestClock>,
     history: History,
     direct: bool,
@@ -105,11 +105,11 @@ impl Memory {
         let holes = vec![false; bytes.len().div_ceil(UNIT)];
         let mtime = clock.now();
         Arc::new(Self {
-            state: Mutex::new(State {
+            state: Mutex::new(MemoryState {
                 bytes,
                 holes,
                 mtime,
-                ..State::default()
+                ..MemoryState::default()
             }),
             clock,
             history,
@@ -174,7 +174,7 @@ impl Memory {
         });
     }
 
-    fn change<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+    fn change<T>(&self, work: impl FnOnce(&mut MemoryState) -> T) -> T {
         let mut state = self.state.lock().unwrap();
         state.changes += 1;
         state.mtime = self.clock.now();
@@ -309,7 +309,12 @@ impl Image for Arc<Memory> {
         Ok(self.next(from, true).unwrap_or(size))
     }
 
-    fn settle(&self) -> io::Result<()> {
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn touch(&self) -> io::Result<()> {
+        self.change(|_| ());
         Ok(())
     }
 

@@ -36,6 +36,17 @@ const OTHER_LOCAL: [FsType; 4] = [
     FsType(0xCA45_1A4E),
 ];
 
+/// The file system that a file is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeper {
+    /// Ext4, XFS or Btrfs, whose times are well known.
+    WellKnown,
+    /// Another that only this kernel writes.
+    Local,
+    /// Any other.
+    Other,
+}
+
 /// What is noted of an image. Made after an fsync.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fingerprint {
@@ -145,16 +156,12 @@ impl Fingerprint {
         let stat = file.metadata()?;
         // After the times were read: who had written before that, and has ended, has nothing on its way any more.
         let writers = sys::is_open_for_writing(file.as_fd()).ok();
-        let last = stat.mtime().max(stat.ctime());
         let last_age = age_of_last(&stat);
-        // Where times are whole seconds, a clock that is set back can repeat one. Only the kernel sets ctime.
-        let finer_than_seconds = stat.ctime_nsec() != 0;
         let kind = fstatfs(file)?.filesystem_type();
-        let well_known = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind);
-        let local = well_known || OTHER_LOCAL.contains(&kind);
-        Ok(Self::File(FileFingerprint {
-            trusted: local && finer_than_seconds && last_age >= TICK && writers == Some(false),
-            lasting: well_known && last <= seconds_now() - SETTLED_AFTER,
+        let keeper = Keeper::of(kind);
+        let unjudged = FileFingerprint {
+            trusted: false,
+            lasting: false,
             writers,
             boot: activity::boot_id(),
             mount: mount_of(file, stat.dev(), kind),
@@ -163,7 +170,8 @@ impl Fingerprint {
             size: stat.len(),
             mtime: (stat.mtime(), stat.mtime_nsec()),
             ctime: (stat.ctime(), stat.ctime_nsec()),
-        }))
+        };
+        Ok(Self::File(unjudged.judged(keeper, last_age, seconds_now())))
     }
 
     /// Of an open device that has just been flushed.
@@ -200,7 +208,32 @@ impl Fingerprint {
     }
 }
 
+impl Keeper {
+    fn of(kind: FsType) -> Self {
+        if [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind) {
+            Self::WellKnown
+        } else if OTHER_LOCAL.contains(&kind) {
+            Self::Local
+        } else {
+            Self::Other
+        }
+    }
+}
+
 impl FileFingerprint {
+    /// With what its times are worth in second `now`; `last_age`: how long ago the later of both is.
+    pub(crate) fn judged(self, keeper: Keeper, last_age: Duration, now: i64) -> Self {
+        let last = self.mtime.0.max(self.ctime.0);
+        // Where times are whole seconds, a clock that is set back can repeat one. Only the kernel sets ctime.
+        let finer_than_seconds = self.ctime.1 != 0;
+        let unwritten = last_age >= TICK && self.writers == Some(false);
+        Self {
+            trusted: keeper != Keeper::Other && finer_than_seconds && unwritten,
+            lasting: keeper == Keeper::WellKnown && last <= now - SETTLED_AFTER,
+            ..self
+        }
+    }
+
     /// The same instance with the same size and times.
     fn looks_like(&self, other: &Self) -> bool {
         let look = |of: &Self| (of.mount, of.device, of.inode, of.size, of.mtime, of.ctime);
@@ -264,75 +297,170 @@ fn seconds_now() -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
 
-    fn fingerprint(value: &Value) -> Fingerprint {
-        serde_json::from_value(value.clone()).unwrap()
-    }
-
-    fn file() -> Value {
-        json!({"File": {
-            "trusted": true, "lasting": true, "writers": false, "boot": "b", "mount": 5, "device": 1, "inode": 2,
-            "size": 3, "mtime": [4, 5], "ctime": [6, 7],
-        }})
-    }
-
-    fn device() -> Value {
-        json!({"Device": {
-            "counts_all": true, "boot": "b", "major": 8, "minor": 0, "sectors_written": 1, "sectors_discarded": 2,
-            "start": 0, "size": 4, "sequence": 9,
-        }})
-    }
-
-    #[test]
-    fn p23_a_proof_lapses_with_each_part_of_it() {
-        for (kind, whole) in [("File", file()), ("Device", device())] {
-            let then = fingerprint(&whole);
-            assert!(fingerprint(&whole).proves_unwritten_since(&then, false));
-            for name in whole[kind].as_object().unwrap().keys() {
-                let mut other = whole.clone();
-                other[kind][name] = match &whole[kind][name] {
-                    Value::Bool(flag) => json!(!flag),
-                    Value::String(_) => json!("other"),
-                    Value::Array(_) => json!([4, 8]),
-                    _ => json!(77),
-                };
-                let now = fingerprint(&other);
-                // What is known of the circumstances counts as it was when the times were noted.
-                let circumstance = ["trusted", "lasting", "writers"].contains(&name.as_str());
-                assert_eq!(
-                    now.proves_unwritten_since(&then, false),
-                    circumstance,
-                    "{name}"
-                );
-                if ["trusted", "lasting", "counts_all"].contains(&name.as_str()) {
-                    assert!(!then.proves_unwritten_since(&now, false), "{name}");
-                }
-            }
+    fn file() -> FileFingerprint {
+        FileFingerprint {
+            trusted: true,
+            lasting: true,
+            writers: Some(false),
+            boot: Some("boot".to_owned()),
+            mount: Some(1),
+            device: 1,
+            inode: 1,
+            size: 9,
+            mtime: (100, 5),
+            ctime: (100, 5),
         }
     }
 
+    fn device() -> DeviceFingerprint {
+        DeviceFingerprint {
+            counts_all: true,
+            boot: "boot".to_owned(),
+            major: 8,
+            minor: 0,
+            sectors_written: 7,
+            sectors_discarded: 0,
+            start: 0,
+            size: 9,
+            sequence: Some(1),
+        }
+    }
+
+    /// Whether the image was certainly not written: for another process, for one that held it, and what differs.
+    fn judge(now: &Fingerprint, then: &Fingerprint) -> (bool, bool, Option<bool>) {
+        let proves = |held| now.proves_unwritten_since(then, held);
+        (proves(false), proves(true), now.differs_from(then))
+    }
+
     #[test]
-    fn p23_an_index_of_an_older_version_proves_nothing() {
-        let parts: [(&str, Value, &[&str]); 2] = [
-            ("File", file(), &["lasting", "writers", "mount"]),
-            ("Device", device(), &["counts_all"]),
+    fn p23_a_file_proves_what_it_can() {
+        type Change = fn(&mut FileFingerprint);
+        let same: [(Change, Change, _); 9] = [
+            (|_| (), |_| (), (true, true, Some(false))),
+            // What `then` was worth counts, and not what `now` is.
+            (|now| now.trusted = false, |_| (), (true, true, Some(false))),
+            (
+                |_| (),
+                |then| then.trusted = false,
+                (false, false, Some(false)),
+            ),
+            (
+                |_| (),
+                |then| then.lasting = false,
+                (false, true, Some(false)),
+            ),
+            (|now| now.writers = Some(true), |_| (), (true, true, None)),
+            (|_| (), |then| then.writers = Some(true), (true, true, None)),
+            (|now| now.writers = None, |_| (), (true, true, Some(false))),
+            (
+                |now| now.mount = None,
+                |then| then.mount = None,
+                (false, true, Some(false)),
+            ),
+            (
+                |now| now.boot = None,
+                |then| then.boot = None,
+                (false, true, Some(false)),
+            ),
         ];
-        for (kind, whole, new) in parts {
-            let mut old = whole.clone();
-            for name in new {
-                old[kind].as_object_mut().unwrap().remove(*name).unwrap();
-            }
-            let (old, now) = (fingerprint(&old), fingerprint(&whole));
-            assert!(!now.proves_unwritten_since(&old, false), "{kind}");
+        for (number, (of_now, of_then, wanted)) in same.into_iter().enumerate() {
+            let (mut now, mut then) = (file(), file());
+            of_now(&mut now);
+            of_then(&mut then);
+            let judged = judge(&Fingerprint::File(now), &Fingerprint::File(then));
+            assert_eq!(judged, wanted, "{number}");
+        }
+        let other: [Change; 9] = [
+            |now| now.boot = Some("other".to_owned()),
+            |now| now.boot = None,
+            |now| now.mount = Some(2),
+            |now| now.mount = None,
+            |now| now.device = 2,
+            |now| now.inode = 2,
+            |now| now.size = 8,
+            |now| now.mtime.1 = 6,
+            |now| now.ctime.1 = 6,
+        ];
+        for (number, change) in other.into_iter().enumerate() {
+            let mut now = file();
+            change(&mut now);
+            let judged = judge(&Fingerprint::File(now), &Fingerprint::File(file()));
+            assert_eq!(judged, (false, false, Some(true)), "{number}");
         }
     }
 
     #[test]
-    fn the_uuid_of_a_file_system_is_written_as_sysfs_does() {
-        let id = std::array::from_fn(|at| u8::try_from(at).unwrap() * 17);
-        assert_eq!(uuid(id), "00112233-4455-6677-8899-aabbccddeeff");
+    fn p24_a_device_proves_what_its_statistics_count() {
+        type Change = fn(&mut DeviceFingerprint);
+        let both: [(Change, _); 3] = [
+            (|_| (), (true, true, Some(false))),
+            (|both| both.sequence = None, (false, true, Some(false))),
+            (|both| both.counts_all = false, (false, false, Some(false))),
+        ];
+        for (number, (change, wanted)) in both.into_iter().enumerate() {
+            let mut both = device();
+            change(&mut both);
+            let judged = judge(
+                &Fingerprint::Device(both.clone()),
+                &Fingerprint::Device(both),
+            );
+            assert_eq!(judged, wanted, "{number}");
+        }
+        let other: [Change; 5] = [
+            |now| now.boot = "other".to_owned(),
+            |now| now.sequence = Some(2),
+            |now| now.sequence = None,
+            |now| now.sectors_written = 8,
+            |now| now.sectors_discarded = 1,
+        ];
+        for (number, change) in other.into_iter().enumerate() {
+            let mut now = device();
+            change(&mut now);
+            let judged = judge(&Fingerprint::Device(now), &Fingerprint::Device(device()));
+            assert_eq!(judged, (false, false, Some(true)), "{number}");
+        }
+        for other in [Fingerprint::Unknown, Fingerprint::File(file())] {
+            let judged = judge(&Fingerprint::Device(device()), &other);
+            assert_eq!(judged, (false, false, None));
+            assert_eq!(judge(&other, &Fingerprint::Device(device())), judged);
+        }
+        let nothing = judge(&Fingerprint::Unknown, &Fingerprint::Unknown);
+        assert_eq!(nothing, (false, false, None));
+    }
+
+    #[test]
+    fn p23_what_a_file_s_times_are_worth() {
+        let nothing = Duration::ZERO;
+        // The file system, the age of the last write, the nanoseconds of ctime, writers: trusted.
+        let table = [
+            (Keeper::WellKnown, TICK, 5, Some(false), true),
+            (Keeper::Local, TICK, 5, Some(false), true),
+            (Keeper::Other, TICK, 5, Some(false), false),
+            (Keeper::WellKnown, nothing, 5, Some(false), false),
+            (Keeper::WellKnown, TICK, 0, Some(false), false),
+            (Keeper::WellKnown, TICK, 5, Some(true), false),
+            (Keeper::WellKnown, TICK, 5, None, false),
+        ];
+        for (keeper, age, nanos, writers, trusted) in table {
+            let unjudged = FileFingerprint {
+                ctime: (100, nanos),
+                writers,
+                ..file()
+            };
+            let now = unjudged.judged(keeper, age, 200);
+            assert_eq!(
+                now.trusted, trusted,
+                "{keeper:?} {age:?} {nanos} {writers:?}"
+            );
+            assert_eq!(now.lasting, keeper == Keeper::WellKnown);
+            let last = Fingerprint::File(now).last_write();
+            assert_eq!(last, trusted.then_some(100));
+        }
+        for (now, lasting) in [(99, false), (101, false), (102, true)] {
+            let judged = file().judged(Keeper::WellKnown, TICK, now);
+            assert_eq!(judged.lasting, lasting, "in second {now}");
+        }
     }
 }

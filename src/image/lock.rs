@@ -21,7 +21,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::statfs::{FsType, NFS_SUPER_MAGIC, fstatfs};
 
 use crate::sys::{FlockKind, try_flock};
-use owners::{HeldLock, Kind};
+
+use owners::{HeldLock, LockKind};
 
 mod owners;
 #[cfg(test)]
@@ -155,14 +156,14 @@ impl Obstacle {
     /// Whether this lock is what was met.
     fn is(self, held: &HeldLock) -> bool {
         match self {
-            Self::Flock(Intent::Read) => held.kind == Kind::Flock && held.exclusive,
-            Self::Flock(Intent::Write) => held.kind == Kind::Flock,
+            Self::Flock(Intent::Read) => held.kind == LockKind::Flock && held.exclusive,
+            Self::Flock(Intent::Write) => held.kind == LockKind::Flock,
             Self::Byte(byte) => {
-                held.kind == Kind::Range
+                held.kind == LockKind::Range
                     && u64::try_from(byte)
                         .is_ok_and(|byte| (held.start..=held.last).contains(&byte))
             }
-            Self::Exclusive => held.kind == Kind::Range && held.exclusive,
+            Self::Exclusive => held.kind == LockKind::Range && held.exclusive,
         }
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
 
 use super::lock::{self, Intent};
-use super::once::ReadOnce;
+use super::uncached::UncachedReads;
 use super::{Source, holders};
 use crate::config::VolumeConfig;
 use crate::exit::{Failure, OrFail, Result, Status};
@@ -26,7 +26,7 @@ pub struct Opened {
 
 /// What a path turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum PathKind {
     File,
     Device,
 }
@@ -40,13 +40,13 @@ pub fn open(path: &Path, config: &VolumeConfig) -> Result<Opened> {
     }
     let path = std::fs::canonicalize(path).map_err(|e| refused(path, &e))?;
     let kind = kind_of(&path)?;
-    if config.resize && kind == Kind::Device {
+    if config.resize && kind == PathKind::Device {
         return Err(Failure::usage(format!(
             "opening {}: --resize is for image files; a device has the size it has",
             path.display()
         )));
     }
-    if let (Some(snapshot), Kind::Device) = (&config.snapshot, kind) {
+    if let (Some(snapshot), PathKind::Device) = (&config.snapshot, kind) {
         return Err(Failure::usage(format!(
             "opening {}: {} is for image files; make a snapshot of the device with its own means, such as lvcreate -s",
             path.display(),
@@ -61,7 +61,7 @@ pub fn open(path: &Path, config: &VolumeConfig) -> Result<Opened> {
         }
     }
     conflicts.refuse_if_any()?;
-    if config.writable && kind == Kind::Device && is_read_only(&look) {
+    if config.writable && kind == PathKind::Device && is_read_only(&look) {
         return Err(Failure::usage(format!(
             "opening {} for writing: the device is read-only (blockdev --getro says 1)",
             path.display()
@@ -92,8 +92,8 @@ pub fn open(path: &Path, config: &VolumeConfig) -> Result<Opened> {
     let alone = exclusive && conflicts.found.is_empty();
     let attempt = || format!("opening {}", path.display());
     let source = match kind {
-        Kind::File => Source::regular(file, !config.writable || !conflicts.found.is_empty()),
-        Kind::Device => {
+        PathKind::File => Source::regular(file, !config.writable || !conflicts.found.is_empty()),
+        PathKind::Device => {
             let alone = if alone {
                 true
             } else {
@@ -145,13 +145,13 @@ fn is_among_devices(path: &Path) -> bool {
 }
 
 /// Opens with the access that the mount needs. Also says whether a block device is held exclusively.
-fn open_for_use(path: &Path, kind: Kind, config: &VolumeConfig) -> Result<(File, bool)> {
+fn open_for_use(path: &Path, kind: PathKind, config: &VolumeConfig) -> Result<(File, bool)> {
     if !config.writable {
         return open_as(path, OFlag::empty(), false)
             .map(|file| (file, false))
             .map_err(|e| refused(path, &e));
     }
-    if kind == Kind::File {
+    if kind == PathKind::File {
         return open_as(path, OFlag::empty(), true)
             .map(|file| (file, true))
             .map_err(|e| refused_writing(path, &e));
@@ -218,26 +218,26 @@ fn is_read_only(file: &File) -> bool {
     sys::device_is_read_only(file.as_fd()).unwrap_or(false)
 }
 
-fn kind_of_file(file: &File) -> Option<Kind> {
+fn kind_of_file(file: &File) -> Option<PathKind> {
     let kind = file.metadata().ok()?.file_type();
     if kind.is_file() {
-        Some(Kind::File)
+        Some(PathKind::File)
     } else if kind.is_block_device() {
-        Some(Kind::Device)
+        Some(PathKind::Device)
     } else {
         None
     }
 }
 
 /// What is at `path`, without opening it: opening a FIFO would wait for its other end.
-fn kind_of(path: &Path) -> Result<Kind> {
+fn kind_of(path: &Path) -> Result<PathKind> {
     let stat = std::fs::metadata(path).map_err(|e| refused(path, &e))?;
     let kind = stat.file_type();
     if kind.is_file() {
-        return Ok(Kind::File);
+        return Ok(PathKind::File);
     }
     if kind.is_block_device() {
-        return Ok(Kind::Device);
+        return Ok(PathKind::Device);
     }
     let what = if kind.is_dir() {
         "a directory"
@@ -300,7 +300,7 @@ pub(crate) fn reason(error: &io::Error) -> String {
 /// Formats that hold a disk inside themselves: what is mounted is the container, which surprises.
 fn warn_of_formats(file: &File, path: &Path) {
     let mut magic = [0; 4];
-    let read = ReadOnce::default().read_at(file, &mut magic, 0);
+    let read = UncachedReads::default().read_at(file, &mut magic, 0);
     if read.is_ok_and(|len| len == magic.len()) && &magic == b"QFI\xfb" {
         log::warn!(
             "{} is a qcow2 file: the mount shows the file itself, not the disk in it",

@@ -9,11 +9,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::stat::futimens;
+use nix::sys::time::TimeSpec;
 
 use super::activity::DeviceNumber;
 use super::direct::Direct;
 use super::extents::{Extents, is_unsupported};
-use super::once::ReadOnce;
+use super::uncached::UncachedReads;
 use super::zero::Zeroing;
 use super::{Fingerprint, Image, Ownership};
 use crate::geometry::Span;
@@ -22,14 +24,14 @@ use crate::sys;
 /// The sector that a regular file counts as: pages are what its reads fail by.
 const FILE_SECTOR: u64 = 512;
 /// Holes of a file that is being written are not flushed for more often than this.
-const SETTLE_INTERVAL: Duration = Duration::from_secs(1);
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What kind of source it is, with what only that kind has.
 #[derive(Debug)]
-enum Kind {
+enum SourceKind {
     File {
         /// The time of the last write before the last flush, and when that was.
-        settled: Mutex<Option<((i64, i64), Instant)>>,
+        flushed: Mutex<Option<((i64, i64), Instant)>>,
         flush_holes: bool,
     },
     Device {
@@ -43,13 +45,13 @@ enum Kind {
 #[derive(Debug)]
 pub struct Source {
     file: File,
-    kind: Kind,
+    kind: SourceKind,
     extents: Extents,
     zeroing: Zeroing,
     /// A flush that nobody asked for has failed: whoever asks next is told.
     flush_failed: AtomicBool,
     /// Unless reads pass the page cache anyway.
-    once: Option<ReadOnce>,
+    once: Option<UncachedReads>,
     ownership: Ownership,
     /// What this stands for, open for its locks.
     _held: Option<File>,
@@ -61,14 +63,14 @@ impl Source {
         let believed = super::extents::believes(&file);
         Ok(Self {
             ownership: ownership(&file)?,
-            kind: Kind::File {
-                settled: Mutex::new(None),
+            kind: SourceKind::File {
+                flushed: Mutex::new(None),
                 flush_holes,
             },
             extents: Extents::new(believed),
             zeroing: Zeroing::new(1),
             flush_failed: AtomicBool::new(false),
-            once: Some(ReadOnce::default()),
+            once: Some(UncachedReads::default()),
             _held: None,
             file,
         })
@@ -85,8 +87,8 @@ impl Source {
             extents: Extents::new(false),
             zeroing: Zeroing::new(sector),
             flush_failed: AtomicBool::new(false),
-            once: direct.is_none().then(ReadOnce::default),
-            kind: Kind::Device {
+            once: direct.is_none().then(UncachedReads::default),
+            kind: SourceKind::Device {
                 number,
                 sector,
                 direct,
@@ -118,8 +120,8 @@ impl Source {
 
     fn direct(&self) -> Option<&Direct> {
         match &self.kind {
-            Kind::Device { direct, .. } => direct.as_ref(),
-            Kind::File { .. } => None,
+            SourceKind::Device { direct, .. } => direct.as_ref(),
+            SourceKind::File { .. } => None,
         }
     }
 
@@ -127,8 +129,8 @@ impl Source {
     /// grow it again, with zeros in place of what was there.
     fn check_inside(&self, span: Span) -> io::Result<()> {
         let inside = match self.kind {
-            Kind::File { .. } => span.end <= self.file.metadata()?.len(),
-            Kind::Device { .. } => true,
+            SourceKind::File { .. } => span.end <= self.file.metadata()?.len(),
+            SourceKind::Device { .. } => true,
         };
         if inside {
             Ok(())
@@ -139,10 +141,11 @@ impl Source {
 
     /// Flushes for a reason of our own. The kernel reports a failed write-back once, so it is kept for the clients
     /// that wrote (promise P9).
-    fn flush(&self) -> io::Result<()> {
-        self.file
-            .sync_all()
-            .inspect_err(|_| self.flush_failed.store(true, SeqCst))
+    fn flush_now(&self) -> io::Result<()> {
+        match self.file.sync_all() {
+            Err(e) if has_no_flush(&e) => Ok(()),
+            flushed => flushed.inspect_err(|_| self.flush_failed.store(true, SeqCst)),
+        }
     }
 
     fn write_once(&self, data: &[u8], offset: u64) -> io::Result<usize> {
@@ -160,6 +163,15 @@ impl Source {
     }
 }
 
+/// Whether fsync(2) failed because there is none: EINVAL on a file system that can only be read (squashfs, erofs, ...),
+/// where nothing is ever on its way to the disk.
+fn has_no_flush(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EROFS | libc::EOPNOTSUPP | libc::ENOSYS)
+    )
+}
+
 fn ownership(file: &File) -> io::Result<Ownership> {
     let stat = file.metadata()?;
     Ok(Ownership {
@@ -172,8 +184,8 @@ fn ownership(file: &File) -> io::Result<Ownership> {
 impl Image for Source {
     fn size(&self) -> io::Result<u64> {
         match self.kind {
-            Kind::File { .. } => Ok(self.file.metadata()?.len()),
-            Kind::Device { .. } => sys::device_size(self.file.as_fd()),
+            SourceKind::File { .. } => Ok(self.file.metadata()?.len()),
+            SourceKind::Device { .. } => sys::device_size(self.file.as_fd()),
         }
     }
 
@@ -200,7 +212,7 @@ impl Image for Source {
 
     fn reserve(&self, span: Span) -> io::Result<()> {
         self.check_inside(span)?;
-        if matches!(self.kind, Kind::Device { .. }) || span.is_empty() {
+        if matches!(self.kind, SourceKind::Device { .. }) || span.is_empty() {
             return Ok(());
         }
         let start = i64::try_from(span.start).map_err(io::Error::other)?;
@@ -215,8 +227,8 @@ impl Image for Source {
 
     fn set_len(&self, size: u64) -> io::Result<()> {
         match self.kind {
-            Kind::File { .. } => self.file.set_len(size),
-            Kind::Device { .. } => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+            SourceKind::File { .. } => self.file.set_len(size),
+            SourceKind::Device { .. } => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
         }
     }
 
@@ -245,47 +257,54 @@ impl Image for Source {
         Ok(self.extents.next_hole(&self.file, from))
     }
 
-    fn settle(&self) -> io::Result<()> {
-        let Kind::File {
-            settled,
+    fn flush(&self) -> io::Result<()> {
+        let SourceKind::File {
+            flushed,
             flush_holes: true,
         } = &self.kind
         else {
             return Ok(());
         };
-        let mut settled = settled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flushed = flushed.lock().unwrap_or_else(PoisonError::into_inner);
         let stat = self.file.metadata()?;
         let written = (stat.mtime(), stat.mtime_nsec());
-        if let Some((then, at)) = settled.as_ref()
-            && (*then == written || at.elapsed() < SETTLE_INTERVAL)
+        if let Some((then, at)) = flushed.as_ref()
+            && (*then == written || at.elapsed() < FLUSH_INTERVAL)
         {
             return Ok(());
         }
         self.extents.forget();
-        self.flush()?;
-        *settled = Some((written, Instant::now()));
+        self.flush_now()?;
+        *flushed = Some((written, Instant::now()));
+        Ok(())
+    }
+
+    fn touch(&self) -> io::Result<()> {
+        if matches!(self.kind, SourceKind::File { .. }) {
+            futimens(&self.file, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW)?;
+        }
         Ok(())
     }
 
     fn mtime(&self) -> io::Result<Option<(i64, i64)>> {
         match self.kind {
-            Kind::File { .. } => {
+            SourceKind::File { .. } => {
                 let stat = self.file.metadata()?;
                 Ok(Some((stat.mtime(), stat.mtime_nsec())))
             }
-            Kind::Device { .. } => Ok(None),
+            SourceKind::Device { .. } => Ok(None),
         }
     }
 
     fn fingerprint(&self) -> io::Result<Fingerprint> {
         // Dirty pages of a device count as written only once they are on their way to it.
-        self.flush()?;
+        self.flush_now()?;
         match self.kind {
-            Kind::File { .. } => {
+            SourceKind::File { .. } => {
                 Fingerprint::let_tick_pass(&self.file)?;
                 Fingerprint::of_file(&self.file)
             }
-            Kind::Device { number, .. } => Ok(Fingerprint::of_device(&self.file, number)),
+            SourceKind::Device { number, .. } => Ok(Fingerprint::of_device(&self.file, number)),
         }
     }
 
@@ -298,8 +317,8 @@ impl Image for Source {
 
     fn sector(&self) -> u64 {
         match self.kind {
-            Kind::File { .. } => FILE_SECTOR,
-            Kind::Device { sector, .. } => sector,
+            SourceKind::File { .. } => FILE_SECTOR,
+            SourceKind::Device { sector, .. } => sector,
         }
     }
 
@@ -309,5 +328,38 @@ impl Image for Source {
 
     fn ownership(&self) -> Ownership {
         self.ownership
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_flushed_has_nothing_to_flush() {
+        // In /proc there is no fsync, as on squashfs.
+        let file = File::open("/proc/self/maps").unwrap();
+        let error = file.sync_all().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+        let source = Source::regular(file, true).unwrap();
+        source.flush().unwrap();
+        source.fingerprint().unwrap();
+        source.sync(false).unwrap_err();
+    }
+
+    #[test]
+    fn a_flush_that_fails_is_an_error() {
+        for (errno, nothing) in [
+            (libc::EINVAL, true),
+            (libc::EROFS, true),
+            (libc::EOPNOTSUPP, true),
+            (libc::EIO, false),
+            (libc::ENODEV, false),
+            (libc::ENOSPC, false),
+            (libc::EDQUOT, false),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            assert_eq!(has_no_flush(&error), nothing, "{error}");
+        }
     }
 }

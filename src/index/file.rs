@@ -1,117 +1,307 @@
-//! Saving an index while it is in use, and the ceiling that keeps a crash from making a stamp twice.
+//! Where an index is kept: a file that is replaced as a whole and locked for as long as a daemon uses it.
+//!
+//! Invariant: at every instant the file is one that was saved completely. Nothing is replaced but an index, or an empty
+//! or absent file.
 
-use std::cell::RefCell;
-use std::io::{self, Write};
-use std::sync::atomic::Ordering::SeqCst;
+mod lock;
+mod spot;
 
-use super::format::{Header, MAGIC, encode, trailer};
-use super::record::{Record, STAMPED};
-use super::{Index, lock};
-use crate::image::Fingerprint;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::{File, Metadata};
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-/// How far the ceiling is set above the present, in seconds: the index is saved again when stamps reach it, and
-/// after a crash new stamps may be this far in the future.
-const HEADROOM: i64 = 600;
+use nix::fcntl::OFlag;
 
-impl Index {
-    /// Saves. `open`: it goes on being used, so whoever finds it so must not believe that it is settled.
-    pub(super) fn save(&self, open: bool) -> io::Result<()> {
-        let _alone = lock(&self.saving);
-        self.save_alone(open, i64::MIN)
-    }
+use super::format::{FilePlace, Input, MAGIC};
 
-    /// Makes sure that `stamp` may be shown: saves with a higher ceiling if need be. Also after a failure the stamp
-    /// may be shown, since the clock will most likely be past it at the next mount.
-    pub(super) fn raise_ceiling(&self, stamp: i64) -> io::Result<()> {
-        let _alone = lock(&self.saving);
-        if stamp <= self.ceiling.load(SeqCst) {
-            return Ok(());
+use lock::Note;
+use spot::Spot;
+
+pub use spot::{FileId, Refused};
+
+/// The seconds between finishing a file's content and its last change by rename; more makes it a copy.
+pub(super) const RENAME_TAKES: i64 = 2;
+/// The part of the magic that indexes of all versions have.
+const ANY_VERSION: usize = 13;
+
+/// An index as it was found.
+pub(crate) struct Loaded {
+    pub(crate) input: Box<dyn Input>,
+    /// Where it is.
+    pub(crate) place: FilePlace,
+}
+
+/// Something that keeps one index.
+pub(crate) trait Store: fmt::Debug + Send + Sync {
+    /// What was saved last; `None`: nothing yet. [`FilePlace::finished`] is the file's last change.
+    fn load(&self) -> io::Result<Option<Loaded>>;
+
+    /// Replaces what is kept by what `body` writes, followed by what `end` says for the new place, or leaves it as
+    /// it is and fails.
+    fn save(
+        &self,
+        body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+        end: &mut dyn FnMut(FilePlace) -> io::Result<Vec<u8>>,
+    ) -> io::Result<()>;
+
+    /// Tells whoever waits for this store that it will be free soon.
+    fn ending(&self);
+
+    /// Notes beside the index, in case it is lost, that no stamp made is later than `ceiling`.
+    fn note_ceiling(&self, ceiling: i64) -> io::Result<()>;
+
+    /// The ceiling noted last.
+    fn noted_ceiling(&self) -> Option<i64>;
+}
+
+/// Why a store cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    /// Another process uses it.
+    #[error("it is in use by {0}")]
+    Held(String),
+    /// Something is there that must be left alone.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// It cannot be made or locked.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl From<StoreError> for io::Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Io(e) => e,
+            other => Self::other(other),
         }
-        self.save_alone(true, stamp).inspect_err(|_| {
-            self.ceiling
-                .fetch_max(stamp.saturating_add(HEADROOM), SeqCst);
+    }
+}
+
+/// Whether the directory of the file that `path` means is `above`, or below it. `false` if it cannot be told.
+pub(super) fn lies_below(path: &Path, above: &Path) -> bool {
+    let below = || {
+        let spot = Spot::find(path, None).ok()?;
+        let above = std::fs::metadata(above).ok()?;
+        spot.is_below(FileId::of(&above)).ok()
+    };
+    below().unwrap_or(false)
+}
+
+/// An index in a file.
+#[derive(Debug)]
+pub(super) struct FileStore {
+    /// As it was named, for messages.
+    path: PathBuf,
+    spot: Spot,
+    lock: File,
+    noted: Mutex<Note>,
+    /// The file that was found at the beginning, if only its lock file says that it is an index.
+    damaged: Option<FileId>,
+}
+
+impl FileStore {
+    /// Locks the index at `path`, which need not exist. A link is followed, so that it stays one. `source`: the image,
+    /// which the index must not be.
+    pub(super) fn open(path: &Path, source: Option<FileId>) -> Result<Self, StoreError> {
+        let spot = Spot::find(path, source)?;
+        let lock_name = with(spot.name(), ".lock");
+        // Nothing is made beside a file of somebody else.
+        find_damaged(&spot, lock::is_known(&spot, &lock_name)?)?;
+        let (lock, note) = lock::take(&spot, &lock_name)?;
+        // The one before may have saved meanwhile.
+        let damaged = find_damaged(&spot, note.is_some())?;
+        let note = Note {
+            ending: false,
+            ..note.unwrap_or_default()
+        };
+        lock::write(&lock, note)?;
+        Ok(Self {
+            path: path.to_owned(),
+            spot,
+            lock,
+            noted: Mutex::new(note),
+            damaged,
         })
     }
 
-    fn save_alone(&self, open: bool, least: i64) -> io::Result<()> {
-        // The stamp of all blocks at once, if there is one, lies below the floor. Its lock may be held.
-        let latest = self.latest().max(self.floor.load(SeqCst)).max(least);
-        let ceiling = if open {
-            let ceiling = latest.max(self.clock.now()).saturating_add(HEADROOM);
-            ceiling.max(self.ceiling.load(SeqCst))
-        } else {
-            latest
+    /// What was noted beside an index that cannot be locked.
+    pub(super) fn noted_beside(index: &Path) -> Option<i64> {
+        let spot = Spot::find(index, None).ok()?;
+        let file = spot
+            .open(&with(spot.name(), ".lock"), OFlag::O_RDONLY)
+            .ok()?;
+        lock::noted(&file)
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Note)) -> io::Result<()> {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut noted);
+        lock::write(&self.lock, *noted).inspect_err(|e| log::debug!("{}: {e}", self.path.display()))
+    }
+
+    /// The inode that a file is, beside which lock, and when it last changed.
+    fn place(&self, file: &File) -> io::Result<FilePlace> {
+        let (stat, lock) = (file.metadata()?, self.lock.metadata()?);
+        Ok(FilePlace {
+            inode: stat.ino(),
+            born: born(&stat),
+            lock: Some((lock.ino(), born(&lock))),
+            finished: stat.ctime(),
+        })
+    }
+
+    fn save_once(
+        &self,
+        body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+        end: &mut dyn FnMut(FilePlace) -> io::Result<Vec<u8>>,
+    ) -> io::Result<bool> {
+        let temporary = Temporary::make(&self.spot)?;
+        let mut out = BufWriter::with_capacity(1 << 18, &temporary.file);
+        body(&mut out)?;
+        out.flush()?;
+        drop(out);
+        temporary.file.sync_all()?;
+        let place = FilePlace {
+            finished: now(),
+            ..self.place(&temporary.file)?
         };
-        // Without the note an index that is lost costs a wait.
-        let _ = self.store.note_ceiling(ceiling);
-        let count = self.count.load(SeqCst);
-        let fingerprint = if open && self.writable {
-            Fingerprint::Unknown
-        } else {
-            lock(&self.fingerprint).clone()
-        };
-        let hasher = RefCell::new(blake3::Hasher::new());
-        self.store.save(
-            &mut |out| {
-                // A save may be tried again from the start.
-                hasher.borrow_mut().reset();
-                self.write_records(out, &mut hasher.borrow_mut(), count)
-            },
-            &mut |place| {
-                let header = Header {
-                    block_size: self.geometry().block_size().bytes(),
-                    image_size: self.geometry().image_size(),
-                    records: count,
-                    source: self.source.clone(),
-                    open,
-                    ceiling,
-                    floor: self.floor.load(SeqCst),
-                    fingerprint: fingerprint.clone(),
-                    place,
-                    state: lock(&self.state).clone(),
-                    vouched: self.vouched.load(SeqCst),
-                };
-                Ok(trailer(&header, hasher.borrow().clone())?)
-            },
-        )?;
-        self.ceiling.fetch_max(ceiling, SeqCst);
+        (&temporary.file).write_all(&end(place)?)?;
+        temporary.file.sync_all()?;
+        // Something else may have come to the name.
+        let damaged = find_damaged(&self.spot, self.damaged.is_some())?;
+        if damaged != self.damaged && damaged.is_some() {
+            return Err(StoreError::from(Refused::Foreign).into());
+        }
+        self.spot.replace_by(&temporary.name)?;
+        Ok(temporary.file.metadata()?.ctime() - place.finished <= RENAME_TAKES)
+    }
+}
+
+impl Store for FileStore {
+    fn load(&self) -> io::Result<Option<Loaded>> {
+        if self.spot.look(self.spot.name())?.is_none() {
+            return Ok(None);
+        }
+        let file = self.spot.open(self.spot.name(), OFlag::O_RDONLY)?;
+        let place = self.place(&file)?;
+        Ok(Some(Loaded {
+            input: Box::new(file),
+            place,
+        }))
+    }
+
+    fn save(
+        &self,
+        body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+        end: &mut dyn FnMut(FilePlace) -> io::Result<Vec<u8>>,
+    ) -> io::Result<()> {
+        // A disk so slow that the file would look like a copy at the next mount: again, it is quicker now.
+        for _ in 0..3 {
+            if self.save_once(body, end)? {
+                return Ok(());
+            }
+        }
+        log::warn!(
+            "{}: saving takes so long that the next mount may not believe it",
+            self.path.display()
+        );
         Ok(())
     }
 
-    fn write_records(
-        &self,
-        out: &mut dyn Write,
-        hasher: &mut blake3::Hasher,
-        count: u64,
-    ) -> io::Result<()> {
-        let mut put = |bytes: &[u8]| {
-            hasher.update(bytes);
-            out.write_all(bytes)
-        };
-        put(&MAGIC)?;
-        let count = usize::try_from(count).map_err(io::Error::other)?;
-        let nothing = encode(&Record::default());
-        let mut bytes = Vec::new();
-        self.records.runs(count, |records, len| {
-            bytes.clear();
-            match records {
-                Some(records) => records
-                    .iter()
-                    .for_each(|record| bytes.extend(encode(record))),
-                None => (0..len).for_each(|_| bytes.extend(nothing)),
-            }
-            put(&bytes)
-        })
+    fn ending(&self) {
+        // Whoever waits is only less patient then.
+        let _ = self.note(|note| note.ending = true);
     }
 
-    /// The latest stamp that any block ever had.
-    pub(super) fn latest(&self) -> i64 {
-        let mut latest = i64::MIN;
-        self.records.for_each(|record| {
-            if record.has(STAMPED) {
-                latest = latest.max(record.latest());
-            }
-        });
-        latest
+    fn note_ceiling(&self, ceiling: i64) -> io::Result<()> {
+        self.note(|note| note.ceiling = Some(ceiling))
+    }
+
+    fn noted_ceiling(&self) -> Option<i64> {
+        self.noted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .ceiling
     }
 }
+
+/// When an inode was made, where the file system keeps that.
+fn born(stat: &Metadata) -> Option<(i64, u32)> {
+    let since = stat.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some((i64::try_from(since.as_secs()).ok()?, since.subsec_nanos()))
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Refuses what must not be replaced. A file that is neither empty nor an index by its first bytes is given back if it
+/// is `known` to be one by its lock file.
+fn find_damaged(spot: &Spot, known: bool) -> Result<Option<FileId>, StoreError> {
+    let found = spot.look(spot.name())?;
+    match is_ours(spot) {
+        Ok(true) => Ok(None),
+        Ok(false) if !known => Err(Refused::Foreign.into()),
+        Err(e) if !known => Err(e),
+        _ => Ok(found),
+    }
+}
+
+/// Whether nothing is there, or an empty file, or one that begins as an index.
+fn is_ours(spot: &Spot) -> Result<bool, StoreError> {
+    if spot.look(spot.name())?.is_none() {
+        return Ok(true);
+    }
+    let file = spot.open(spot.name(), OFlag::O_RDONLY)?;
+    let mut first = Vec::new();
+    file.take(ANY_VERSION as u64).read_to_end(&mut first)?;
+    Ok(first.is_empty() || first == MAGIC[..ANY_VERSION])
+}
+
+/// A file that is to become the index; else it is removed again.
+#[derive(Debug)]
+struct Temporary<'a> {
+    spot: &'a Spot,
+    name: OsString,
+    file: File,
+}
+
+impl<'a> Temporary<'a> {
+    /// Its name is the same each time, so that what a save that was killed has left goes with the next. Nobody else
+    /// makes it: the index is locked, and saved by one thread at a time.
+    fn make(spot: &'a Spot) -> Result<Self, StoreError> {
+        let digest = blake3::hash(spot.name().as_bytes()).to_hex();
+        let name = OsString::from(format!(".bmapfs-index-{}", &digest[..16]));
+        spot.remove(&name)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+        let file = spot.open(&name, flags)?;
+        Ok(Self { spot, name, file })
+    }
+}
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        // After a save the name is gone already. Else the next one tries again.
+        if let Err(e) = self.spot.remove(&self.name) {
+            log::debug!("{}: {e}", Path::new(&self.name).display());
+        }
+    }
+}
+
+fn with(name: &OsStr, ending: &str) -> OsString {
+    let mut name = name.to_owned();
+    name.push(ending);
+    name
+}
+
+#[cfg(test)]
+mod tests;

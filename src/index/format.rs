@@ -8,7 +8,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use serde::{Deserialize, Serialize};
 
 use super::record::{LASTING, Record};
-use crate::changes::State;
+use crate::changes::ImageState;
 use crate::image::Fingerprint;
 
 /// The first bytes of every index, with the version of the layout.
@@ -40,10 +40,10 @@ pub(super) struct Header {
     #[serde(rename = "moment")]
     pub(super) fingerprint: Fingerprint,
     /// Where the file was written, so that a copy of an older one is known as such.
-    pub(super) place: Place,
+    pub(super) place: FilePlace,
     /// The state of the image that the digests describe, if somebody can tell what changes after it.
     #[serde(default)]
-    pub(super) state: Option<State>,
+    pub(super) state: Option<ImageState>,
     /// Some digests are of that state, on others' word, and not of `fingerprint`, which may be later.
     #[serde(default)]
     pub(super) vouched: bool,
@@ -51,16 +51,16 @@ pub(super) struct Header {
 
 /// What only the file itself has, and no copy of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
+pub(crate) struct FilePlace {
     /// Inode number.
-    pub(super) inode: u64,
+    pub(crate) inode: u64,
     /// When the inode was made: seconds and nanoseconds; `None` where the file system does not keep it.
-    pub(super) born: Option<(i64, u32)>,
+    pub(crate) born: Option<(i64, u32)>,
     /// Inode number of the lock beside it, and when that was made: an index that was moved to another's place is
     /// known by it.
-    pub(super) lock: Option<(u64, Option<(i64, u32)>)>,
+    pub(crate) lock: Option<(u64, Option<(i64, u32)>)>,
     /// When it was finished, in seconds since the epoch.
-    pub(super) finished: i64,
+    pub(crate) finished: i64,
 }
 
 /// Why bytes are no index. Shown in one log line.
@@ -106,7 +106,7 @@ pub(super) fn trailer(header: &Header, mut hasher: blake3::Hasher) -> serde_json
 }
 
 /// Something that an index can be read from.
-pub(super) trait Input: Read + Seek {}
+pub(crate) trait Input: Read + Seek {}
 
 impl<T: Read + Seek> Input for T {}
 

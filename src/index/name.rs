@@ -12,9 +12,9 @@ use crate::geometry::BlockSize;
 /// The longest readable part of a name, in bytes.
 const READABLE: usize = 100;
 
-/// The default index of `source` (canonical) in the state directory: `/var/lib/bmapfs` for root,
-/// `$XDG_STATE_HOME/bmapfs` otherwise. It is made if need be; if that fails, so will saving. `id` stands for the source's
-/// name. `NotFound`: this user has no home directory.
+/// The default index of `source` (canonical) in the state directory: `/var/lib/bmapfs` for root, `$XDG_STATE_HOME/bmapfs`,
+/// else `$HOME/.local/state/bmapfs`, otherwise. It is made if need be; if that fails, so will saving. `id` stands for the
+/// source's name. `NotFound`: this user has no home directory.
 pub fn default_path(source: &Path, id: Option<&str>, block_size: BlockSize) -> io::Result<PathBuf> {
     let directory = state_directory()?;
     let made = std::fs::DirBuilder::new()
@@ -78,9 +78,17 @@ fn state_directory() -> io::Result<PathBuf> {
     if let Some(state) = from_environment.filter(|state| state.is_absolute()) {
         return Ok(state.join("bmapfs"));
     }
-    // HOME may be missing below mount(8).
-    let user = User::from_uid(geteuid())?.ok_or(io::ErrorKind::NotFound)?;
-    Ok(user.dir.join(".local/state/bmapfs"))
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let home = match home.filter(|home| home.is_absolute()) {
+        Some(home) => home,
+        // It may be missing below mount(8).
+        None => {
+            User::from_uid(geteuid())?
+                .ok_or(io::ErrorKind::NotFound)?
+                .dir
+        }
+    };
+    Ok(home.join(".local/state/bmapfs"))
 }
 
 #[cfg(test)]

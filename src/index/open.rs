@@ -1,116 +1,25 @@
 //! Beginning to use an index: load, judge what it is worth, scan, save as open.
 
-use std::io;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, RwLock};
 
+use super::file::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
 use super::format::{self, Header};
+use super::over::first_stamp;
 use super::partial::{Plan, Reading};
-use super::record::{REPORTED, Record, SETTLED, STAMPED, STEP, before, even};
-use super::store::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
+use super::record::{REPORTED, Record, SETTLED, STAMPED, STEP};
+use super::request::{OpenError, Purpose, Request};
 use super::unsaved::Nowhere;
 use super::{Index, lock};
 use crate::changes::ChangeSource;
-use crate::clock::Clock;
-use crate::geometry::{BlockIndex, Geometry};
-use crate::image::{Fingerprint, Image};
+use crate::geometry::BlockIndex;
+use crate::image::Fingerprint;
 use crate::per_block::PerBlock;
-use crate::scan::{Tally, ZeroDigests};
+use crate::scan::ZeroDigests;
 
-/// What an index is brought up to date for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// A mount that may live long: listings after the image was written show new stamps.
-    Mount,
-    /// A mount for one command, which shows what the scan found for all its life.
-    Run {
-        /// An image that is smaller than the index remembers is refused.
-        refuse_shrunk: bool,
-        /// So is an index that cannot be saved.
-        strict: bool,
-    },
-    /// No mount.
-    Scan {
-        /// Keep a list of the blocks that get new stamps.
-        list: bool,
-        /// Leave the file as it is.
-        dry_run: bool,
-    },
-}
-
-impl Purpose {
-    /// Nothing can be done with an index that cannot be saved.
-    pub(super) fn must_save(self) -> bool {
-        matches!(self, Self::Run { strict: true, .. } | Self::Scan { .. })
-    }
-}
-
-/// An index that is wanted, and of what.
-#[derive(Debug)]
-// Each is a circumstance of its own.
-#[allow(clippy::struct_excessive_bools)]
-pub struct Request<'a> {
-    /// The image, locked as the mount needs it.
-    pub image: Arc<dyn Image>,
-    /// How it is cut.
-    pub geometry: Geometry,
-    /// The index's file.
-    pub path: &'a Path,
-    /// The image's name, for people who look into the file.
-    pub source: String,
-    /// The image is mounted with -w.
-    pub writable: bool,
-    /// Others may write the image although it is mounted with -w.
-    pub force: bool,
-    /// Nobody can write the image: it is a clone that only this process knows.
-    pub immutable: bool,
-    /// Who can tell what changed without reading, if anybody can.
-    pub changes: Option<&'a dyn ChangeSource>,
-    /// Read everything, whatever the index says.
-    pub rescan: bool,
-    /// What for.
-    pub purpose: Purpose,
-    /// Threads that scan.
-    pub threads: usize,
-    /// Progress, and the way to end the scan early.
-    pub tally: &'a Tally,
-    /// Tells the time.
-    pub clock: Arc<dyn Clock>,
-}
-
-/// Why a mount with an index cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it.
-    #[error("it is in use by {0}; wait for that, or mount without --index")]
-    Held(String),
-    /// Less image than last time.
-    #[error(
-        "the image has {now} bytes, and had {then} when it was last scanned: syncing it with --delete would \
-         remove the rest from the backup; if that is meant, use -o shrunk"
-    )]
-    Shrunk {
-        /// Bytes that it has.
-        now: u64,
-        /// Bytes that it had.
-        then: u64,
-    },
-    /// It must be saved, and cannot be.
-    #[error(
-        "it cannot be saved: {error}{}",
-        if *far { "; times that it has promised lie in the future, so that new ones could come again" } else { "" }
-    )]
-    Unsaved {
-        /// Why.
-        error: io::Error,
-        /// Whether new stamps would lie in the future.
-        far: bool,
-    },
-    /// Ended early; the index is as it was.
-    #[error("interrupted")]
-    Interrupted,
-}
+/// Times that lie farther ahead of the clock, in seconds, are told of: a day, which is more than a clock in another time
+/// zone makes.
+const FAR_AHEAD: i64 = 24 * 3600;
 
 /// What a file that was found is worth.
 #[derive(Debug)]
@@ -146,7 +55,7 @@ impl Index {
         Ok(index.plan(&begin.reading))
     }
 
-    pub(super) fn open_store(
+    pub(crate) fn open_store(
         request: &Request<'_>,
         store: Box<dyn Store>,
     ) -> Result<Self, OpenError> {
@@ -156,6 +65,8 @@ impl Index {
     }
 
     /// Loads what there is and judges it.
+    // One line a field.
+    #[allow(clippy::too_many_lines)]
     fn begin(request: &Request<'_>, store: Box<dyn Store>) -> Result<(Self, Begin), OpenError> {
         let started = request.clock.now();
         let now = request.image.fingerprint().unwrap_or(Fingerprint::Unknown);
@@ -193,10 +104,7 @@ impl Index {
             }
             Worth::Unsettled(header, why) => {
                 check_size(request, &header)?;
-                log::warn!(
-                    "index {}: {why}; every block gets a new time",
-                    request.path.display()
-                );
+                warn_of_loss(request, why);
                 records.for_each(|record: &mut Record| record.clear(SETTLED));
                 count = count.max(header.records);
                 floor = header
@@ -205,10 +113,7 @@ impl Index {
             }
             Worth::Nothing(why) => {
                 if let Some(why) = why {
-                    log::warn!(
-                        "index {}: {why}; every block gets a new time",
-                        request.path.display()
-                    );
+                    warn_of_loss(request, &why);
                 }
                 floor = floor.max(noted.saturating_add(1));
             }
@@ -262,6 +167,7 @@ impl Index {
             writable: request.writable,
             overlay: Mutex::new(None),
             purpose: request.purpose,
+            salvage: request.salvage,
             fresh: AtomicI64::new(i64::MIN),
             unsaved: AtomicBool::new(false),
             touched: AtomicU64::new(0),
@@ -285,9 +191,19 @@ impl Index {
         }
         self.look(request, begin.first, &begin.reading)
             .map_err(|_| OpenError::Interrupted)?;
+        let newest = self.latest().max(self.floor.load(SeqCst));
+        let ahead = newest.saturating_sub(self.clock.now());
+        if ahead > FAR_AHEAD {
+            let (file, days) = (request.path.display(), ahead / FAR_AHEAD);
+            log::warn!(
+                "index {file}: times of blocks lie {days} days ahead of the clock, and new ones follow them; if the \
+                 clock is right now, remove {file} and {file}.lock, and use rsync --checksum once"
+            );
+        }
         if dry_run {
             return Ok(());
         }
+        self.pass_stamps();
         if let Err(e) = self.save(true) {
             self.go_on_unsaved(request, begin, e)?;
         }
@@ -316,20 +232,19 @@ impl Index {
     }
 }
 
-/// The second of the stamps of a scan that begins, which is over before anything is read; `known`: `floor` is past all
-/// stamps that were shown.
-fn first_stamp(started: i64, known: bool, image: &Fingerprint, floor: i64) -> i64 {
-    let first = before(started);
-    // If it is not known, an image that was last written before that has nothing new to show.
-    let new = known || image.last_write().is_some_and(|last| last < first);
-    even(if new { first } else { started }.max(floor))
+fn warn_of_loss(request: &Request<'_>, why: &str) {
+    log::warn!(
+        "index {}: {why}; every block gets a new time",
+        request.path.display()
+    );
 }
 
 /// The file's place. If there is none, nothing will be saved.
 fn find_store(request: &Request<'_>) -> Result<Box<dyn Store>, OpenError> {
-    match FileStore::open(request.path) {
+    match FileStore::open(request.path, request.source_file) {
         Ok(store) => Ok(Box::new(store)),
         Err(StoreError::Held(holder)) => Err(OpenError::Held(holder)),
+        Err(StoreError::Refused(why)) => Err(why.into()),
         Err(StoreError::Io(error)) if request.purpose.must_save() => {
             Err(OpenError::Unsaved { error, far: false })
         }

@@ -9,8 +9,8 @@ use std::hash::{BuildHasher, Hasher as _, RandomState};
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::format::Header;
-use super::open::Request;
 use super::record::{HASHED, SETTLED, STAMPED};
+use super::request::Request;
 use super::{Index, STEP, lock};
 use crate::changes::Changes;
 use crate::geometry::{BlockIndex, Geometry};
@@ -83,7 +83,7 @@ impl Index {
         let tally = request.tally;
         let before = tally.read.load(SeqCst);
         match reading {
-            Reading::All => return self.scan(tally, now, &|_| true),
+            Reading::All => return self.scan(tally, now, &|_| true, request.map),
             Reading::Nothing => log::info!(
                 "{} was not written since it was scanned last: not read again",
                 self.source
@@ -95,7 +95,7 @@ impl Index {
                          those since the last scan; everything is read",
                         self.source
                     );
-                    self.scan(tally, now, &|_| true)?;
+                    self.scan(tally, now, &|_| true, None)?;
                     self.count_read_since(before, tally);
                     return Ok(());
                 }
@@ -177,17 +177,26 @@ impl Index {
             // The scan that follows says that it was ended early.
             .take_while(|_| !tally.cancel.load(SeqCst))
             .find(|block| {
-                let known = self.records.with(*block, |record| record.digest);
-                !hasher
-                    .hash(*block, &tally.read)
-                    .is_ok_and(|digest| digest == known)
+                let found = hasher.hash(*block, &tally.read);
+                self.records.with(*block, |record| {
+                    if found.is_err() {
+                        // Not wrong, but the scan that follows has to try it.
+                        record.unreadable();
+                    }
+                    found.is_ok_and(|digest| digest != record.digest)
+                })
             })
     }
 
     /// Reads what has to be read; of the rest, what is not settled gets a new stamp all the same.
     fn take_over(&self, tally: &Tally, now: i64, reading: &Reading) -> Result<(), Cancelled> {
         let geometry = self.geometry();
-        self.scan(tally, now, &|block| self.is_read(block, reading, geometry))?;
+        self.scan(
+            tally,
+            now,
+            &|block| self.is_read(block, reading, geometry),
+            None,
+        )?;
         let mut report = self.report();
         report.zero = 0;
         let mut last = None;

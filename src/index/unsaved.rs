@@ -9,11 +9,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
 
-use super::format::Place;
-use super::open::{Begin, OpenError, Request};
+use super::Index;
+use super::file::{FileStore, Loaded, Store};
+use super::format::FilePlace;
+use super::open::Begin;
+use super::over::NEAR;
 use super::record::{HASHED, SETTLED, STEP, even};
-use super::store::{Loaded, Store};
-use super::{Index, NEAR};
+use super::request::{OpenError, Request};
 use crate::geometry::BlockIndex;
 
 /// Where an index could be neither made nor locked. What is there is looked at for its promises, and stays as it is.
@@ -46,7 +48,7 @@ impl Store for Nowhere {
             return Ok(None);
         }
         // That of no file, so that it is worth no more than a copy.
-        let place = Place {
+        let place = FilePlace {
             inode: 0,
             born: None,
             lock: None,
@@ -61,7 +63,7 @@ impl Store for Nowhere {
     fn save(
         &self,
         _: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
-        _: &mut dyn FnMut(Place) -> io::Result<Vec<u8>>,
+        _: &mut dyn FnMut(FilePlace) -> io::Result<Vec<u8>>,
     ) -> io::Result<()> {
         let why = self.errno.map(io::Error::from_raw_os_error);
         Err(why.unwrap_or_else(|| io::ErrorKind::Other.into()))
@@ -74,7 +76,7 @@ impl Store for Nowhere {
     }
 
     fn noted_ceiling(&self) -> Option<i64> {
-        None
+        FileStore::noted_beside(&self.path)
     }
 }
 
@@ -86,11 +88,16 @@ impl Index {
         begin: &Begin,
         error: io::Error,
     ) -> Result<(), OpenError> {
-        let first = begin.first.max(even(begin.promised.saturating_add(1)));
+        let now = self.clock.now();
+        let mut first = begin.first.max(even(begin.promised.saturating_add(1)));
+        let noted = self.store.note_ceiling(first.saturating_add(STEP)).is_ok();
+        if !noted {
+            // Nor was it for whoever came before.
+            first = first.max(even(now));
+        }
         let last = first.saturating_add(STEP);
-        // Else the next mount without a file would show the same again.
-        let far =
-            last > self.clock.now().saturating_add(NEAR) && self.store.note_ceiling(last).is_err();
+        // The next mount without a file would show the same again.
+        let far = !noted && last > now.saturating_add(NEAR);
         if request.purpose.must_save() || far {
             return Err(OpenError::Unsaved { error, far });
         }
@@ -98,21 +105,23 @@ impl Index {
             "index {} cannot be saved: {error}; every block gets a new time, now and the next time",
             request.path.display()
         );
+        // Nobody has seen the stamps of the scan, and all others are known to be earlier.
         let blocks = self.geometry().blocks();
         for block in (0..blocks).filter_map(BlockIndex::new) {
             let last = block.get() + 1 == blocks;
             self.records.with(block, |record| {
-                // One that the scan has made is new as it is: all others are no later than what was promised.
-                if record.stamp < first {
-                    record.restamp(record.next_stamp(first) + if last { STEP } else { 0 });
-                }
+                record.restamp(if last { first + STEP } else { first });
                 if record.has(HASHED) {
                     record.set(SETTLED);
                 }
             });
         }
         self.find_newest();
-        self.wait_if_near(self.latest());
+        self.pass_stamps();
+        // They may be later now.
+        let _ = self
+            .store
+            .note_ceiling(self.latest().max(self.floor.load(SeqCst)));
         self.unsaved.store(true, SeqCst);
         Ok(())
     }

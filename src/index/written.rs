@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::record::{
-    DIRTY, HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, TOUCHED, WRITTEN,
+    DIRTY, HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, TOUCHED, UNREADABLE, WRITTEN,
 };
 use super::{FURTHEST, Index, lock};
 use crate::geometry::BlockIndex;
@@ -16,7 +16,7 @@ impl Index {
         self.make_stamp(block, |record| {
             self.touch(record);
             record.set(DIRTY | WRITTEN);
-            record.clear(HASHED | SETTLED);
+            record.clear(HASHED | SETTLED | UNREADABLE);
             !record.has(STAMPED)
                 || record.has_any(REPORTED | READ)
                 || (overlaid && !record.has(OWN))
@@ -94,7 +94,14 @@ impl Index {
                     record.hashed(digest);
                 }
             }),
-            Err(e) => log::warn!("block {block} cannot be hashed after it was written: {e}"),
+            Err(e) => {
+                log::warn!("block {block} cannot be hashed after it was written: {e}");
+                self.records.with(block, |record| {
+                    if !record.has(DIRTY) && record.hashes == turn {
+                        record.unreadable();
+                    }
+                });
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::blocks::{Blocks, Summary};
 use crate::index::Meanwhile;
-use crate::joined::Joined;
+use crate::reverse::Reverse;
 
 /// Something that can be mounted.
 #[derive(Debug, Clone)]
@@ -13,7 +13,7 @@ pub(super) enum Content {
     /// An image as block files.
     Blocks(Arc<Blocks>),
     /// Block files as an image.
-    Joined(Arc<Joined>),
+    Reverse(Arc<Reverse>),
 }
 
 impl Content {
@@ -25,11 +25,12 @@ impl Content {
                 blocks.geometry().blocks(),
                 blocks.block_size()
             ),
-            Self::Joined(joined) => format!(
-                "an image of {} bytes from {} blocks of {}",
-                joined.geometry().image_size(),
-                joined.present(),
-                joined.geometry().block_size()
+            Self::Reverse(reverse) => format!(
+                "an image of {} bytes, {} partitions, from {} blocks of {}",
+                reverse.geometry().image_size(),
+                reverse.partition_count(),
+                reverse.present(),
+                reverse.geometry().block_size()
             ),
         }
     }
@@ -38,13 +39,15 @@ impl Content {
     pub(super) fn close(&self) -> io::Result<Summary> {
         match self {
             Self::Blocks(blocks) => blocks.close(),
-            Self::Joined(joined) => {
-                joined.close()?;
+            Self::Reverse(reverse) => {
+                reverse.close()?;
                 Ok(Summary {
-                    blocks: joined.present(),
+                    blocks: reverse.present(),
                     untouched: None,
                     report: None,
+                    unreadable: None,
                     meanwhile: Meanwhile::Quiet,
+                    latched: false,
                 })
             }
         }

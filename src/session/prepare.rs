@@ -13,18 +13,18 @@ use super::Event;
 use super::changes::named;
 use super::content::Content;
 use super::source::Source;
-use crate::blocks::{Blocks, BlocksError, Presence};
+use crate::blocks::{Blocks, BlocksError, Listing};
 use crate::changes::{ChangeMap, ChangeSource};
 use crate::clock::SystemClock;
 use crate::config::{IndexConfig, MountConfig, OwnerConfig, Verbosity, VolumeConfig};
-use crate::daemon::served_signals;
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::geometry::Geometry;
+use crate::host::daemon::{heard_signals, served_signals};
+use crate::host::progress::Progress;
 use crate::image::Image;
 use crate::index::{self, Index, OpenError, Plan, Purpose};
-use crate::joined::{Joined, JoinedConfig};
-use crate::progress::Progress;
-use crate::scan::{Found, Hasher, Tally, ZeroDigests};
+use crate::reverse::{Reverse, ReverseConfig};
+use crate::scan::{BlockMap, Tally};
 use crate::sys;
 
 /// A source that is ready to be mounted.
@@ -48,9 +48,15 @@ pub(super) fn prepare(
         log::debug!("PR_SET_IO_FLUSHER: {e}");
     }
     if config.source.is_dir() {
-        return prepare_joined(config);
+        return prepare_reverse(config);
     }
-    let source = Source::open(&config.source, &config.volume, config.index.as_ref(), false)?;
+    let source = Source::open(
+        &config.source,
+        &config.volume,
+        config.index.as_ref(),
+        Some(&config.mountpoint),
+        false,
+    )?;
     let index = match &config.index {
         None => None,
         Some(index) => {
@@ -58,6 +64,7 @@ pub(super) fn prepare(
                 source: &source,
                 volume: &config.volume,
                 map,
+                bmap: None,
                 threads: config.threads.map(usize::from),
             };
             Some(request.open(index, purpose, config.verbosity, tally)?)
@@ -71,13 +78,14 @@ pub(super) fn prepare(
         return Err(interrupted());
     }
     let volume = owned_by_user(&config.volume);
-    let present = if config.volume.sparse {
-        Some(presence(&image, index.as_ref(), config, &path, tally)?)
+    let listing = if config.volume.sparse {
+        let image = image.as_ref();
+        Some(listing(image, index.as_ref(), config, &path, tally)?)
     } else {
         None
     };
     let index = index.map(Arc::new);
-    let blocks = Blocks::new(image, volume, Arc::new(SystemClock), index, present)
+    let blocks = Blocks::new(image, volume, Arc::new(SystemClock), index, listing)
         .map_err(|e| unshowable(&e, &path))?;
     Ok(Prepared {
         content: Content::Blocks(Arc::new(blocks)),
@@ -86,7 +94,7 @@ pub(super) fn prepare(
 }
 
 /// The reverse: opens a directory of block files.
-fn prepare_joined(config: &MountConfig) -> Result<Prepared> {
+fn prepare_reverse(config: &MountConfig) -> Result<Prepared> {
     let shown = config.source.display();
     if let Some(typed) = &config.typed.image_only {
         return Err(Failure::usage(format!(
@@ -95,8 +103,8 @@ fn prepare_joined(config: &MountConfig) -> Result<Prepared> {
     }
     let path = std::fs::canonicalize(&config.source)
         .or_fail(Status::MountFailed, || format!("opening {shown}"))?;
-    let joined = Joined::open(
-        &JoinedConfig {
+    let reverse = Reverse::open(
+        &ReverseConfig {
             directory: path.clone(),
             block_size: config.typed.block_size,
             sparse: config.volume.sparse,
@@ -108,61 +116,31 @@ fn prepare_joined(config: &MountConfig) -> Result<Prepared> {
         Arc::new(SystemClock),
     )?;
     Ok(Prepared {
-        content: Content::Joined(Arc::new(joined)),
+        content: Content::Reverse(Arc::new(reverse)),
         path,
     })
 }
 
-/// Which blocks have a file in a sparse directory: by the index's digests, else by the image's holes, else by
-/// reading all of it.
-fn presence(
-    image: &Arc<dyn Image>,
+/// Which blocks have a file in a sparse directory.
+fn listing(
+    image: &dyn Image,
     index: Option<&Index>,
     config: &MountConfig,
     path: &std::path::Path,
     tally: &Arc<Tally>,
-) -> Result<Presence> {
+) -> Result<Listing> {
     let attempt = || format!("looking for zeros in {}", path.display());
     let size = image.size().or_fail(Status::System, attempt)?;
     let geometry = Geometry::new(size, config.volume.block_size)
         .map_err(|e| unshowable(&BlocksError::Geometry(e), path))?;
-    image.settle().or_fail(Status::System, attempt)?;
-    let present = if index.is_none() && image.has_holes() {
-        Presence::of_extents(image.as_ref(), geometry).or_fail(Status::System, attempt)?
-    } else {
-        let present = Presence::none();
-        let zeros = ZeroDigests::new(config.volume.block_size.bytes());
-        if let Some(index) = index {
-            for number in 0..geometry.blocks() {
-                if let Some(block) = geometry
-                    .block(number)
-                    .filter(|block| !index.is_zero(*block))
-                {
-                    present.insert(block);
-                }
-            }
-        } else {
-            let _progress = Progress::show(&attempt(), tally, size, config.verbosity);
-            let processors = thread::available_parallelism().map_or(1, usize::from);
-            let threads = config.threads.map_or(processors, usize::from);
-            Hasher::new(image.as_ref(), geometry, &zeros)
-                .scan(threads, tally, &|_| true, &|block, found| {
-                    let zero = zeros.of(geometry.span(block).len());
-                    if !matches!(found, Found::Digest(digest) if digest == zero) {
-                        present.insert(block);
-                    }
-                })
-                .map_err(|_| interrupted())?;
-        }
-        present
-    };
-    // They tell the block size and the image's size.
-    geometry
-        .block(0)
-        .into_iter()
-        .chain(geometry.last())
-        .for_each(|block| present.insert(block));
-    Ok(present)
+    let _progress = Listing::must_read(image, index)
+        .then(|| Progress::show(&attempt(), tally, size, config.verbosity));
+    let threads = config.threads.map_or_else(sys::processors, usize::from);
+    let listing = Listing::of(image, geometry, index, threads, tally);
+    if tally.cancel.load(Relaxed) {
+        return Err(interrupted());
+    }
+    listing.or_fail(Status::System, attempt)
 }
 
 /// An image whose index is wanted.
@@ -171,6 +149,8 @@ pub(super) struct Indexing<'a> {
     pub(super) volume: &'a VolumeConfig,
     /// What `--changed` has told.
     pub(super) map: Option<&'a ChangeMap>,
+    /// The block map that `--bmap` wants.
+    pub(super) bmap: Option<&'a BlockMap>,
     pub(super) threads: Option<usize>,
 }
 
@@ -218,42 +198,44 @@ impl Indexing<'_> {
             .map_err(|e| unshowable(&BlocksError::Geometry(e), path))?;
         let named = named(&config.changes, self.map, path, size)?;
         let named = named.as_ref().map(|named| named as &dyn ChangeSource);
-        image.settle().or_fail(Status::System, attempt)?;
+        image.flush().or_fail(Status::System, attempt)?;
         let file =
             self.source.index.as_deref().ok_or_else(|| {
                 Failure::new(Status::Internal, format!("{}: no index", attempt()))
             })?;
-        let processors = thread::available_parallelism().map_or(1, usize::from);
         let request = index::Request {
             image: Arc::clone(image),
             geometry,
             path: file,
+            source_file: Some(self.source.id),
             source: path.to_string_lossy().into_owned(),
             writable: self.volume.writable,
             force: self.volume.force,
             immutable: self.source.is_immutable(),
             changes: self.source.changes().or(named),
+            salvage: self.volume.salvage,
             rescan: config.rescan,
             purpose,
-            threads: self.threads.unwrap_or(processors),
+            map: self.bmap,
+            threads: self.threads.unwrap_or_else(sys::processors),
             tally,
             clock: Arc::new(SystemClock),
         };
         act(&request, size).map_err(|e| {
             let object = match e {
-                OpenError::Held(_) | OpenError::Unsaved { .. } => {
+                OpenError::Held(_) | OpenError::Refused(_) | OpenError::Unsaved { .. } => {
                     format!("index {}", file.display())
                 }
                 OpenError::Shrunk { .. } => path.display().to_string(),
                 OpenError::Interrupted => return interrupted(),
             };
-            let message = format!("{object}: {e}");
-            let status = match (e, purpose) {
+            let status = match (&e, purpose) {
+                (OpenError::Refused(why), _) if why.is_mistake() => Status::Usage,
                 // There is no mount.
                 (OpenError::Unsaved { .. }, Purpose::Scan { .. }) => Status::System,
                 _ => Status::MountFailed,
             };
-            Failure::new(status, message)
+            Failure::new(status, format!("{object}: {e}"))
         })
     }
 }
@@ -291,19 +273,24 @@ fn owned_by_user(config: &VolumeConfig) -> VolumeConfig {
     }
 }
 
-/// Starts the thread that takes signals. A signal to end also ends the scan that the returned tally is for.
-pub(super) fn forward_signals(events: Sender<Event>) -> Result<Arc<Tally>> {
+/// Starts the thread that takes signals. A signal to end also ends the scan that the returned tally is for. HUP is one,
+/// unless it `looks_again`: then it is heard in any case, for a mount outlives the terminal.
+pub(super) fn forward_signals(events: Sender<Event>, looks_again: bool) -> Result<Arc<Tally>> {
     let tally = Arc::new(Tally::default());
     let scanning = Arc::clone(&tally);
-    let signals = served_signals();
+    let (served, heard) = (served_signals(), heard_signals());
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            while let Ok(signal) = signals.wait() {
-                if matches!(signal, Signal::SIGTERM | Signal::SIGINT) {
+            while let Ok(signal) = served.wait() {
+                if looks_again && signal == Signal::SIGHUP {
+                    // It is for the mount.
+                } else if heard.contains(signal) {
                     scanning.cancel.store(true, Relaxed);
+                } else {
+                    continue;
                 }
-                if signal != Signal::SIGUSR1 && events.send(Event::Signal(signal)).is_err() {
+                if events.send(Event::Signal(signal)).is_err() {
                     return;
                 }
             }

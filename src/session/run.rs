@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Instant;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -19,15 +20,18 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
 use super::prepare::{forward_signals, prepare};
-use super::{Event, Served, describe};
+use super::{CONNECTION_END, Event, Served, describe, next_event};
+use crate::blocks::Summary;
 use crate::changes::ChangeMap;
 use crate::config::{MountConfig, RunConfig};
 use crate::exit::{Failure, OrFail, Result, Status};
+use crate::host::mount::denied_root;
 use crate::index::{Meanwhile, Purpose, mount_name};
 use crate::sys;
 
-/// With `-o strict`: the image was, or may have been, written while it was read.
-const WRITTEN_MEANWHILE: u8 = 9;
+/// The command did not fail, but the copy is not what it seems: some blocks could not be read, or writes were refused; or,
+/// with `-o strict`, the image was, or may have been, written while it was read.
+const NOT_AS_IT_SEEMS: u8 = 9;
 /// As env(1): the command was found, but cannot be run.
 const CANNOT_RUN: u8 = 126;
 /// As env(1): there is no such command.
@@ -36,14 +40,15 @@ const NOT_FOUND: u8 = 127;
 const BY_SIGNAL: i32 = 128;
 
 /// Mounts, runs the command, unmounts. `map`: what [`super::read_map`] has read. The status to exit with: the
-/// command's, or 9 for `-o strict`. Must be called before the first thread, with the signals of [`crate::daemon::served_signals`] blocked.
+/// command's, or 9 if that is 0 and the copy is not what it seems. Must be called before the first thread, with the
+/// signals of [`crate::host::daemon::served_signals`] blocked.
 pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
     let private = geteuid().is_root();
     if private {
         enter_private_namespace()?;
     }
     let (events, inbox) = channel();
-    let tally = forward_signals(events.clone())?;
+    let tally = forward_signals(events.clone(), false)?;
     let source = crate::image::canonical(&config.mount.source, &config.mount.volume)
         .or_fail(Status::MountFailed, || {
             format!("opening {}", config.mount.source.display())
@@ -54,7 +59,7 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
         .as_ref()
         .and_then(|index| index.id.as_deref());
     let place = mount_directory(&mount_name(&source, id), private)?;
-    let place = crate::mount::check_mountpoint(&place, &source)?;
+    let place = crate::host::mount::check_mountpoint(&place, &source)?;
     let purpose = Purpose::Run {
         refuse_shrunk: !config.shrunk,
         strict: config.strict,
@@ -66,22 +71,41 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
     let ended = prepare(&mount_config, map, purpose, &tally)
         .and_then(|prepared| Served::start(&mount_config, prepared, &place, events.clone()))
         .and_then(|served| {
-            let status = serve_command(&served, config, &place, events, &inbox);
-            let meanwhile = finish(&served, &inbox);
-            Ok((status?, meanwhile?))
+            let mut ended = false;
+            let status = serve_command(&served, config, &place, events, &inbox, &mut ended);
+            let summary = finish(&served, &inbox, ended);
+            match (status?, summary?) {
+                // What it has seen was not all the image.
+                (0, summary) if ended => Ok((Status::System.code(), summary)),
+                outcome => Ok(outcome),
+            }
         });
     if !private {
         // It is made anew each time; if something is still in it, it stays.
         let _ = std::fs::remove_dir(&place);
     }
-    let (status, meanwhile) = ended?;
-    match (status, meanwhile) {
+    let (status, summary) = ended?;
+    if status == 0 && summary.latched {
+        log::error!(
+            "{}: not all was written, although the command says nothing of that: see above",
+            source.display()
+        );
+        return Ok(NOT_AS_IT_SEEMS);
+    }
+    if let (0, Some((count, first))) = (status, summary.unreadable) {
+        log::warn!(
+            "{}: {count} blocks cannot be read, the first is {first}: they are not copied",
+            source.display()
+        );
+        return Ok(NOT_AS_IT_SEEMS);
+    }
+    match (status, summary.meanwhile) {
         (0, Meanwhile::Written | Meanwhile::Unknown) if config.strict => {
             log::warn!(
                 "{}: it was, or may have been, written meanwhile (-o strict)",
                 source.display()
             );
-            Ok(WRITTEN_MEANWHILE)
+            Ok(NOT_AS_IT_SEEMS)
         }
         (status, _) => Ok(status),
     }
@@ -89,17 +113,14 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
 
 /// Mounts made from here on are seen by this process and its children alone, and go with them.
 fn enter_private_namespace() -> Result<()> {
-    let attempt = || "making a mount namespace for the command";
-    unshare(CloneFlags::CLONE_NEWNS).or_fail(Status::System, attempt)?;
-    // What others mount and unmount still arrives here.
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_SLAVE,
-        None::<&str>,
-    )
-    .or_fail(Status::System, attempt)
+    let nothing = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNS)
+        // What others mount and unmount still arrives here.
+        .and_then(|()| {
+            let shared = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+            mount(nothing, "/", nothing, shared, nothing)
+        })
+        .map_err(|errno| denied_root("making a mount namespace for the command", errno))
 }
 
 /// The directory that `name` is mounted on, the same each time: restic and borg know files by their whole path.
@@ -107,12 +128,12 @@ fn enter_private_namespace() -> Result<()> {
 fn mount_directory(name: &str, private: bool) -> Result<PathBuf> {
     let base = if private {
         let base = PathBuf::from("/run/bmapfs");
-        let attempt = || format!("making the mount point in {}", base.display());
+        let attempt = format!("making the mount point in {}", base.display());
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&base)
-            .or_fail(Status::MountFailed, attempt)?;
+            .or_fail(Status::MountFailed, || attempt.clone())?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(
             Some("bmapfs"),
@@ -121,7 +142,7 @@ fn mount_directory(name: &str, private: bool) -> Result<PathBuf> {
             flags,
             Some("mode=0700,size=64k"),
         )
-        .or_fail(Status::MountFailed, attempt)?;
+        .map_err(|errno| denied_root(&attempt, errno))?;
         base
     } else {
         match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
@@ -132,7 +153,7 @@ fn mount_directory(name: &str, private: bool) -> Result<PathBuf> {
     let place = base.join(name);
     if std::fs::metadata(&place).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN)) {
         // What a bmapfs that was killed has left; nobody is served there.
-        if let Err(e) = crate::mount::detach(&place, nix::mount::MntFlags::MNT_DETACH) {
+        if let Err(e) = crate::host::mount::detach(&place, nix::mount::MntFlags::MNT_DETACH) {
             log::debug!("{}: {e}", place.display());
         }
     }
@@ -153,13 +174,14 @@ fn mount_directory(name: &str, private: bool) -> Result<PathBuf> {
     Ok(place)
 }
 
-/// Runs the command to its end. Signals that come meanwhile are its.
+/// Runs the command to its end. Signals that come meanwhile are its. `ended`: whether the mount has ended before it.
 fn serve_command(
     served: &Served,
     config: &RunConfig,
     place: &Path,
     events: Sender<Event>,
     inbox: &Receiver<Event>,
+    ended: &mut bool,
 ) -> Result<u8> {
     let mut words = config.command.iter().map(|word| replace(word, place));
     let program = words.next().unwrap_or_default();
@@ -178,19 +200,17 @@ fn serve_command(
     let pid = i32::try_from(child.id()).or_fail(Status::Internal, || "starting the command")?;
     await_child(child, events)?;
     loop {
-        let event = inbox
-            .recv()
-            .or_fail(Status::Internal, || "waiting for the command")?;
+        let Some(event) = next_event(inbox, None)? else {
+            continue;
+        };
         match event {
-            Event::Command(ended) => {
-                let status = ended.or_fail(Status::System, || "waiting for the command")?;
+            Event::Command(result) => {
+                let status = result.or_fail(Status::System, || "waiting for the command")?;
                 return Ok(code(status));
-            }
-            Event::Signal(Signal::SIGHUP) => {
-                pass_on(pid, Signal::SIGHUP);
             }
             Event::Signal(signal) => pass_on(pid, signal),
             Event::Ended(_) => {
+                *ended = true;
                 log::error!("{} was unmounted while the command ran", served.shown());
             }
         }
@@ -236,19 +256,14 @@ fn code(status: ExitStatus) -> u8 {
     u8::try_from(code).unwrap_or(u8::MAX)
 }
 
-/// Unmounts, also if something that the command left behind still uses the mount, and saves.
-fn finish(served: &Served, inbox: &Receiver<Event>) -> Result<Meanwhile> {
-    use crate::mount::Outcome;
+/// Unmounts, also if something that the command left behind still uses the mount, and saves. `ended`: the mount has
+/// ended already.
+fn finish(served: &Served, inbox: &Receiver<Event>, ended: bool) -> Result<Summary> {
+    use crate::host::mount::Outcome;
     let place = served.mount.mountpoint().display();
     match served.mount.unmount() {
-        Ok(Outcome::Unmounted) => {
-            while let Ok(event) = inbox.recv() {
-                if matches!(event, Event::Ended(_)) {
-                    break;
-                }
-            }
-        }
-        Ok(Outcome::NotMounted) => {}
+        Ok(Outcome::Unmounted | Outcome::NotMounted) if ended => {}
+        Ok(Outcome::Unmounted | Outcome::NotMounted) => await_connection_end(served, inbox)?,
         Ok(Outcome::Detached) => {
             log::warn!(
                 "{place} is still in use by something that the command left behind; ending all the same"
@@ -257,14 +272,28 @@ fn finish(served: &Served, inbox: &Receiver<Event>) -> Result<Meanwhile> {
         Ok(Outcome::Covered(what)) => log::warn!("{place} is covered by {what}"),
         Err(e) => log::error!("unmounting {place}: {e}"),
     }
-    let summary = served.content.close().or_fail(Status::System, || {
-        format!(
-            "unmounting {}: making writes durable; what was written last may be lost",
-            served.shown()
-        )
-    })?;
+    let summary = served.close()?;
     log::info!("{}: {}", served.shown(), describe(&summary));
-    Ok(summary.meanwhile)
+    Ok(summary)
+}
+
+/// Waits for the connection's end, but not for those who hold the mount in a namespace of their own.
+fn await_connection_end(served: &Served, inbox: &Receiver<Event>) -> Result<()> {
+    let until = Instant::now() + CONNECTION_END;
+    loop {
+        match next_event(inbox, Some(until))? {
+            Some(Event::Ended(_)) => return Ok(()),
+            Some(Event::Signal(Signal::SIGHUP) | Event::Command(_)) => {}
+            Some(Event::Signal(signal)) => {
+                log::warn!("{signal}: ending although the mount is still in use");
+                return Ok(());
+            }
+            None => {
+                log::warn!("{}; ending all the same", served.in_use_elsewhere());
+                return Ok(());
+            }
+        }
+    }
 }
 
 #[cfg(test)]

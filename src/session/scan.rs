@@ -1,5 +1,7 @@
 //! `bmapfs scan`: brings an index up to date without mounting, or says what that would read.
 
+use std::io;
+use std::path::Path;
 use std::sync::mpsc::channel;
 
 use super::prepare::{Indexing, forward_signals};
@@ -7,7 +9,9 @@ use super::source::Source;
 use crate::changes::ChangeMap;
 use crate::config::ScanConfig;
 use crate::exit::{OrFail, Result, Status};
+use crate::host::replaced::Replaced;
 use crate::index::{Plan, Purpose, Report};
+use crate::scan::BlockMap;
 
 /// What `bmapfs scan` has to say.
 #[derive(Debug)]
@@ -28,25 +32,32 @@ pub enum Scanned {
     },
 }
 
-/// Scans. `map`: what [`super::read_map`] has read. The signals of [`crate::daemon::served_signals`] must be blocked
+/// Scans. `map`: what [`super::read_map`] has read. The signals of [`crate::host::daemon::served_signals`] must be blocked
 /// in every thread.
 pub fn scan(config: &ScanConfig, map: Option<&ChangeMap>) -> Result<Scanned> {
     let (events, _inbox) = channel();
-    let tally = forward_signals(events)?;
+    let tally = forward_signals(events, false)?;
     let source = Source::open(
         &config.source,
         &config.volume,
         Some(&config.index),
+        None,
         config.dry_run,
     )?;
     let purpose = Purpose::Scan {
         list: config.list,
         dry_run: config.dry_run,
     };
+    let mapping = config
+        .bmap
+        .as_deref()
+        .map(|file| Mapping::begin(file, &source))
+        .transpose()?;
     let request = Indexing {
         source: &source,
         volume: &config.volume,
         map,
+        bmap: mapping.as_ref().map(|mapping| &mapping.map),
         threads: config.threads.map(usize::from),
     };
     if config.dry_run && map.is_some() {
@@ -56,13 +67,58 @@ pub fn scan(config: &ScanConfig, map: Option<&ChangeMap>) -> Result<Scanned> {
     }
     let index = request.open(&config.index, purpose, config.verbosity, &tally)?;
     let (report, restamped) = (index.report(), index.restamped());
+    let size = index.geometry().image_size();
     if !config.dry_run {
         source.index_saved();
         index
             .close()
             .or_fail(Status::System, || "saving the index")?;
     }
+    if let Some(mapping) = mapping {
+        mapping.finish(size)?;
+    }
     Ok(Scanned::Done { report, restamped })
+}
+
+/// A block map that is going to be written.
+struct Mapping<'a> {
+    path: &'a Path,
+    file: Replaced,
+    map: BlockMap,
+}
+
+impl<'a> Mapping<'a> {
+    /// Says what cannot be written before anything is read.
+    fn begin(path: &'a Path, source: &Source) -> Result<Self> {
+        let file =
+            Replaced::open(path, BlockMap::BEGINNING).or_fail(Status::System, || writing(path))?;
+        log::info!(
+            "{}: all of it is read, for the block map",
+            source.path.display()
+        );
+        Ok(Self {
+            path,
+            file,
+            map: BlockMap::default(),
+        })
+    }
+
+    /// Writes it, of an image of `size` bytes.
+    fn finish(self, size: u64) -> Result<()> {
+        let missing = match (size, self.map.unreadable()) {
+            (0, _) => Err(io::Error::other("an image without a byte has none")),
+            (_, Some(block)) => Err(io::Error::other(format!("block {block} cannot be read"))),
+            _ => Ok(()),
+        };
+        missing
+            .and_then(|()| self.map.write(size, self.file.file()))
+            .and_then(|()| self.file.finish())
+            .or_fail(Status::System, || writing(self.path))
+    }
+}
+
+fn writing(path: &Path) -> String {
+    format!("writing the block map {}", path.display())
 }
 
 impl Scanned {

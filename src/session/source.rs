@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::changes::ChangeSource;
 use crate::config::{IndexConfig, VolumeConfig};
-use crate::exit::{OrFail, Result, Status};
+use crate::exit::{Failure, OrFail, Result, Status};
 use crate::image::{self, Image, Opened};
-use crate::index;
+use crate::index::{self, FileId};
 use crate::snapshot::{self, Purpose, Snapshot};
 
 /// A source that is open and locked.
@@ -16,27 +16,46 @@ pub(super) struct Source {
     pub(super) image: Arc<dyn Image>,
     /// Its canonical path; that of the image itself, if this is a snapshot.
     pub(super) path: PathBuf,
+    /// Its file or device node; that of the image itself, if this is a snapshot.
+    pub(super) id: FileId,
     /// Where its index is, if it is to have one.
     pub(super) index: Option<PathBuf>,
     snapshot: Option<Snapshot>,
 }
 
 impl Source {
-    /// Opens the image at `path`, and clones it if it is to be a snapshot. `dry_run`: the index will not be saved.
+    /// Opens the image at `path`, and clones it if it is to be a snapshot. The index must not be below `mountpoint`.
+    /// `dry_run`: the index will not be saved.
     pub(super) fn open(
         path: &Path,
         volume: &VolumeConfig,
         index: Option<&IndexConfig>,
+        mountpoint: Option<&Path>,
         dry_run: bool,
     ) -> Result<Self> {
         let Opened { source, path } = image::open(path, volume)?;
+        let attempt = || format!("opening {}", path.display());
+        let stat = source.file().metadata();
+        let id = FileId::of(&stat.or_fail(Status::System, attempt)?);
         let index = index
             .map(|index| file_of(index, &path, volume))
             .transpose()?;
+        if let Some((file, mountpoint)) = index.as_ref().zip(mountpoint)
+            && index::lies_below(file, mountpoint)
+        {
+            let (file, place) = (file.display(), mountpoint.display());
+            return Err(Failure::new(
+                Status::MountFailed,
+                format!(
+                    "mount point {place}: it holds the index {file}, which the mount would hide"
+                ),
+            ));
+        }
         let Some(wanted) = &volume.snapshot else {
             return Ok(Self {
                 image: Arc::new(source),
                 path,
+                id,
                 index,
                 snapshot: None,
             });
@@ -53,6 +72,7 @@ impl Source {
         Ok(Self {
             image: Arc::new(source),
             path,
+            id,
             index,
             snapshot: Some(snapshot),
         })

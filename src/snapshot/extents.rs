@@ -27,7 +27,7 @@ mod flags {
 
 /// Where bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum DataPlace {
     /// Nowhere: they are zeros.
     Nowhere,
     /// From this byte of the device on.
@@ -36,7 +36,7 @@ enum Place {
     Unknown,
 }
 
-impl Place {
+impl DataPlace {
     fn of(extent: &MappedExtent) -> Self {
         if extent.flags & !flags::CERTAIN != 0 {
             Self::Unknown
@@ -67,7 +67,7 @@ impl Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Piece {
     span: Span,
-    place: Place,
+    place: DataPlace,
 }
 
 /// Where all bytes of a file are.
@@ -92,11 +92,11 @@ impl Map {
             if extent.logical < end || extent.length == 0 {
                 return None;
             }
-            map.add(extent.logical, Place::Nowhere);
+            map.add(extent.logical, DataPlace::Nowhere);
             end = extent.logical.checked_add(extent.length)?;
-            map.add(end, Place::of(extent));
+            map.add(end, DataPlace::of(extent));
         }
-        map.add(size, Place::Nowhere);
+        map.add(size, DataPlace::Nowhere);
         Some(map)
     }
 
@@ -132,7 +132,7 @@ impl Map {
     }
 
     /// What is not yet mapped, up to `end`, is at `place`.
-    fn add(&mut self, end: u64, place: Place) {
+    fn add(&mut self, end: u64, place: DataPlace) {
         let start = self.pieces.last().map_or(0, |last| last.span.end);
         let end = end.min(self.size);
         if end <= start {

@@ -38,13 +38,7 @@ impl Tag {
             return Self("0".repeat(DIGITS));
         };
         // The same through links; the file itself need not be there yet.
-        let path = std::fs::canonicalize(index).unwrap_or_else(|_| {
-            let directory = index.parent().and_then(|dir| dir.canonicalize().ok());
-            match directory.zip(index.file_name()) {
-                Some((directory, name)) => directory.join(name),
-                None => index.to_owned(),
-            }
-        });
+        let path = sys::links::resolve(index).unwrap_or_else(|_| index.to_owned());
         let digest = blake3::hash(path.as_os_str().as_bytes()).to_hex();
         Self(digest[..DIGITS].to_owned())
     }
@@ -214,6 +208,9 @@ mod tests {
         std::os::unix::fs::symlink(directory.path(), directory.path().join("link")).unwrap();
         let detour = directory.path().join("link/a.index");
         assert_eq!(Tag::of(Some(&detour)), tag);
+        let dangling = directory.path().join("b.link");
+        std::os::unix::fs::symlink("a.index", &dangling).unwrap();
+        assert_eq!(Tag::of(Some(&dangling)), tag);
         std::fs::write(&index, b"").unwrap();
         assert_eq!(Tag::of(Some(&detour)), tag);
         assert_ne!(Tag::of(None), tag);

@@ -57,6 +57,15 @@ fn killed_at_random(scene: &Scene, source: &Path, seed: u64) {
         let moved = rig.sync_well(&backup);
         assert!(moved.len() as u64 <= BLOCKS, "round {round}");
         assert_eq!(rig.sync_well(&backup), [0; 0], "round {round}");
+        nothing_is_left(&rig);
+    }
+}
+
+/// Expects that saves that were killed have left nothing beside the index.
+fn nothing_is_left(rig: &Rig<'_>) {
+    let names = fs::read_dir(rig.index.parent().unwrap()).unwrap();
+    for name in names.map(|entry| entry.unwrap().file_name()) {
+        assert!(!name.as_bytes().starts_with(b".bmapfs"), "{name:?}");
     }
 }
 
@@ -91,6 +100,7 @@ fn scans() {
             running.finish();
         }
         rig.sync_well(&backup);
+        nothing_is_left(&rig);
     }
 }
 

@@ -114,13 +114,6 @@ fn p21_a_missing_directory() {
 }
 
 #[test]
-fn p21_a_directory_as_index() {
-    let scene = Scene::new();
-    let index = scene.dir("a.index");
-    works_without(&Rig::new(&scene, &image(&scene)).with_index(index));
-}
-
-#[test]
 fn p21_a_link_to_a_missing_directory() {
     let scene = Scene::new();
     let link = scene.path("a.index");
@@ -247,6 +240,27 @@ fn the_default_index_of_a_user_is_in_the_users_state_directory() {
         "{names:?}"
     );
     assert_eq!(fs::read_dir(runtime.join("bmapfs")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_user_who_names_no_state_directory_has_it_at_home() {
+    let scene = Scene::new();
+    let image = image(&scene);
+    Identity::User.own(&image);
+    let runtime = scene.dir_of("runtime", Identity::User);
+    for (number, state) in [None, Some(""), Some("relative")].into_iter().enumerate() {
+        let home = scene.dir_of(&format!("home-{number}"), Identity::User);
+        let tool = scene.bmapfs().identity(Identity::User);
+        let tool = tool.env("HOME", &home).env("XDG_RUNTIME_DIR", &runtime);
+        let tool = match state {
+            Some(state) => tool.env("XDG_STATE_HOME", state),
+            None => tool,
+        };
+        let tool = tool.words("run -b 64K --index").arg(&image);
+        tool.words("-- true").ok();
+        let index = only_index_in(&home.join(".local/state/bmapfs"));
+        assert!(index.contains("a.img"), "{state:?}: {index}");
+    }
 }
 
 #[test]

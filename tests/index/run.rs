@@ -128,13 +128,20 @@ fn the_commands_status_is_passed_on() {
 fn the_command_starts_with_signals_as_usual() {
     let scene = Scene::new();
     let image = image(&scene);
-    let status = run(&scene, &image).words("cat /proc/self/status").ok();
-    for field in ["SigBlk", "SigIgn", "SigPnd", "ShdPnd"] {
-        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-        let mask = line.split_whitespace().nth(1).unwrap();
-        // 32 and 33 are the C library's own, which ignores them in what it spawns.
-        let mask = u64::from_str_radix(mask, 16).unwrap() & !(0b11 << 31);
-        assert_eq!(mask, 0, "{line}");
+    let usual = run(&scene, &image).words("cat /proc/self/status");
+    let nohup = run(&scene, &image)
+        .words("cat /proc/self/status")
+        .ignoring("HUP");
+    for (tool, ignored) in [(usual, 0), (nohup, 1)] {
+        let status = tool.ok();
+        for field in ["SigBlk", "SigIgn", "SigPnd", "ShdPnd"] {
+            let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+            let mask = line.split_whitespace().nth(1).unwrap();
+            // 32 and 33 are the C library's own, which ignores them in what it spawns.
+            let mask = u64::from_str_radix(mask, 16).unwrap() & !(0b11 << 31);
+            let expected = if field == "SigIgn" { ignored } else { 0 };
+            assert_eq!(mask, expected, "{line}");
+        }
     }
     // Nothing of bmapfs is open in it.
     let files = run(&scene, &image)

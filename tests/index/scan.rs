@@ -1,5 +1,6 @@
 //! `bmapfs scan`, and what a scan does to the machine (promise P22).
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -147,12 +148,12 @@ fn p22_a_scan_leaves_the_page_cache_as_it_was() {
 }
 
 #[test]
-fn p22_an_unreadable_block_is_logged_and_gets_a_new_stamp_each_scan() {
+fn p22_an_unreadable_block_is_logged_and_keeps_its_stamp() {
     let scene = Scene::new();
     let file = scene.file("a.img", &disk_like(3, 10 * 65_536));
     let device = LoopDevice::new(&file);
     let rig = Rig::new(&scene, device.path());
-    let mut before = rig.stamps();
+    let before = rig.stamps();
     // The end of the device cannot be read any more.
     File::options()
         .write(true)
@@ -174,18 +175,16 @@ fn p22_an_unreadable_block_is_logged_and_gets_a_new_stamp_each_scan() {
                 outcome.stderr
             );
         }
-        let after = super::rig::stamps_in(&outcome.ok());
-        for block in 0..8 {
-            assert_eq!(after[&block], before[&block], "block {block}");
-        }
-        for block in [8, 9] {
-            assert!(after[&block] >= before[&block] + 2, "block {block}");
-        }
-        before = after;
+        let summary = "; 2 cannot be read, the first is 00000008";
+        assert!(outcome.stderr.contains(summary), "{}", outcome.stderr);
+        assert_eq!(outcome.code(), 9, "{}", outcome.stderr);
+        assert_eq!(super::rig::stamps_in(&outcome.stdout), before);
     }
     let counts = rig.counts("");
     assert_eq!(counts["unreadable"], 2, "{counts:?}");
     assert_eq!(counts["unchanged"], 8, "{counts:?}");
+    let said = rig.scan("").run().stderr;
+    assert!(said.contains("2 blocks cannot be read, the first is 00000008"));
     // Readable again, whatever is in them now.
     File::options()
         .write(true)
@@ -194,7 +193,12 @@ fn p22_an_unreadable_block_is_logged_and_gets_a_new_stamp_each_scan() {
         .set_len(10 * BLOCK)
         .unwrap();
     let after = rig.stamps();
-    assert!(after[&8] >= before[&8] + 2);
+    for block in 0..8 {
+        assert_eq!(after[&block], before[&block], "block {block}");
+    }
+    for block in [8, 9] {
+        assert!(after[&block] >= before[&block] + 2, "block {block}");
+    }
     assert_eq!(rig.stamps(), after);
 }
 
@@ -247,6 +251,52 @@ fn p22_an_interrupted_scan_leaves_the_old_index_as_it_was() {
     }
     assert_eq!(fs::read_dir(&point).unwrap().count(), 0);
     assert_eq!(rig.counts("")["changed"], 1);
+}
+
+/// A terminal that is closed ends what it had started, unless that was started with nohup(1).
+#[test]
+fn p22_a_hangup_ends_a_scan_unless_it_is_ignored() {
+    let scene = Scene::new();
+    let memory = Filesystem::sized(&scene, "tmpfs", 1100 << 20);
+    let source = big(&scene, &memory);
+    let point = scene.dir("mnt");
+    for ignored in [false, true] {
+        for verb in ["scan", "run", "mount"] {
+            let index = scene.path(format!("{verb}-{ignored}.index"));
+            let tool = scene.bmapfs();
+            let tool = if verb == "mount" {
+                tool
+            } else {
+                tool.arg(verb)
+            };
+            let tool = tool
+                .words("--threads 1 -b 4M")
+                .arg(format!("--index={}", index.display()))
+                .arg(&source);
+            let tool = match verb {
+                "scan" => tool,
+                "run" => tool.args([
+                    OsStr::new("--"),
+                    scene.program().as_ref(),
+                    "--version".as_ref(),
+                ]),
+                _ => tool.arg(&point),
+            };
+            let tool = if ignored { tool.ignoring("HUP") } else { tool };
+            let log = scene.path("log");
+            let running = tool.log_to(&log).spawn();
+            let lock = index.with_extension("index.lock");
+            wait_until("the scan has begun", || {
+                fs::read_to_string(&lock).is_ok_and(|holder| !holder.is_empty())
+            });
+            running.signal(Signal::SIGHUP);
+            let status = running.finish();
+            let said = fs::read_to_string(&log).unwrap();
+            let expected = if ignored { 0 } else { 8 };
+            assert_eq!(status.code(), Some(expected), "{verb} {ignored}: {said}");
+        }
+    }
+    tool("umount").arg(&point).ok();
 }
 
 #[test]

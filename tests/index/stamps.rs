@@ -158,3 +158,43 @@ fn p20_a_block_that_appears_is_new_and_the_grown_last_one_changed() {
     }
     assert!(after[&5] >= before[&5] + 2);
 }
+
+/// As after a night with a clock that was decades ahead.
+#[test]
+fn p20_times_far_ahead_stay_and_are_told_of() {
+    let scene = Scene::new();
+    let image = scene.file("a.img", &disk_like(3, 4 * 65_536));
+    let rig = Rig::new(&scene, &image);
+    let mount = rig.mount("-rw").up();
+    tool("touch")
+        .args(["-d", "2055-01-01"])
+        .arg(mount.block(2))
+        .ok();
+    mount.unmount();
+    let before = rig.stamps();
+    rig.change(2, b"changed");
+    let outcome = rig.scan("-q").run();
+    let warning = format!("{0} and {0}.lock", rig.index.display());
+    for part in ["days ahead of the clock", &warning, "--checksum"] {
+        assert!(outcome.stderr.contains(part), "{part}: {outcome:?}");
+    }
+    let after = rig.stamps();
+    assert_eq!(
+        after[&2],
+        before[&2] + 4,
+        "it follows, as the last of its scan"
+    );
+    assert_eq!(after[&1], before[&1]);
+    // An index that is lost does not help: the lock's file knows what was given out.
+    std::fs::remove_file(&rig.index).unwrap();
+    let outcome = rig.scan("").run();
+    assert!(
+        outcome.stderr.contains("days ahead"),
+        "all of them: {outcome:?}"
+    );
+    std::fs::remove_file(&rig.index).unwrap();
+    std::fs::remove_file(rig.index.with_extension("index.lock")).unwrap();
+    let outcome = rig.scan("").run();
+    assert!(!outcome.stderr.contains("ahead"), "{outcome:?}");
+    assert!(rig.stamps().values().all(|stamp| *stamp <= now() + 2));
+}

@@ -11,7 +11,7 @@ use crate::support::machine::{Identity, mounts_at};
 use crate::support::namespace::Namespace;
 use crate::support::pattern::{assert_same, pattern};
 use crate::support::scene::Scene;
-use crate::support::wait_until;
+use crate::support::{DEADLINE, comes_true, wait_until};
 
 #[test]
 fn p19_when_bmapfs_returns_the_mount_can_be_used() {
@@ -149,6 +149,33 @@ fn p19_debug_logs_one_line_an_operation() {
     for operation in ["read", "write", "open", "lookup"] {
         assert!(log.contains(operation), "{operation} in {log}");
     }
+}
+
+#[test]
+fn p19_an_answer_for_which_nobody_waits_is_no_error() {
+    let scene = Scene::new();
+    let image = scene.sparse("a.img", 64 << 20);
+    let mount = scene.mount(&image).with("-d -b 64M").up_in_foreground();
+    // dd(1) says how far it is at that signal, which interrupts what it reads.
+    let script = "while [ -e \"$2\" ]; do \
+         dd if=\"$1\" of=/dev/null bs=1M 2> /dev/null & i=0; \
+         while [ $i -lt 100 ]; do kill -USR1 $!; i=$((i + 1)); done; wait; done";
+    let reading = scene.file("reading", b"");
+    let running = tool("sh")
+        .args(["-c", script, "sh"])
+        .args([&mount.block(0), &reading])
+        .log_to(&scene.path("log"))
+        .spawn();
+    let found = comes_true(DEADLINE / 4, || {
+        mount
+            .log()
+            .contains("Failed to send FUSE reply: No such file")
+    });
+    fs::remove_file(reading).unwrap();
+    running.finish();
+    let log = mount.unmount_for_log();
+    assert!(found, "no answer came too late");
+    assert!(!log.contains("error: "), "{log}");
 }
 
 #[test]

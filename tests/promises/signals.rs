@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::blocks::{self, open_rw};
 use crate::support::machine::{Identity, mounts_at};
+use crate::support::namespace::Namespace;
 use crate::support::pattern::{assert_same, pattern};
 use crate::support::scene::Scene;
 use crate::support::wait_until;
@@ -52,6 +53,32 @@ fn p19_a_signal_while_busy_serves_what_is_open_to_the_end() {
     assert_eq!(&fs::read(&image).unwrap()[65_536..65_543], b"written");
     drop(open);
     mount.wait_for_end();
+}
+
+#[test]
+fn p19_a_signal_while_another_namespace_holds_the_mount() {
+    let scene = Scene::new();
+    let image = scene.file("a.img", &pattern(4, 300_000));
+    for again in [false, true] {
+        let mount = scene.mount(&image).with("-b 64K").up_in_foreground();
+        let namespace = Namespace::bare(&scene);
+        mount.signal(Signal::SIGTERM);
+        wait_until("it says so", || {
+            mount.log().contains("still in use elsewhere")
+        });
+        assert!(mounts_at(mount.point()).is_empty());
+        namespace
+            .tool("cmp")
+            .args(["-n", "65536"])
+            .args([&mount.block(0), &image])
+            .ok();
+        if again {
+            mount.signal(Signal::SIGTERM);
+        } else {
+            namespace.tool("umount").arg(mount.point()).ok();
+        }
+        mount.wait_for_end();
+    }
 }
 
 #[test]

@@ -205,6 +205,38 @@ fn p10_beyond_the_block_is_efbig() {
     assert!(said.contains("File too large"), "{said}");
 }
 
+/// Where the length stays, a range that goes past the end is done up to the end, as on ext4.
+#[test]
+fn p10_keep_size_goes_up_to_the_end() {
+    let scene = Scene::new();
+    let mut content = pattern(9, 65_536 + 513);
+    let image = scene.file("a.img", &content);
+    let mount = scene.mount(&image).with("-rw -b 64K").up();
+    let last = mount.block(1);
+    let file = open_rw(&last);
+    let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    for how in [punch(), FallocateFlags::FALLOC_FL_ZERO_RANGE | keep, keep] {
+        zero(&file, how, 513, 4096).unwrap();
+        zero(&file, how, 1 << 20, 4096).unwrap();
+        assert_same("nothing is there", &mount.image(), &content);
+    }
+    zero(
+        &file,
+        FallocateFlags::FALLOC_FL_ZERO_RANGE | keep,
+        500,
+        4096,
+    )
+    .unwrap();
+    content[65_536 + 500..].fill(0);
+    assert_same("across the end", &mount.image(), &content);
+    for words in ["-n -o 0 -l 65536", "-p -o 0 -l 65536"] {
+        tool("fallocate").words(words).arg(&last).ok();
+    }
+    content[65_536..].fill(0);
+    assert_same("the whole block", &mount.image(), &content);
+    assert_eq!(file.metadata().unwrap().len(), 513);
+}
+
 #[test]
 fn p10_other_modes_are_refused_and_change_nothing() {
     let scene = Scene::new();

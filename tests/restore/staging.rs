@@ -77,6 +77,12 @@ fn p12_a_staged_file_is_a_file() {
     file.set_len(3).unwrap();
     file.set_len(6).unwrap();
     assert_eq!(fs::read(at("x00000002")).unwrap(), b"hel\0\0\0");
+    for (words, len) in [("-n", 6), ("-p", 6), ("-z -n", 6), ("-z", 8)] {
+        let range = tool("fallocate").words(words).words("-o 4 -l 4");
+        range.arg(at("x00000002")).ok();
+        assert_eq!(file.metadata().unwrap().len(), len, "{words}");
+    }
+    file.set_len(6).unwrap();
     blocks::refused("too long", file.set_len(BLOCK as u64 + 1), libc::EFBIG);
     blocks::refused(
         "too long",

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use bmapfs::changes::{ChangeSource, State};
+use bmapfs::changes::{ChangeSource, ImageState};
 use bmapfs::geometry::Span;
 use bmapfs::snapshot::{Purpose, Snapshot};
 
@@ -32,7 +32,7 @@ struct Stage<'a> {
 
 /// An earlier state: what the index would know of it, where its clone is, and its bytes.
 struct Then {
-    state: State,
+    state: ImageState,
     clone: PathBuf,
     content: Vec<u8>,
 }
@@ -238,7 +238,7 @@ impl<'a> Stage<'a> {
     fn keep(&self, snapshot: &Snapshot, content: Vec<u8>) -> Then {
         snapshot.saved();
         let state = snapshot.now().unwrap();
-        let State::Clone(clone) = &state else {
+        let ImageState::Clone(clone) = &state else {
             panic!("{state:?}");
         };
         Then {

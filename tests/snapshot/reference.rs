@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use bmapfs::changes::State;
+use bmapfs::changes::ImageState;
 
 use crate::support::command::tool;
 use crate::support::filesystem::Filesystem;
@@ -219,7 +219,7 @@ fn a_clone_of_another_image_says_nothing() {
         let all: Vec<u64> = (0..100).collect();
         assert_eq!(rig.since(&rig.index, &then), Some(all), "{kind}");
         assert_eq!(
-            rig.since(&rig.index, &State::Named("monday".to_owned())),
+            rig.since(&rig.index, &ImageState::Named("monday".to_owned())),
             None
         );
         // The clones that the index has of any image here go with its next one.

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use bmapfs::changes::{ChangeSource, State};
+use bmapfs::changes::{ChangeSource, ImageState};
 use bmapfs::geometry::Span;
 use bmapfs::snapshot::{Purpose, Snapshot};
 
@@ -159,14 +159,14 @@ impl<'a> Rig<'a> {
     }
 
     /// What an index says after this snapshot has become its reference.
-    pub(super) fn keep(&self, snapshot: &Snapshot) -> State {
+    pub(super) fn keep(&self, snapshot: &Snapshot) -> ImageState {
         self.keep_beside(snapshot, 0)
     }
 
     /// The same, beside as many of this index that are in use.
-    pub(super) fn keep_beside(&self, snapshot: &Snapshot, used: usize) -> State {
+    pub(super) fn keep_beside(&self, snapshot: &Snapshot, used: usize) -> ImageState {
         let state = snapshot.now().unwrap();
-        let State::Clone(identity) = &state else {
+        let ImageState::Clone(identity) = &state else {
             panic!("{state:?}");
         };
         let of_index = &identity.name[..identity.name.len() - 8];
@@ -185,7 +185,7 @@ impl<'a> Rig<'a> {
     }
 
     /// The blocks that are read if a snapshot is taken now, and `then` was the last. `None`: all.
-    pub(super) fn since(&self, index: &Path, then: &State) -> Option<Vec<u64>> {
+    pub(super) fn since(&self, index: &Path, then: &ImageState) -> Option<Vec<u64>> {
         let changes = self.take_for(index).since(Some(then))?;
         let touched = |block: &u64| {
             let start = block * BLOCK;

@@ -50,15 +50,28 @@ pub(crate) struct Running {
     child: Child,
 }
 
-/// The program `name`, found through PATH and the directories for administrators.
+/// The program `name`, found through PATH and the directories for administrators. Of the environment it has little else:
+/// how the tests were started must not matter.
 pub(crate) fn tool(name: impl AsRef<OsStr>) -> Tool {
     let mut command = Command::new(name);
     let path = std::env::var("PATH").unwrap_or_default();
-    command.env(
-        "PATH",
-        format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"),
-    );
-    command.env("LC_ALL", "C");
+    command.env_clear().envs([
+        (
+            "PATH",
+            &*format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"),
+        ),
+        ("LC_ALL", "C"),
+        ("TZ", "UTC"),
+        ("HOME", "/root"),
+        // For what is shown on a terminal, which script(1) makes.
+        ("TERM", "xterm"),
+    ]);
+    // By the other one .ci/run knows what its tests have left behind.
+    for kept in ["TMPDIR", "BMAPFS_CI_RUN"] {
+        if let Some(value) = std::env::var_os(kept) {
+            command.env(kept, value);
+        }
+    }
     Tool {
         command,
         input: Vec::new(),
@@ -86,6 +99,12 @@ impl Tool {
         self
     }
 
+    /// With all of the environment that the tests were started in.
+    pub(crate) fn with_environment(mut self) -> Self {
+        self.command.envs(std::env::vars_os());
+        self
+    }
+
     pub(crate) fn within(mut self, dir: &Path) -> Self {
         self.command.current_dir(dir);
         self
@@ -102,6 +121,13 @@ impl Tool {
             self.command.uid(uid).gid(gid).env("HOME", "/");
         }
         self
+    }
+
+    /// It is started with this signal ignored, as by nohup(1). To be called before [`Self::identity`] and the like.
+    pub(crate) fn ignoring(self, signal: &str) -> Self {
+        let inner = self.command;
+        let outer = tool("env").arg(format!("--ignore-signal={signal}"));
+        outer.arg(inner.get_program()).args(inner.get_args())
     }
 
     /// Standard error goes to this file.
@@ -186,7 +212,9 @@ impl Tool {
     }
 
     fn line(&self) -> String {
-        format!("{:?}", self.command)
+        let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
+        let words: Vec<_> = words.map(OsStr::to_string_lossy).collect();
+        words.join(" ")
     }
 
     fn start(&mut self, stdin: Stdio) -> Child {

@@ -4,8 +4,11 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+
+use nix::sys::signal::Signal;
 
 use super::command::tool;
 
@@ -40,12 +43,32 @@ static FUSE: LazyLock<()> = LazyLock::new(|| {
         nix::unistd::geteuid().is_root(),
         "these tests mount and set up loop devices: run them as root"
     );
+    start_as_usual();
     fs::set_permissions("/dev/fuse", Permissions::from_mode(0o666))
         .expect("/dev/fuse must be there");
     // As systemd has it: where mounts are private, a namespace that one test makes keeps every mount that was there,
     // also when another test unmounts it.
     tool("mount").words("--make-rshared /").run();
 });
+
+/// Begins again if these tests were started with signals ignored, as by nohup(1) or in the background of a script: what
+/// they start would ignore them, too. So early that nothing else has been done.
+fn start_as_usual() {
+    // Those that have names, without PIPE, which is ignored in every Rust program.
+    const NAMED: u64 = (1 << 31) - 1 - (1 << (Signal::SIGPIPE as u64 - 1));
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    if u64::from_str_radix(ignored.unwrap().trim(), 16).unwrap() & NAMED == 0 {
+        return;
+    }
+    let mut again = std::process::Command::new("env");
+    again
+        .arg("--default-signal")
+        .arg(std::env::current_exe().unwrap())
+        .args(std::env::args_os().skip(1));
+    panic!("env: {}", again.exec());
+}
 
 /// Checks, once, that the machine can run the tests at all.
 pub(crate) fn prepare() {
@@ -79,9 +102,12 @@ pub(crate) fn package_of(program: &OsStr) -> String {
         "rsync" | "fio" | "strace" | "tar" | "passwd" | "restic" | "rclone" | "mandoc" => &*name,
         "borg" => "borgbackup",
         "script" => "bsdutils",
+        "sfdisk" => "fdisk",
+        "bmaptool" => "bmap-tools",
         "mkfs.ext4" | "e2fsck" => "e2fsprogs",
         "mkfs.xfs" | "xfs_io" => "xfsprogs",
         "mkfs.btrfs" => "btrfs-progs",
+        "mksquashfs" => "squashfs-tools",
         "qemu-img" | "qemu-io" | "qemu-nbd" => "qemu-utils",
         "thin_restore" | "thin_delta" | "era_restore" | "era_invalidate" => {
             "thin-provisioning-tools"

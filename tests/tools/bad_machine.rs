@@ -9,6 +9,7 @@ use crate::support::command::{Tool, tool};
 use crate::support::machine::Identity;
 use crate::support::mounted::one_line;
 use crate::support::namespace::Namespace;
+use crate::support::pattern::pattern;
 use crate::support::scene::Scene;
 
 const SYSTEM: i32 = 2;
@@ -129,6 +130,58 @@ fn without_fusermount3() {
         &["fusermount3"],
     );
     test.check();
+}
+
+#[test]
+fn without_the_right_to_mount() {
+    let test = Untouched::new();
+    let point = test.scene.dir_of("own", Identity::User);
+    let (uid, gid) = Identity::User.ids().unwrap();
+    let user = format!("--reuid={uid} --regid={gid} --clear-groups --no-new-privs");
+    let root = "--bounding-set=-sys_admin --inh-caps=-sys_admin";
+    for (rights, cause) in [(&*user, "NoNewPrivileges="), (root, "CAP_SYS_ADMIN")] {
+        for verb in ["mount", "run"] {
+            let tool = tool("setpriv").words(rights).arg(test.scene.program());
+            let tool = match verb {
+                "run" => tool.arg("run").arg(test.scene.path("a.img")),
+                _ => tool.arg(test.scene.path("a.img")).arg(&point),
+            };
+            let tool = if verb == "run" {
+                tool.words("-- true")
+            } else {
+                tool
+            };
+            says(tool, USAGE, &["Operation not permitted: ", cause]);
+        }
+    }
+    test.check();
+}
+
+/// A limit on the length of files, which otherwise ends a process that writes past it.
+#[test]
+fn a_limit_on_the_length_of_files_is_an_error_of_the_write() {
+    let scene = Scene::new();
+    let image = scene.file("a.img", &pattern(1, 3 * 65_536));
+    let backup = scene.dir("backup");
+    scene.file("backup/00000002", &pattern(2, 65_536));
+    let outcome = tool("prlimit")
+        .arg("--fsize=150000")
+        .arg(scene.program())
+        .words("run -rw -b 64K")
+        .arg(&image)
+        .words("-- rsync -a --inplace")
+        .arg(backup.join(""))
+        .arg("{}/")
+        .run();
+    assert_eq!(outcome.code(), 11, "{outcome:#?}");
+    for part in [
+        "File too large (27)",
+        "byte 150000",
+        "ulimit -f",
+        "3 blocks",
+    ] {
+        assert!(outcome.stderr.contains(part), "{part}: {outcome:#?}");
+    }
 }
 
 #[test]

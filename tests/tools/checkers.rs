@@ -20,6 +20,7 @@ static FSX_PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     if !program.exists() {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let install = tool(cargo)
+            .with_environment()
             .words("install --quiet --locked --version")
             .args([FSX, "fsx", "--root"])
             .arg(&root);

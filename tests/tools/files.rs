@@ -325,6 +325,15 @@ fn grep_ls_find_and_stat_see_plain_files() {
     // No attributes beyond the plain ones, and no complaint about that.
     let long = tool("ls").arg("-la").arg(mount.point()).run();
     assert_eq!((long.code(), long.stderr.as_str()), (0, ""));
+    let archive = scene.path("a.tar");
+    for reader in [
+        tool("getfattr").words("-d"),
+        tool("tar").words("--xattrs -cPf").arg(archive),
+        tool("rsync").words("-aX --dry-run"),
+    ] {
+        let read = reader.arg(mount.block(1)).run();
+        assert_eq!((read.code(), read.stderr.as_str()), (0, ""), "{read:?}");
+    }
     open_rw(mount.block(0))
         .write_all_at(b"a needle in it", 1000)
         .unwrap();
@@ -333,4 +342,33 @@ fn grep_ls_find_and_stat_see_plain_files() {
         .args((0..9).map(|i| mount.block(i)))
         .ok();
     assert_eq!(hit.trim(), mount.block(0).to_str().unwrap());
+}
+
+#[test]
+fn an_image_on_a_file_system_that_is_never_written() {
+    let scene = Scene::new();
+    let content = disk_like(9, 5 * BLOCK + 1);
+    scene.dir("packed");
+    scene.file("packed/a.img", &content);
+    let (packed, point) = (scene.path("packed.squashfs"), scene.dir("squashfs"));
+    tool("mksquashfs")
+        .args([scene.path("packed"), packed.clone()])
+        .words("-quiet -no-progress")
+        .ok();
+    tool("mount").words("-o loop").args([&packed, &point]).ok();
+    let image = point.join("a.img");
+    // There is nothing to flush, so it cannot be flushed either.
+    let error = fs::File::open(&image).unwrap().sync_all().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+    let index = format!("--index={}", scene.path("a.index").display());
+    for options in [&["-b", "256K"][..], &["-b", "256K", &index]] {
+        for round in 0..2 {
+            let backup = scene.dir(&format!("backup-{}", options.len()));
+            let said = scene.bmapfs().arg("run").args(options).arg(&image);
+            let said = said.words("-- rsync -ai --inplace {}/").arg(&backup).ok();
+            assert_eq!(said.contains(">f"), round == 0, "{said}");
+            assert_same("the backup", &blocks::concatenated(&backup), &content);
+        }
+    }
+    tool("umount").arg(&point).ok();
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::support::blocks;
 use crate::support::command::tool;
 use crate::support::machine::{Identity, daemons_with, mounts_at};
+use crate::support::mounted::one_line;
 use crate::support::namespace::Namespace;
 use crate::support::pattern::pattern;
 use crate::support::scene::Scene;
@@ -135,4 +136,45 @@ fn p16_strange_names_in_fstab() {
             "umount(8) returned before the daemon had ended"
         );
     }
+}
+
+#[test]
+fn names_of_others_are_printed_escaped() {
+    let scene = Scene::new();
+    let image = scene.file("a.img", &pattern(1, 5000));
+    // The kernel calls a process by the name of its file.
+    let strange = scene.path("\u{1b}[31m\nforged");
+    tool("cp").arg("/usr/bin/flock").arg(&strange).ok();
+    let missing = scene.path("no\n\u{1b}[2Jsuch");
+    let fit = |said: &str, name: &str| {
+        let line = one_line(said);
+        assert!(!line.contains(char::is_control), "{line:?}");
+        assert!(line.contains(name), "{line}");
+    };
+    let point = scene.dir("mnt");
+    let refused = scene.bmapfs().args([&missing, &point]).fails(32);
+    fit(&refused, "no\\n\\u{1b}[2Jsuch");
+    let locked = scene.path("locked");
+    let _holder = tool(&strange)
+        .arg("-ox")
+        .arg(&image)
+        .args([
+            "sh",
+            "-c",
+            "touch \"$0\"; while kill -0 $PPID 2>/dev/null; do sleep 0.1; done",
+        ])
+        .arg(&locked)
+        .spawn();
+    wait_until("the image is locked", || locked.exists());
+    let refused = scene.bmapfs().arg("-rw").args([&image, &point]).fails(32);
+    fit(&refused, "\\u{1b}[31m\\nforged");
+    // A warning goes another way than an error.
+    let run = scene
+        .bmapfs()
+        .args(["run", "-q"])
+        .arg(&image)
+        .words("-- true")
+        .run();
+    fit(&run.stderr, "\\u{1b}[31m\\nforged");
+    run.ok();
 }

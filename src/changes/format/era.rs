@@ -2,10 +2,10 @@
 //! block is.
 
 use super::xml::{Element, Visitor, walk};
-use crate::changes::map::{MapError, Parts};
+use crate::changes::parts::{MapError, Parts};
 
 #[derive(Debug)]
-struct Blocks {
+struct EraBlocks {
     block: u64,
     parts: Parts,
 }
@@ -17,7 +17,7 @@ pub(super) fn read(text: &str, block: Option<u64>) -> Result<Parts, MapError> {
              (block_size of era_dump, times 512)",
         )
     })?;
-    let mut blocks = Blocks {
+    let mut blocks = EraBlocks {
         block,
         parts: Parts::new(block),
     };
@@ -25,7 +25,7 @@ pub(super) fn read(text: &str, block: Option<u64>) -> Result<Parts, MapError> {
     Ok(blocks.parts)
 }
 
-impl Visitor for Blocks {
+impl Visitor for EraBlocks {
     fn open(&mut self, depth: usize, element: &Element<'_>) -> Result<(), MapError> {
         let (first, count) = match (depth, element.name().as_str()) {
             (0, "blocks") => return Ok(()),

@@ -6,11 +6,11 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{KNOWN, SECTOR};
-use crate::changes::map::{Format, MapError, Parts};
+use super::KNOWN;
+use crate::changes::parts::{Format, MapError, Parts, SECTOR};
 
 #[derive(Debug, Deserialize)]
-struct Entry {
+struct MapEntry {
     offset: u64,
     length: u64,
     /// "true" or "false", as rbd prints it.
@@ -21,7 +21,7 @@ struct Entry {
 }
 
 pub(super) fn read(text: &str) -> Result<(Format, Parts), MapError> {
-    let entries: Vec<Entry> = serde_json::from_str(text).map_err(|e| {
+    let entries: Vec<MapEntry> = serde_json::from_str(text).map_err(|e| {
         let what = if e.is_eof() {
             "the map is cut off"
         } else {
@@ -41,7 +41,7 @@ pub(super) fn read(text: &str) -> Result<(Format, Parts), MapError> {
     Ok((Format::NbdInfo, parts))
 }
 
-fn rbd(entries: &[Entry]) -> Result<(Format, Parts), MapError> {
+fn rbd(entries: &[MapEntry]) -> Result<(Format, Parts), MapError> {
     let mut parts = Parts::new(1);
     for (entry, number) in entries.iter().zip(1..) {
         let is_rbd = entry.kind.is_none() && entry.description.is_none();
@@ -57,7 +57,7 @@ fn rbd(entries: &[Entry]) -> Result<(Format, Parts), MapError> {
     Ok((Format::RbdDiff, parts))
 }
 
-fn nbd(entry: &Entry, parts: &mut Parts) -> Result<(), MapError> {
+fn nbd(entry: &MapEntry, parts: &mut Parts) -> Result<(), MapError> {
     let changed = match (entry.kind, entry.description.as_deref(), &entry.exists) {
         (Some(0), Some("clean"), None) => false,
         (Some(1), Some("dirty"), None) => true,

@@ -3,8 +3,7 @@
 //! A line that begins with `#` is a remark. A text without ranges must have one, or nothing would tell it from what
 //! a command that failed has left; and the last line must be ended, or it may be cut off.
 
-use super::{SECTOR, number};
-use crate::changes::map::{MapError, Parts, not_sectors};
+use crate::changes::parts::{MapError, Parts, SECTOR, not_sectors, number};
 
 pub(super) fn read(text: &str) -> Result<Parts, MapError> {
     let count = text.lines().count();

@@ -3,9 +3,8 @@
 //! A block that only one of them has was discarded or first written in between: it may differ like one that both
 //! have with different data, in whichever order they were named.
 
-use super::SECTOR;
 use super::xml::{Element, Visitor, walk};
-use crate::changes::map::{MapError, Parts};
+use crate::changes::parts::{MapError, Parts, SECTOR};
 
 /// In sectors: what the kernel takes as the length of a pool's block, all multiples of the least.
 const LEAST_BLOCK: u64 = 128;

@@ -3,8 +3,7 @@
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 
-use super::number;
-use crate::changes::map::MapError;
+use crate::changes::parts::{MapError, number};
 
 /// One element.
 #[derive(Debug)]

@@ -191,7 +191,7 @@ fn no_map_that_is_cut_off_is_one() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::model::config(2_000, 20_000))]
 
     #[test]
     fn no_text_is_too_strange(which in 0..SAME.len(), edits in prop::collection::vec(any::<(u16, u16, u8)>(), 1..6)) {

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{FileExt, symlink};
 
 use super::*;
-use crate::image::lock::testing::{LoopDevice, Mounted, is_root, output, run, wait_for};
+use crate::image::lock::testing::{LoopDevice, Mounted, output, run, wait_for};
 
 const IMAGE: Identity = Identity::File {
     device: 1,
@@ -292,10 +292,8 @@ fn real(path: &Path) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "needs root and loop devices, as make test has them"]
 fn a_real_mount_on_a_real_loop_device_and_partition() {
-    if !is_root("a_real_mount_on_a_real_loop_device_and_partition") {
-        return;
-    }
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("an image");
     File::create(&image).unwrap().set_len(64 << 20).unwrap();
@@ -360,10 +358,8 @@ fn a_real_mount_on_a_real_loop_device_and_partition() {
 }
 
 #[test]
+#[ignore = "needs root and loop devices, as make test has them"]
 fn real_swap() {
-    if !is_root("real_swap") {
-        return;
-    }
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("image");
     File::create(&image).unwrap().set_len(16 << 20).unwrap();

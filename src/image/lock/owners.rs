@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// What kind of lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum LockKind {
     /// flock(2), on the whole file.
     Flock,
     /// fcntl(2), on a range of bytes; owned by a process or by an open file.
@@ -26,7 +26,7 @@ pub(super) struct HeldLock {
     /// The process's name as the kernel has it, at most 15 bytes.
     pub(super) name: String,
     /// Kind of lock.
-    pub(super) kind: Kind,
+    pub(super) kind: LockKind,
     /// Nobody else can have a lock there.
     pub(super) exclusive: bool,
     /// First byte.
@@ -123,11 +123,11 @@ fn kernel_inode(fdinfo: &str) -> Option<u64> {
 }
 
 /// Reads `lock:  1: OFDLCK ADVISORY  READ -1 fe:00:1234 100 100` (or `0 EOF`). `None`: not a lock, or a lease.
-fn parse_lock(line: &str) -> Option<(Kind, bool, u64, u64)> {
+fn parse_lock(line: &str) -> Option<(LockKind, bool, u64, u64)> {
     let mut words = line.strip_prefix("lock:")?.split_ascii_whitespace().skip(1);
     let kind = match words.next()? {
-        "FLOCK" => Kind::Flock,
-        "POSIX" | "OFDLCK" => Kind::Range,
+        "FLOCK" => LockKind::Flock,
+        "POSIX" | "OFDLCK" => LockKind::Range,
         _ => return None,
     };
     let exclusive = words.nth(1)? == "WRITE";
@@ -149,19 +149,19 @@ mod tests {
         for (line, expected) in [
             (
                 "lock:\t1: FLOCK  ADVISORY  READ 6280 fe:00:10010839 0 EOF",
-                Some((Kind::Flock, false, 0, u64::MAX)),
+                Some((LockKind::Flock, false, 0, u64::MAX)),
             ),
             (
                 "lock:\t2: FLOCK  ADVISORY  WRITE 1 00:1b:7 0 EOF",
-                Some((Kind::Flock, true, 0, u64::MAX)),
+                Some((LockKind::Flock, true, 0, u64::MAX)),
             ),
             (
                 "lock:\t2: OFDLCK ADVISORY  READ -1 fe:00:10010839 100 101",
-                Some((Kind::Range, false, 100, 101)),
+                Some((LockKind::Range, false, 100, 101)),
             ),
             (
                 "lock:\t12: POSIX  ADVISORY  WRITE 77 fe:00:1 0 EOF",
-                Some((Kind::Range, true, 0, u64::MAX)),
+                Some((LockKind::Range, true, 0, u64::MAX)),
             ),
             ("lock:\t1: LEASE  ACTIVE    READ 1 fe:00:1 0 EOF", None),
             ("lock:\t1: FLOCK", None),
@@ -215,7 +215,7 @@ mod tests {
         let expected = HeldLock {
             process: 4_000_001,
             name: "some one".to_owned(),
-            kind: Kind::Flock,
+            kind: LockKind::Flock,
             exclusive: true,
             start: 0,
             last: u64::MAX,

@@ -8,15 +8,6 @@ use std::process::{Child, Command, Output};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Whether this process may set up loop devices and mounts. If not, says on stderr which test did not run.
-pub(in crate::image) fn is_root(test: &str) -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        eprintln!("NOT RUN (needs root): {test}");
-    }
-    root
-}
-
 /// Runs a program to its end.
 pub(in crate::image) fn output<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Output {
     Command::new(program)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use nix::fcntl::OFlag;
 
-use super::testing::{LoopDevice, Mounted, Running, is_root, output, run, wait_for};
+use super::testing::{LoopDevice, Mounted, Running, output, run, wait_for};
 use super::*;
 
 struct Image {
@@ -119,6 +119,7 @@ fn a_short_lock_is_waited_for() {
 }
 
 #[test]
+#[ignore = "needs qemu-utils, as make test has them"]
 fn a_conflict_leaves_only_a_readers_locks() {
     let image = Image::new();
     let nbd = image.qemu_nbd(&[]);
@@ -147,6 +148,7 @@ fn a_conflict_leaves_only_a_readers_locks() {
 }
 
 #[test]
+#[ignore = "needs qemu-utils, as make test has them"]
 fn qemu_that_writes_is_named_and_qemu_that_reads_is_let_be() {
     let image = Image::new();
     let nbd = image.qemu_nbd(&[]);
@@ -170,6 +172,7 @@ fn qemu_that_writes_is_named_and_qemu_that_reads_is_let_be() {
 }
 
 #[test]
+#[ignore = "needs qemu-utils, as make test has them"]
 fn qemu_writes_what_we_read_but_not_what_we_write() {
     let image = Image::new();
     let reader = image.acquire_free(Intent::Read, false);
@@ -185,10 +188,8 @@ fn qemu_writes_what_we_read_but_not_what_we_write() {
 }
 
 #[test]
+#[ignore = "needs root and loop devices, as make test has them"]
 fn holders_are_named_where_stat_and_the_kernel_name_devices_differently() {
-    if !is_root("holders_are_named_where_stat_and_the_kernel_name_devices_differently") {
-        return;
-    }
     let directory = tempfile::tempdir().unwrap();
     let disk = directory.path().join("disk");
     let point = directory.path().join("mounted");
@@ -214,10 +215,8 @@ fn holders_are_named_where_stat_and_the_kernel_name_devices_differently() {
 }
 
 #[test]
+#[ignore = "needs root and loop devices, as make test has them"]
 fn block_devices_have_the_same_locks() {
-    if !is_root("block_devices_have_the_same_locks") {
-        return;
-    }
     let file = Image::new();
     let device = LoopDevice::on(&file.path, &[]);
     let image = Image::at(tempfile::tempdir().unwrap(), device.path().to_owned());
@@ -319,10 +318,10 @@ fn holders_are_named_once_and_counted_past_three() {
             .collect::<Vec<_>>()
     };
     let writer = [
-        lock(1, Kind::Flock, true, 0, u64::MAX),
-        lock(1, Kind::Range, false, 100, 101),
-        lock(1, Kind::Range, false, 201, 201),
-        lock(2, Kind::Range, false, 100, 100),
+        lock(1, LockKind::Flock, true, 0, u64::MAX),
+        lock(1, LockKind::Range, false, 100, 101),
+        lock(1, LockKind::Range, false, 201, 201),
+        lock(2, LockKind::Range, false, 100, 100),
     ];
     let all = [
         Obstacle::Byte(WRITES),
@@ -336,7 +335,7 @@ fn holders_are_named_once_and_counted_past_three() {
     assert_eq!(text(&all, &[]).len(), 3);
 
     let readers: Vec<_> = (1..=5)
-        .map(|process| lock(process, Kind::Flock, false, 0, u64::MAX))
+        .map(|process| lock(process, LockKind::Flock, false, 0, u64::MAX))
         .collect();
     let sentences = text(&[Obstacle::Flock(Intent::Write)], &readers);
     assert_eq!(sentences.len(), 4);

@@ -210,7 +210,7 @@ fn file() -> impl Strategy<Value = (u64, Vec<MappedExtent>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(crate::model::config(4_000, 20_000))]
 
     #[test]
     fn differences_are_those_of_the_bytes(then in file(), now in file()) {

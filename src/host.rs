@@ -1,0 +1,8 @@
+//! What is done with the system around a mount: the process and its signals, the log, the mount point and its end.
+
+pub mod daemon;
+pub mod logging;
+pub mod mount;
+pub mod progress;
+pub mod replaced;
+pub mod unmount;

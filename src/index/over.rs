@@ -1,0 +1,109 @@
+//! The seconds that stamps are made of: they are over before anybody sees them, and no write was made in them that may
+//! still be on its way.
+//!
+//! A file keeps the second in which a write was submitted, or a page first stored to, as its time, while the data comes
+//! later; a mount without an index shows that second then.
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use super::Index;
+use super::record::{LOOKS_BACK, REPORTED, STAMPED, STEP, before, even};
+use crate::image::Fingerprint;
+
+/// The longest wait for a second to end, for a clock that is being set back.
+const LONGEST_WAIT: Duration = Duration::from_secs(7);
+
+/// How many seconds away a stamp of a mount that follows another at once can lie; longer than that nothing is waited for.
+pub(super) const NEAR: i64 = 3 * STEP;
+
+/// How often other stamps are made for a file that is written all the time.
+const LOOKS: usize = 8;
+
+/// The second of the stamps of a scan that begins, which is over before anything is read; `known`: `floor` is past all
+/// stamps that were shown.
+pub(super) fn first_stamp(started: i64, known: bool, image: &Fingerprint, floor: i64) -> i64 {
+    let first = before(started);
+    // If it is not known, an image that was last written before that has nothing new to show.
+    let new = known || image.last_write().is_some_and(|last| last < first);
+    even(if new { first } else { started }.max(floor))
+}
+
+impl Index {
+    /// Waits for `second` to end, unless that takes long: a clock was set back, or a client has set a time to come.
+    pub(super) fn wait_if_near(&self, second: i64) {
+        let now = self.clock.now();
+        if now <= second && second <= now.saturating_add(NEAR) {
+            self.clock.wait_past(second, LONGEST_WAIT);
+        }
+    }
+
+    /// Waits for the seconds of all stamps to end that are not far away: a client may have set one that is.
+    pub(super) fn wait_for_stamps(&self) {
+        let near = self.clock.now().saturating_add(NEAR);
+        let mut last = i64::MIN;
+        self.records.for_each(|record| {
+            let known = record.has(STAMPED).then(|| [record.stamp, record.latest()]);
+            let seconds = known.into_iter().flatten();
+            last = seconds.filter(|stamp| *stamp <= near).fold(last, i64::max);
+        });
+        self.wait_if_near(last);
+    }
+
+    /// At the end of a use that nothing was noted of: waits until no later scan can make one of the stamps up to `shown`.
+    pub(super) fn let_pass(&self, shown: i64) {
+        if shown <= self.clock.now().saturating_add(NEAR) {
+            let last = shown.saturating_add(LOOKS_BACK);
+            self.clock.wait_past(last, LONGEST_WAIT * 2);
+        }
+    }
+
+    /// Whether the image's last write was made in a second from `first` to `last`, which are over, and may still be on its
+    /// way.
+    fn is_under_way(&self, first: i64, last: i64) -> bool {
+        let mtime = self.image.mtime().ok().flatten();
+        let equal = self.watch && mtime.is_some_and(|(mtime, _)| first <= mtime && mtime <= last);
+        let ended = |now: Fingerprint| now.last_write().is_some();
+        equal && !self.image.fingerprint().is_ok_and(ended)
+    }
+
+    /// Makes a stamp with `make` that can be shown, and one that is [`STEP`] earlier: others, not below the floor, if a
+    /// write of their seconds may still be on its way.
+    pub(super) fn stamp_that_is_over(&self, make: impl Fn() -> i64) -> i64 {
+        let mut stamp = make();
+        for _ in 0..LOOKS {
+            self.wait_if_near(stamp);
+            if !self.is_under_way(stamp.saturating_sub(STEP), stamp) {
+                break;
+            }
+            self.floor.fetch_max(stamp.saturating_add(1), SeqCst);
+            stamp = make();
+        }
+        stamp
+    }
+
+    /// After a scan, and before anybody sees its stamps: gives others to blocks whose stamps cannot be shown.
+    pub(super) fn pass_stamps(&self) {
+        for _ in 0..LOOKS {
+            self.wait_for_stamps();
+            let Ok(Some((second, _))) = self.image.mtime() else {
+                return;
+            };
+            let mut any = false;
+            self.records.for_each(|record| {
+                any |= record.has(STAMPED) && !record.has(REPORTED) && record.stamp == second;
+            });
+            if !any || !self.is_under_way(second, second) {
+                return;
+            }
+            // All get the same, but those that have had it: the last ones stay the last.
+            let by = even(self.clock.now().saturating_sub(second)).max(STEP);
+            self.records.for_each(|record| {
+                if record.has(STAMPED) && !record.has(REPORTED) {
+                    record.restamp(record.stamp.saturating_add(by));
+                }
+            });
+            self.find_newest();
+        }
+    }
+}

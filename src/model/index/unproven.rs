@@ -1,0 +1,310 @@
+//! Known histories of writes that nothing shows, of an index that cannot be saved, and of mounts without one.
+
+use super::known::{CRASH, FILE, holds, mount, plan, poke, write};
+use super::op::{Mode, Op, Part, Place, Style, Time};
+use super::told::{Map, Since, Telling};
+use super::world::Setup;
+
+const SUBMIT: Op = Op::Submit((1, Part::Whole, 2));
+const PLAIN: Op = Op::Plain {
+    target: 0,
+    writes: false,
+};
+const NIGHT: Op = Op::Night { target: 0 };
+const NOWHERE: [Place; 3] = [Place::Full, Place::ReadOnly, Place::Hidden];
+
+fn setups() -> impl Iterator<Item = Setup> {
+    (0..9).map(|told| Setup { told, size: 0 })
+}
+
+#[test]
+fn p23_a_file_system_that_comes_back_without_its_last_times() {
+    for setup in setups() {
+        for other in [None, Some((1, Part::Whole, 0))] {
+            let history = vec![
+                Op::Turn(5),
+                NIGHT,
+                Op::Turn(5),
+                poke(1, 2),
+                Op::ComeAgain(other),
+                NIGHT,
+            ];
+            holds(setup, history);
+        }
+    }
+}
+
+#[test]
+fn p21_a_device_that_comes_again_after_a_crash_with_the_same_statistics() {
+    for setup in setups() {
+        for other in [None, Some((1, Part::Whole, 0))] {
+            let history = vec![
+                NIGHT,
+                mount(Mode::Run),
+                Op::Flash { block: 1 },
+                Op::Crash { reboot: false },
+                Op::ComeAgain(other),
+                NIGHT,
+            ];
+            holds(setup, history);
+        }
+    }
+}
+
+#[test]
+fn p24_a_write_that_arrives_at_any_moment() {
+    for setup in setups() {
+        for after in 0..12 {
+            for mode in [Mode::Run, Mode::Long, Mode::Force] {
+                let history = vec![
+                    SUBMIT,
+                    Op::Turn(5),
+                    plan(after, Op::LetGo),
+                    mount(mode),
+                    Op::Sync { target: 0 },
+                    Op::Sync { target: 1 },
+                    Op::Turn(5),
+                    NIGHT,
+                ];
+                holds(setup, history);
+            }
+        }
+    }
+}
+
+#[test]
+fn p24_a_write_that_arrives_while_a_named_state_is_read() {
+    let night = |target| {
+        let telling = Telling {
+            since: Since::Last,
+            map: Map::Difference,
+            named: true,
+        };
+        Op::ToldNight { target, telling }
+    };
+    for setup in setups() {
+        for after in 0..12 {
+            let history = vec![
+                SUBMIT,
+                Op::Turn(5),
+                plan(after, Op::LetGo),
+                night(0),
+                poke(1, 1),
+                Op::Turn(5),
+                night(0),
+            ];
+            holds(setup, history);
+        }
+    }
+}
+
+#[test]
+fn p24_stores_through_a_mapping_during_a_copy() {
+    for setup in setups() {
+        for after in 0..12 {
+            let store = |letter| Op::Store((1, Part::Whole, letter));
+            let history = vec![
+                store(2),
+                Op::Turn(5),
+                mount(Mode::Run),
+                plan(after, store(1)),
+                plan(1, store(2)),
+                plan(0, Op::LetGo),
+                Op::Sync { target: 0 },
+                Op::Turn(5),
+                NIGHT,
+            ];
+            holds(setup, history);
+        }
+    }
+}
+
+#[test]
+fn p24_a_device_that_is_changed_below_while_a_block_is_copied() {
+    for setup in setups() {
+        let below = |letter| Op::Below((1, Part::Whole, letter));
+        let history = vec![
+            NIGHT,
+            mount(Mode::Run),
+            below(2),
+            Op::Start {
+                block: 1,
+                style: Style::Ordered,
+                listed: false,
+            },
+            Op::Step { reader: 0 },
+            Op::Step { reader: 0 },
+            Op::Step { reader: 0 },
+            below(1),
+            NIGHT,
+        ];
+        holds(setup, history);
+    }
+}
+
+// The file keeps the second of the submission as its time, and the next mount without an index shows that.
+#[test]
+fn p14_no_stamp_is_of_the_second_of_a_write_that_is_under_way() {
+    for setup in setups() {
+        for wait in 0..6 {
+            for mode in [Mode::Run, Mode::Long] {
+                let history = vec![
+                    SUBMIT,
+                    Op::Turn(wait),
+                    mount(mode),
+                    Op::Sync { target: 0 },
+                    Op::Turn(wait),
+                    Op::Sync { target: 0 },
+                    Op::LetGo,
+                    PLAIN,
+                ];
+                holds(setup, history);
+            }
+            let again = vec![Op::Turn(5), SUBMIT, Op::Turn(wait), PLAIN, Op::LetGo, PLAIN];
+            holds(setup, again);
+        }
+        for after in 0..20 {
+            let between = vec![Op::Turn(5), plan(after, SUBMIT), PLAIN, Op::LetGo, PLAIN];
+            holds(setup, between);
+        }
+    }
+}
+
+#[test]
+fn p14_between_two_nights_with_an_index_one_without() {
+    for setup in setups() {
+        for (before, after) in (0..36).map(|both| (both / 6, both % 6)) {
+            let history = vec![
+                NIGHT,
+                Op::Turn(before),
+                poke(1, 2),
+                PLAIN,
+                poke(1, 0),
+                Op::Turn(after),
+                NIGHT,
+                poke(1, 1),
+                PLAIN,
+            ];
+            holds(setup, history);
+        }
+    }
+}
+
+#[test]
+fn p14_written_twice_in_a_second_through_a_mount_without_an_index() {
+    let writes = Op::Plain {
+        target: 0,
+        writes: true,
+    };
+    for after in 0..4 {
+        holds(
+            FILE,
+            vec![plan(after, Op::Turn(700)), writes.clone(), PLAIN],
+        );
+    }
+}
+
+#[test]
+fn p14_whole_seconds_and_a_clock_that_is_set_back_after_the_scan() {
+    let whole = Setup { told: 8, size: 0 };
+    for back in 1..8 {
+        let history = vec![
+            poke(1, 2),
+            Op::Turn(5),
+            mount(Mode::Long),
+            Op::Sync { target: 0 },
+            Op::Turn(-back),
+            poke(1, 0),
+            Op::Sync { target: 0 },
+            NIGHT,
+        ];
+        holds(whole, history);
+    }
+}
+
+#[test]
+fn p21_an_index_that_cannot_be_saved_for_some_nights() {
+    for setup in setups() {
+        for place in NOWHERE {
+            for turn in 0..6 {
+                let mut history = vec![NIGHT, Op::Keep(place)];
+                for letter in [2, 0, 1] {
+                    history.extend([poke(1, letter), NIGHT, Op::Turn(turn), PLAIN]);
+                }
+                history.extend([Op::Grow { by: 4096 }, Op::Keep(Place::Fine)]);
+                history.extend([poke(1, 0), NIGHT, poke(1, 2), NIGHT]);
+                holds(setup, history);
+            }
+        }
+    }
+}
+
+#[test]
+fn p21_stamps_of_all_blocks_at_once_in_a_mount_that_cannot_be_saved() {
+    for place in NOWHERE {
+        for mode in [Mode::Long, Mode::Force] {
+            let history = vec![
+                Op::Keep(place),
+                mount(mode),
+                poke(0, 2),
+                Op::List,
+                Op::Store((1, Part::Second, 2)),
+                PLAIN,
+                Op::Keep(Place::Fine),
+                poke(1, 0),
+                NIGHT,
+            ];
+            holds(FILE, history);
+        }
+    }
+}
+
+#[test]
+fn p21_killed_in_a_mount_that_cannot_be_saved() {
+    for setup in setups() {
+        let history = vec![
+            Op::Keep(Place::Full),
+            Op::Flash { block: 1 },
+            Op::Crash { reboot: true },
+            Op::Turn(-2),
+        ];
+        holds(setup, history);
+    }
+}
+
+#[test]
+fn p14_what_was_written_last_is_waited_for_whatever_else_a_client_sets_or_fails() {
+    let far = Op::Utimens {
+        block: 0,
+        time: Time::FromNow(40_000_000),
+    };
+    for also in [far, Op::Keep(Place::Full), Op::Keep(Place::Hidden)] {
+        for setup in setups() {
+            let history = vec![
+                write(1, 1, false),
+                also.clone(),
+                write(1, 2, false),
+                Op::List,
+                PLAIN,
+            ];
+            holds(setup, history);
+        }
+    }
+}
+
+#[test]
+fn p21_noted_in_a_crash_and_read_where_nothing_can_be_written() {
+    for turn in 595..605 {
+        let mut history = vec![
+            mount(Mode::Run),
+            plan(0, CRASH),
+            Op::Sync { target: 0 },
+            Op::Keep(Place::Full),
+        ];
+        for letter in [2, 1, 0, 2, 1, 2] {
+            history.extend([poke(1, letter), NIGHT]);
+        }
+        history.extend([poke(1, 0), Op::Turn(turn), Op::Keep(Place::ReadOnly), NIGHT]);
+        holds(FILE, history);
+    }
+}

@@ -1,0 +1,150 @@
+//! Owner, group, mode and atime of block files: the source's, until a client sets others (promises P11, P15).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{PoisonError, RwLock};
+
+use super::inode::Inode;
+use crate::config::OwnerConfig;
+use crate::image::Ownership;
+
+/// What a client has set on one file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Override {
+    pub(crate) mode: Option<u16>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    pub(crate) atime: Option<i64>,
+    /// Only of the root, whose mtime is otherwise the newest stamp.
+    pub(crate) mtime: Option<RootTime>,
+}
+
+/// An mtime that was set on the root. It holds until a block gets a new stamp; the times that clients set on blocks
+/// do not count, since a restore sets them all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RootTime {
+    pub(crate) set: i64,
+    /// How many stamps had been made when it was set, or anything else that tells.
+    pub(crate) made: i64,
+}
+
+/// The owner and mode of all files, and what clients have changed for some.
+#[derive(Debug)]
+pub(crate) struct Owners {
+    uid: u32,
+    gid: u32,
+    file_mode: u16,
+    overrides: RwLock<HashMap<Inode, Override>>,
+    any: AtomicBool,
+}
+
+impl Owners {
+    /// From the source's owner and mode, and what the user overrides.
+    pub(crate) fn new(source: Ownership, config: OwnerConfig) -> Self {
+        let allowed = source.mode & 0o666 & !config.umask.unwrap_or(0);
+        Self {
+            uid: config.uid.unwrap_or(source.uid),
+            gid: config.gid.unwrap_or(source.gid),
+            file_mode: u16::try_from(allowed | 0o600).unwrap_or(0o600),
+            overrides: RwLock::default(),
+            any: AtomicBool::new(false),
+        }
+    }
+
+    /// The most that a mode can have: the source's bits, and always the owner's read and write. A directory can
+    /// be searched by whoever can read it.
+    pub(crate) fn widest(&self, inode: Inode) -> u16 {
+        match inode {
+            Inode::Root => self.file_mode | ((self.file_mode & 0o444) >> 2),
+            _ => self.file_mode,
+        }
+    }
+
+    pub(crate) fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    pub(crate) fn gid(&self) -> u32 {
+        self.gid
+    }
+
+    /// What clients have set on this file.
+    pub(crate) fn of(&self, inode: Inode) -> Override {
+        if !self.any.load(Relaxed) {
+            return Override::default();
+        }
+        let overrides = self
+            .overrides
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        overrides.get(&inode).copied().unwrap_or_default()
+    }
+
+    /// Changes what clients have set; what is as it would be anyway costs no memory.
+    pub(crate) fn change(&self, inode: Inode, work: impl FnOnce(&mut Override)) {
+        let mut overrides = self
+            .overrides
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut changed = overrides.get(&inode).copied().unwrap_or_default();
+        work(&mut changed);
+        changed.mode = changed.mode.filter(|mode| *mode != self.widest(inode));
+        changed.uid = changed.uid.filter(|uid| *uid != self.uid);
+        changed.gid = changed.gid.filter(|gid| *gid != self.gid);
+        if changed == Override::default() {
+            overrides.remove(&inode);
+        } else {
+            overrides.insert(inode, changed);
+            self.any.store(true, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p15_modes_are_the_sources_and_keep_the_owners_read_and_write() {
+        for (source, umask, file, root) in [
+            (0o644, None, 0o644, 0o755),
+            (0o600, None, 0o600, 0o700),
+            (0o400, None, 0o600, 0o700),
+            (0o7777, None, 0o666, 0o777),
+            (0o660, None, 0o660, 0o770),
+            (0o666, Some(0o077), 0o600, 0o700),
+            (0o666, Some(0o777), 0o600, 0o700),
+            (0o620, None, 0o620, 0o720),
+        ] {
+            let owners = Owners::new(
+                Ownership {
+                    uid: 5,
+                    gid: 6,
+                    mode: source,
+                },
+                OwnerConfig {
+                    umask,
+                    ..OwnerConfig::default()
+                },
+            );
+            assert_eq!(owners.widest(Inode::Other(0)), file, "file for {source:o}");
+            assert_eq!(owners.widest(Inode::Root), root, "root for {source:o}");
+        }
+    }
+
+    #[test]
+    fn what_is_set_back_costs_nothing() {
+        let owners = Owners::new(
+            Ownership {
+                uid: 5,
+                gid: 6,
+                mode: 0o644,
+            },
+            OwnerConfig::default(),
+        );
+        owners.change(Inode::Root, |o| o.uid = Some(9));
+        assert_eq!(owners.of(Inode::Root).uid, Some(9));
+        owners.change(Inode::Root, |o| o.uid = Some(5));
+        assert!(owners.overrides.read().unwrap().is_empty());
+    }
+}
