@@ -463,4 +463,28 @@ mod tests {
             assert_eq!(judged.lasting, lasting, "in second {now}");
         }
     }
+
+    #[test]
+    fn p23_an_index_of_an_older_version_proves_nothing() {
+        for (kind, now, new) in [
+            (
+                "File",
+                Fingerprint::File(file()),
+                &["lasting", "writers", "mount"][..],
+            ),
+            ("Device", Fingerprint::Device(device()), &["counts_all"]),
+        ] {
+            let mut old = serde_json::to_value(&now).unwrap();
+            let fields = old[kind].as_object_mut().unwrap();
+            fields.retain(|name, _| !new.contains(&name.as_str()));
+            let old: Fingerprint = serde_json::from_value(old).unwrap();
+            assert!(!now.proves_unwritten_since(&old, false), "{kind}");
+        }
+    }
+
+    #[test]
+    fn the_uuid_of_a_file_system_is_written_as_sysfs_does() {
+        let id = std::array::from_fn(|at| u8::try_from(at).unwrap() * 17);
+        assert_eq!(uuid(id), "00112233-4455-6677-8899-aabbccddeeff");
+    }
 }

@@ -229,7 +229,7 @@ fn p23_a_quiet_night_is_quiet_whoever_runs_it_and_wherever() {
     // A service has a mount namespace of its own each night.
     for (name, by, within) in [
         ("root", Identity::Root, ""),
-        ("service", Identity::Root, "unshare -m"),
+        ("service", Identity::Root, "unshare -m --propagation slave"),
         ("user", Identity::User, ""),
     ] {
         let index = state.join(name);
