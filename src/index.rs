@@ -369,7 +369,7 @@ impl Index {
         // Not even a scan must make one that was not noted: its stamps lie back.
         let shown = self.latest().max(self.floor.load(SeqCst));
         if self.unsaved.load(SeqCst) && self.store.note_ceiling(shown).is_err() {
-            self.let_pass(shown);
+            self.let_pass();
         }
         // That was said at the beginning.
         if !self.unsaved.load(SeqCst) {

@@ -7,8 +7,8 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use super::Index;
 use super::record::{LOOKS_BACK, REPORTED, STAMPED, STEP, before, even};
+use super::{Index, lock};
 use crate::clock::Clock;
 use crate::image::Fingerprint;
 
@@ -47,8 +47,8 @@ impl Index {
         }
     }
 
-    /// Waits for the seconds of all stamps to end that are not far away: a client may have set one that is.
-    pub(super) fn wait_for_stamps(&self) {
+    /// The last second of a stamp that is not far away: a client may have set one that is.
+    fn last_near(&self) -> i64 {
         let near = self.clock.now().saturating_add(2 * STEP);
         let mut last = i64::MIN;
         self.records.for_each(|record| {
@@ -56,24 +56,32 @@ impl Index {
             let seconds = known.into_iter().flatten();
             last = seconds.filter(|stamp| *stamp <= near).fold(last, i64::max);
         });
-        self.wait_if_near(last);
+        last
     }
 
-    /// At the end of a use that nothing was noted of: waits until no later scan can make one of the stamps up to `shown`.
-    pub(super) fn let_pass(&self, shown: i64) {
-        if shown <= self.clock.now().saturating_add(2 * STEP) {
-            let last = shown.saturating_add(LOOKS_BACK);
+    /// Waits for the seconds of all stamps to end that are not far away.
+    pub(super) fn wait_for_stamps(&self) {
+        self.wait_if_near(self.last_near());
+    }
+
+    /// At the end of a use that nothing was noted of: waits until no later scan can make one of its stamps, also not of
+    /// those that all blocks had, which are below the floor.
+    pub(super) fn let_pass(&self) {
+        let near = self.clock.now().saturating_add(2 * STEP);
+        let floor = Some(self.floor.load(SeqCst)).filter(|floor| *floor <= near);
+        let last = self.last_near().max(floor.unwrap_or(i64::MIN));
+        let last = last.saturating_add(LOOKS_BACK);
+        if self.clock.now() <= last {
             self.clock.wait_past(last, LONGEST_WAIT * 2);
         }
     }
 
-    /// Whether the image's last write was made in a second from `first` to `last`, which are over, and may still be on its
-    /// way.
-    fn is_under_way(&self, first: i64, last: i64) -> bool {
+    /// Whether the image's last write was made in a second from `first` to `last`, which are over, unless `ended` says
+    /// that nothing of it was still on its way.
+    fn is_under_way(&self, first: i64, last: i64, ended: impl Fn(&Fingerprint) -> bool) -> bool {
         let mtime = self.image.mtime().ok().flatten();
         let equal = self.watch && mtime.is_some_and(|(mtime, _)| first <= mtime && mtime <= last);
-        let ended = |now: Fingerprint| now.last_write().is_some();
-        equal && !self.image.fingerprint().is_ok_and(ended)
+        equal && !self.image.fingerprint().is_ok_and(|now| ended(&now))
     }
 
     /// Makes a stamp with `make` that can be shown, and one that is [`STEP`] earlier: others, not below the floor, if a
@@ -82,7 +90,8 @@ impl Index {
         let mut stamp = make();
         for _ in 0..LOOKS {
             self.wait_if_near(stamp);
-            if !self.is_under_way(stamp.saturating_sub(STEP), stamp) {
+            let ended = |now: &Fingerprint| now.last_write().is_some();
+            if !self.is_under_way(stamp.saturating_sub(STEP), stamp, ended) {
                 break;
             }
             self.floor.fetch_max(stamp.saturating_add(1), SeqCst);
@@ -102,7 +111,10 @@ impl Index {
             self.records.for_each(|record| {
                 any |= record.has(STAMPED) && !record.has(REPORTED) && record.stamp == second;
             });
-            if !any || !self.is_under_way(second, second) {
+            // Not since it was read, either.
+            let ended =
+                |now: &Fingerprint| now.proves_unwritten_since(&lock(&self.fingerprint), true);
+            if !any || !self.is_under_way(second, second, ended) {
                 return;
             }
             // All get the same, but those that have had it: the last ones stay the last.
