@@ -7,8 +7,8 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use super::Index;
 use super::record::{LOOKS_BACK, REPORTED, STAMPED, STEP, before, even};
+use super::{Index, lock};
 use crate::image::Fingerprint;
 
 /// The longest wait for a second to end, for a clock that is being set back.
@@ -58,27 +58,25 @@ impl Index {
 
     /// Waits for the seconds of all stamps to end that are not far away.
     pub(super) fn wait_for_stamps(&self) {
-        let last = self.latest_near();
-        self.wait_if_near(last);
+        self.wait_if_near(self.latest_near());
     }
 
-    /// At the end of a use that nothing was noted of: waits until no later scan can make one of its stamps.
+    /// At the end of a use that nothing was noted of: waits until no later scan can make one of its stamps, also not of
+    /// those that all blocks had, which are below the floor.
     pub(super) fn let_pass(&self) {
         let near = self.clock.now().saturating_add(NEAR);
-        // Above that of all blocks at once, if there was one.
         let floor = Some(self.floor.load(SeqCst)).filter(|floor| *floor <= near);
-        let shown = self.latest_near().max(floor.unwrap_or(i64::MIN));
-        let last = shown.saturating_add(LOOKS_BACK);
+        let last = self.latest_near().max(floor.unwrap_or(i64::MIN));
+        let last = last.saturating_add(LOOKS_BACK);
         self.clock.wait_past(last, LONGEST_WAIT * 2);
     }
 
-    /// Whether the image's last write was made in a second from `first` to `last`, which are over, and may still be on its
-    /// way.
-    fn is_under_way(&self, first: i64, last: i64) -> bool {
+    /// Whether the image's last write was made in a second from `first` to `last`, which are over, unless `ended` says
+    /// that nothing of it was still on its way.
+    fn is_under_way(&self, first: i64, last: i64, ended: impl Fn(&Fingerprint) -> bool) -> bool {
         let mtime = self.image.mtime().ok().flatten();
         let equal = self.watch && mtime.is_some_and(|(mtime, _)| first <= mtime && mtime <= last);
-        let ended = |now: Fingerprint| now.last_write().is_some();
-        equal && !self.image.fingerprint().is_ok_and(ended)
+        equal && !self.image.fingerprint().is_ok_and(|now| ended(&now))
     }
 
     /// Makes a stamp with `make` that can be shown, and one that is [`STEP`] earlier: others, not below the floor, if a
@@ -87,7 +85,8 @@ impl Index {
         let mut stamp = make();
         for _ in 0..LOOKS {
             self.wait_if_near(stamp);
-            if !self.is_under_way(stamp.saturating_sub(STEP), stamp) {
+            let ended = |now: &Fingerprint| now.last_write().is_some();
+            if !self.is_under_way(stamp.saturating_sub(STEP), stamp, ended) {
                 break;
             }
             self.floor.fetch_max(stamp.saturating_add(1), SeqCst);
@@ -107,7 +106,10 @@ impl Index {
             self.records.for_each(|record| {
                 any |= record.has(STAMPED) && !record.has(REPORTED) && record.stamp == second;
             });
-            if !any || !self.is_under_way(second, second) {
+            // Not since it was read, either.
+            let ended =
+                |now: &Fingerprint| now.proves_unwritten_since(&lock(&self.fingerprint), true);
+            if !any || !self.is_under_way(second, second, ended) {
                 return;
             }
             // All get the same, but those that have had it: the last ones stay the last.

@@ -6,15 +6,15 @@ use crate::index::record::HASHED;
 use crate::volume::Attr;
 
 impl World {
-    /// A block showed this, in a request that began in state `since` of the image. `exactly`: the root was
-    /// opened for it, and nothing may be hidden by it.
+    /// A block showed this, in a request that began in state `since` of the image. `hides`: unless the root
+    /// was opened for it, what was written since this state may be hidden by it.
     pub(super) fn shown(
         &self,
         mounted: &Mounted,
         block: usize,
         attr: &Attr,
         since: usize,
-        exactly: bool,
+        hides: Option<usize>,
     ) {
         if self.disk.dead() {
             return;
@@ -29,8 +29,9 @@ impl World {
         let quiet = !self.live.foreign_since(mount.begin);
         let follows = matches!(mounted.mode, Mode::Long | Mode::Force);
         let seen = mount.looked == mount.begin || since > mount.looked;
-        let exact = quiet || mounted.mode == Mode::Write || (follows && exactly && seen);
-        let allowed = if exact { since } else { mount.base };
+        let exact = quiet || mounted.mode == Mode::Write || (follows && hides.is_none() && seen);
+        let base = hides.unwrap_or(mount.base).min(mount.base);
+        let allowed = if exact { since } else { base };
         let size = usize::try_from(attr.size).unwrap();
         // Whoever has a copy keeps it, whatever the block holds: nobody can read it.
         let unreadable = mounted.index.is_unreadable(number(block));

@@ -59,9 +59,10 @@ impl World {
                 mount.base = since;
             }
         }
+        let hides = self.base().filter(|_| !renewed && !seen && fresh);
         let found = entries(&mounted.blocks, directory);
         for (block, attr) in &found {
-            self.shown(mounted, *block, attr, since, renewed || seen || !fresh);
+            self.shown(mounted, *block, attr, since, hides);
         }
         found
     }
@@ -69,9 +70,15 @@ impl World {
     /// `stat`
     pub(super) fn look(&self, mounted: &Mounted, block: usize) -> Option<Attr> {
         let since = self.live.number();
+        let base = self.base().or(Some(since));
         let attr = mounted.blocks.attr(Inode::Block(number(block))).ok()?;
-        self.shown(mounted, block, &attr, since, false);
+        self.shown(mounted, block, &attr, since, base);
         Some(attr)
+    }
+
+    /// Of the mount that is there.
+    fn base(&self) -> Option<usize> {
+        self.model().mount.as_ref().map(|mount| mount.base)
     }
 
     pub(super) fn start(&self, mounted: &Mounted, block: usize, style: Style, listed: bool) {

@@ -164,6 +164,15 @@ fn p14_no_stamp_is_of_the_second_of_a_write_that_is_under_way() {
             holds(setup, again);
         }
         for after in 0..20 {
+            let while_scanned = vec![
+                plan(after, Op::LetGo),
+                SUBMIT,
+                mount(Mode::Run),
+                PLAIN,
+                poke(1, 1),
+                NIGHT,
+            ];
+            holds(setup, while_scanned);
             let between = vec![Op::Turn(5), plan(after, SUBMIT), PLAIN, Op::LetGo, PLAIN];
             holds(setup, between);
         }
@@ -256,6 +265,26 @@ fn p21_stamps_of_all_blocks_at_once_in_a_mount_that_cannot_be_saved() {
             ];
             holds(FILE, history);
         }
+    }
+}
+
+#[test]
+fn p21_a_far_time_that_a_client_set_in_a_mount_that_notes_nothing() {
+    for place in NOWHERE {
+        let history = vec![
+            mount(Mode::Run),
+            Op::Keep(place),
+            Op::Turn(700),
+            poke(1, 0),
+            SUBMIT,
+            mount(Mode::Force),
+            Op::List,
+            Op::Utimens {
+                block: 1,
+                time: Time::FromNow(40_000_000),
+            },
+        ];
+        holds(FILE, history);
     }
 }
 
