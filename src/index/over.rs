@@ -68,7 +68,9 @@ impl Index {
         let floor = Some(self.floor.load(SeqCst)).filter(|floor| *floor <= near);
         let last = self.latest_near().max(floor.unwrap_or(i64::MIN));
         let last = last.saturating_add(LOOKS_BACK);
-        self.clock.wait_past(last, LONGEST_WAIT * 2);
+        if self.clock.now() <= last {
+            self.clock.wait_past(last, LONGEST_WAIT * 2);
+        }
     }
 
     /// Whether the image's last write was made in a second from `first` to `last`, which are over, unless `ended` says
