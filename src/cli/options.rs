@@ -1,6 +1,6 @@
 //! From options as typed to settings: flags and `-o` words take one and the same way.
 //!
-//! Invariant: every option is either a row of [`words::OWN`], handed to the kernel, or known to be without meaning
+//! Invariant: every option is either a row of `words::OWN`, handed to the kernel, or known to be without meaning
 //! for bmapfs; anything else is a usage error that names it. This module asks the system nothing.
 
 mod changes;
