@@ -110,6 +110,8 @@ pub struct Index {
     touched: AtomicU64,
     /// How many stamps were made for blocks that were written.
     made: AtomicI64,
+    /// The latest of them.
+    last_made: AtomicI64,
     /// Changes with every scan.
     epoch: AtomicU64,
     /// Of all scans before the present one.

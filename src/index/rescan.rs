@@ -35,7 +35,10 @@ impl Index {
         let last = self.stamp_that_is_over(|| {
             // Listings make one stamp for all blocks meanwhile: not one that the scan makes, too.
             let _no_listing = lock(&self.overlay);
-            let first = even(before(self.clock.now()).max(self.floor.load(SeqCst)));
+            // Past what blocks have already, so that none gets a later one that is not over.
+            let after = self.last_near().saturating_add(STEP);
+            let first = before(self.clock.now()).max(self.floor.load(SeqCst));
+            let first = even(first.max(after));
             let highest = first.max(self.latest()).saturating_add(2 * STEP);
             self.scan_ends_below.store(highest + 1, SeqCst);
             first.saturating_add(STEP)

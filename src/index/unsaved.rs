@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use super::Index;
 use super::format::Place;
 use super::open::{Begin, OpenError, Purpose, Request};
+use super::over::NEAR;
 use super::record::{HASHED, SETTLED, STEP, even};
 use super::store::{FileStore, Loaded, Store};
 use crate::geometry::BlockIndex;
@@ -98,7 +99,7 @@ impl Index {
         }
         let last = first.saturating_add(STEP);
         // The next mount without a file would show the same again.
-        let far = !noted && last > now.saturating_add(2 * STEP);
+        let far = !noted && last > now.saturating_add(NEAR);
         if strict || far {
             return Err(OpenError::Unsaved { error, far });
         }
