@@ -7,7 +7,7 @@ pub(crate) mod file;
 pub(crate) mod format;
 mod name;
 mod open;
-mod over;
+pub(crate) mod over;
 mod partial;
 pub(crate) mod record;
 mod request;
@@ -119,6 +119,8 @@ pub struct Index {
     touched: AtomicU64,
     /// How many stamps were made for blocks that were written.
     made: AtomicI64,
+    /// The latest of them.
+    pub(crate) last_made: AtomicI64,
     /// Changes with every scan.
     epoch: AtomicU64,
     /// Of all scans before the present one.

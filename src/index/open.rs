@@ -172,6 +172,7 @@ impl Index {
             unsaved: AtomicBool::new(false),
             touched: AtomicU64::new(0),
             made: AtomicI64::new(0),
+            last_made: AtomicI64::new(i64::MIN),
             epoch: AtomicU64::new(0),
             meanwhile: Mutex::default(),
             report: Mutex::default(),

@@ -1,5 +1,4 @@
-//! The seconds that stamps are made of: they are over before anybody sees them, and no write was made in them that may
-//! still be on its way.
+//! The seconds that stamps are made of: they are over before anybody sees them, and not that of the image's last write.
 //!
 //! A file keeps the second in which a write was submitted, or a page first stored to, as its time, while the data comes
 //! later; a mount without an index shows that second then.
@@ -7,15 +6,15 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use super::Index;
 use super::record::{LOOKS_BACK, REPORTED, STAMPED, STEP, before, even};
-use super::{Index, lock};
 use crate::image::Fingerprint;
 
-/// The longest wait for a second to end, for a clock that is being set back.
-const LONGEST_WAIT: Duration = Duration::from_secs(7);
+/// A second that is further ahead, in seconds, is not waited for: a clock was set back, or a client has set it.
+pub(crate) const NEAR: i64 = 10;
 
-/// How many seconds away a stamp of a mount that follows another at once can lie; longer than that nothing is waited for.
-pub(super) const NEAR: i64 = 3 * STEP;
+/// The longest wait for a second to end, for a clock that is being set back.
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
 /// How often other stamps are made for a file that is written all the time.
 const LOOKS: usize = 8;
@@ -30,7 +29,7 @@ pub(super) fn first_stamp(started: i64, known: bool, image: &Fingerprint, floor:
 }
 
 impl Index {
-    /// Waits for `second` to end, unless that takes long: a clock was set back, or a client has set a time to come.
+    /// Waits for `second` to end, if it is near.
     pub(super) fn wait_if_near(&self, second: i64) {
         let now = self.clock.now();
         if now <= second && second <= now.saturating_add(NEAR) {
@@ -39,7 +38,7 @@ impl Index {
     }
 
     /// The latest second of a stamp that is not far away: a client may have set one that is.
-    fn latest_near(&self) -> i64 {
+    pub(super) fn latest_near(&self) -> i64 {
         let near = self.clock.now().saturating_add(NEAR);
         let mut last = i64::MIN;
         let mut note = |second: i64| {
@@ -47,6 +46,8 @@ impl Index {
                 last = last.max(second);
             }
         };
+        // A block that has got another time since is none of them.
+        note(self.last_made.load(SeqCst));
         self.records.for_each(|record| {
             if record.has(STAMPED) {
                 note(record.stamp);
@@ -69,26 +70,24 @@ impl Index {
         let last = self.latest_near().max(floor.unwrap_or(i64::MIN));
         let last = last.saturating_add(LOOKS_BACK);
         if self.clock.now() <= last {
-            self.clock.wait_past(last, LONGEST_WAIT * 2);
+            self.clock.wait_past(last, LONGEST_WAIT);
         }
     }
 
-    /// Whether the image's last write was made in a second from `first` to `last`, which are over, unless `ended` says
-    /// that nothing of it was still on its way.
-    fn is_under_way(&self, first: i64, last: i64, ended: impl Fn(&Fingerprint) -> bool) -> bool {
+    /// Whether the image's last write was made in a second from `first` to `last`, which are over. A mount without an
+    /// index shows that second, with what arrives later, and to whoever is still copying what was there before.
+    fn is_of_last_write(&self, first: i64, last: i64) -> bool {
         let mtime = self.image.mtime().ok().flatten();
-        let equal = self.watch && mtime.is_some_and(|(mtime, _)| first <= mtime && mtime <= last);
-        equal && !self.image.fingerprint().is_ok_and(|now| ended(&now))
+        self.watch && mtime.is_some_and(|(mtime, _)| first <= mtime && mtime <= last)
     }
 
-    /// Makes a stamp with `make` that can be shown, and one that is [`STEP`] earlier: others, not below the floor, if a
-    /// write of their seconds may still be on its way.
+    /// Makes a stamp with `make` that can be shown, and one that is [`STEP`] earlier: others, not below the floor, if
+    /// the image was last written in their seconds.
     pub(super) fn stamp_that_is_over(&self, make: impl Fn() -> i64) -> i64 {
         let mut stamp = make();
         for _ in 0..LOOKS {
             self.wait_if_near(stamp);
-            let ended = |now: &Fingerprint| now.last_write().is_some();
-            if !self.is_under_way(stamp.saturating_sub(STEP), stamp, ended) {
+            if !self.is_of_last_write(stamp.saturating_sub(STEP), stamp) {
                 break;
             }
             self.floor.fetch_max(stamp.saturating_add(1), SeqCst);
@@ -101,17 +100,15 @@ impl Index {
     pub(super) fn pass_stamps(&self) {
         for _ in 0..LOOKS {
             self.wait_for_stamps();
-            let Ok(Some((second, _))) = self.image.mtime() else {
+            let mtime = self.image.mtime().ok().flatten();
+            let Some((second, _)) = mtime.filter(|_| self.watch) else {
                 return;
             };
             let mut any = false;
             self.records.for_each(|record| {
                 any |= record.has(STAMPED) && !record.has(REPORTED) && record.stamp == second;
             });
-            // Not since it was read, either.
-            let ended =
-                |now: &Fingerprint| now.proves_unwritten_since(&lock(&self.fingerprint), true);
-            if !any || !self.is_under_way(second, second, ended) {
+            if !any {
                 return;
             }
             // All get the same, but those that have had it: the last ones stay the last.

@@ -39,9 +39,11 @@ impl Index {
         let last = self.stamp_that_is_over(|| {
             // Listings make one stamp for all blocks meanwhile: not one that the scan makes, too.
             let _no_listing = lock(&self.overlay);
-            // For a tool that remembers when it ran, as tar does, only what is later is new.
+            // For a tool that remembers when it ran, as tar does, only what is later is new. Past what blocks have
+            // already, so that none gets a later one that is not over.
             let next = self.clock.now().saturating_add(1);
-            let first = even(next.max(self.floor.load(SeqCst)));
+            let after = self.latest_near().saturating_add(STEP);
+            let first = even(next.max(after).max(self.floor.load(SeqCst)));
             let highest = first.max(self.latest()).saturating_add(2 * STEP);
             self.scan_ends_below.store(highest + 1, SeqCst);
             first.saturating_add(STEP)

@@ -140,6 +140,9 @@ impl Index {
                 Ok((stamp, new)) => {
                     self.made.fetch_add(i64::from(new), SeqCst);
                     self.newest.fetch_max(stamp, SeqCst);
+                    if new {
+                        self.last_made.fetch_max(stamp, SeqCst);
+                    }
                     // It may lie past what was scanned, and must not get this stamp again.
                     self.count.fetch_max(block.get() + 1, SeqCst);
                     return stamp;

@@ -1,8 +1,11 @@
 //! What the model remembers of stamps, and what it must forget because nobody can be blamed for it.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use super::world::{BLOCKS, Model, World, number};
 use crate::clock::Clock;
 use crate::index::Index;
+use crate::index::over::NEAR;
 
 impl World {
     /// A mount begins; `blind`: one that knows nothing of those before; `unnoted`: one that notes nowhere what it shows.
@@ -11,7 +14,7 @@ impl World {
         let now = self.clock.now();
         let knows_nothing = blind || model.unnoted;
         // With a clock or times that went back on top of it nothing could be told.
-        if knows_nothing && (model.behind || model.latest > now + 4) {
+        if knows_nothing && (model.behind || model.latest > now + NEAR) {
             self.clock.turn((model.latest + 6 - now).max(0));
             self.live.touch();
             model.behind = false;
@@ -32,6 +35,7 @@ impl World {
     /// The stamps of an index count, whether they were shown or not.
     pub(super) fn made(&self, index: &Index) {
         let mut model = self.model();
+        model.latest = model.latest.max(index.last_made.load(SeqCst));
         for block in 0..BLOCKS {
             let record = (index.records).with(number(block), |record| *record);
             for stamp in [record.stamp, record.latest()] {

@@ -374,3 +374,79 @@ fn p21_a_client_s_time_far_ahead_in_a_mount_that_cannot_be_saved() {
         ],
     );
 }
+
+#[test]
+fn p14_written_and_put_back_while_it_is_copied_without_an_index() {
+    for setup in setups() {
+        for after in 0..20 {
+            let history = vec![NIGHT, plan(after, poke(1, 2)), PLAIN, poke(1, 1), NIGHT];
+            holds(setup, history);
+        }
+    }
+}
+
+#[test]
+fn p14_a_time_that_is_set_far_ahead_hides_none_that_was_shown_before() {
+    for block in 0..2 {
+        let far = Op::Utimens {
+            block,
+            time: Time::FromNow(40_000_000),
+        };
+        for setup in setups() {
+            let history = vec![
+                write(1, 2, true),
+                Op::List,
+                write(1, 1, true),
+                Op::List,
+                write(1, 0, true),
+                far.clone(),
+                PLAIN,
+                PLAIN,
+                NIGHT,
+            ];
+            holds(setup, history);
+        }
+    }
+}
+
+#[test]
+fn p24_the_stamps_of_a_rescan_right_after_the_first_scan_are_over() {
+    for setup in setups() {
+        for turn in 0..6 {
+            let history = vec![
+                NIGHT,
+                poke(0, 2),
+                mount(Mode::Long),
+                poke(0, 1),
+                Op::Rescan,
+                Op::List,
+                Op::Turn(turn),
+                poke(0, 0),
+                PLAIN,
+            ];
+            holds(setup, history);
+        }
+    }
+}
+
+#[test]
+fn p24_a_write_that_is_submitted_in_the_second_of_a_listing() {
+    for setup in setups() {
+        for (after, turn) in (0..24).map(|both| (both / 2, both % 2)) {
+            let history = vec![
+                SUBMIT,
+                Op::Turn(5),
+                mount(Mode::Long),
+                Op::Turn(10 + turn),
+                plan(usize::try_from(after).unwrap(), SUBMIT),
+                Op::Sync { target: 0 },
+                Op::LetGo,
+                Op::Plain {
+                    target: 1,
+                    writes: false,
+                },
+            ];
+            holds(setup, history);
+        }
+    }
+}

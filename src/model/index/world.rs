@@ -15,6 +15,7 @@ use crate::clock::{Clock, testing::TestClock};
 use crate::config::{OwnerConfig, VolumeConfig};
 use crate::geometry::{BlockIndex, BlockSize, Geometry};
 use crate::image::Image;
+use crate::index::over::NEAR;
 use crate::index::record::TORN;
 use crate::index::{Index, OpenError, Purpose, Request, lock};
 use crate::scan::Tally;
@@ -314,7 +315,7 @@ impl World {
         {
             // That is not waited for: whoever knows nothing of it must not come before it.
             let mut model = self.model();
-            model.behind |= model.latest > self.clock.now() + 4;
+            model.behind |= model.latest > self.clock.now() + NEAR;
         }
         let closed = mounted.blocks.close();
         self.model().mount = None;
