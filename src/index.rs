@@ -167,12 +167,18 @@ impl Index {
             if let Some(stamp) = overlay.filter(|_| !record.has(OWN)) {
                 return Some(stamp);
             }
+            if !self.writable && !record.has(REPORTED) {
+                return None;
+            }
             record.set(REPORTED);
             record.has(STAMPED).then_some(record.stamp)
         });
         // A block that has appeared since the scan: nobody has it, and it is not settled.
         shown.unwrap_or_else(|| {
             self.make_stamp(block, |record| !record.has(STAMPED));
+            if !self.writable {
+                self.pass_stamp(block);
+            }
             self.records.with(block, |record| {
                 record.set(REPORTED);
                 record.stamp

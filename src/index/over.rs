@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Index;
 use super::record::{LOOKS_BACK, REPORTED, STAMPED, STEP, before, even};
+use crate::geometry::BlockIndex;
 use crate::image::Fingerprint;
 
 /// A second that is further ahead, in seconds, is not waited for: a clock was set back, or a client has set it.
@@ -78,7 +79,7 @@ impl Index {
     /// index shows that second, with what arrives later, and to whoever is still copying what was there before.
     fn is_of_last_write(&self, first: i64, last: i64) -> bool {
         let mtime = self.image.mtime().ok().flatten();
-        self.watch && mtime.is_some_and(|(mtime, _)| first <= mtime && mtime <= last)
+        mtime.is_some_and(|(mtime, _)| first <= mtime && mtime <= last)
     }
 
     /// Makes a stamp with `make` that can be shown, and one that is [`STEP`] earlier: others, not below the floor, if
@@ -101,15 +102,15 @@ impl Index {
         for _ in 0..LOOKS {
             self.wait_for_stamps();
             let mtime = self.image.mtime().ok().flatten();
-            let Some((second, _)) = mtime.filter(|_| self.watch) else {
-                return;
+            let Some((second, _)) = mtime else {
+                break;
             };
             let mut any = false;
             self.records.for_each(|record| {
                 any |= record.has(STAMPED) && !record.has(REPORTED) && record.stamp == second;
             });
             if !any {
-                return;
+                break;
             }
             // All get the same, but those that have had it: the last ones stay the last.
             let by = even(self.clock.now().saturating_sub(second)).max(STEP);
@@ -119,6 +120,28 @@ impl Index {
                 }
             });
             self.find_newest();
+        }
+        if !self.writable {
+            // From now on they count as shown, so that nobody looks at each of them again.
+            self.records.for_each(|record| {
+                if record.has(STAMPED) {
+                    record.set(REPORTED);
+                }
+            });
+        }
+    }
+
+    /// Before a block that has appeared since the scan shows its stamp.
+    pub(super) fn pass_stamp(&self, block: BlockIndex) {
+        for _ in 0..LOOKS {
+            let stamp = self.records.with(block, |record| record.stamp);
+            self.wait_if_near(stamp);
+            if !self.is_of_last_write(stamp, stamp) {
+                break;
+            }
+            self.make_stamp(block, |record| {
+                record.stamp == stamp && !record.has(REPORTED)
+            });
         }
     }
 }

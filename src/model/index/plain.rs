@@ -26,7 +26,10 @@ impl World {
         self.begin_noting(true, true);
         if writes {
             self.live.let_go();
-            self.model().exclusive = true;
+            let mut model = self.model();
+            model.exclusive = true;
+            // What is written now is not part of a state that was named before.
+            model.checkpoint = None;
         }
         let blocks = self.plain_blocks(writes);
         for _ in 0..2 {

@@ -378,8 +378,39 @@ fn p21_a_client_s_time_far_ahead_in_a_mount_that_cannot_be_saved() {
 #[test]
 fn p14_written_and_put_back_while_it_is_copied_without_an_index() {
     for setup in setups() {
-        for after in 0..20 {
-            let history = vec![NIGHT, plan(after, poke(1, 2)), PLAIN, poke(1, 1), NIGHT];
+        for (after, first) in (0..80).map(|both| (both / 4, both % 4)) {
+            let first = [Mode::Run, Mode::Long, Mode::Write, Mode::Force][first];
+            let history = vec![
+                mount(first),
+                Op::Close { busy: false },
+                plan(after, poke(1, 2)),
+                Op::Plain {
+                    target: 1,
+                    writes: false,
+                },
+                poke(1, 1),
+                NIGHT,
+            ];
+            holds(setup, history);
+        }
+    }
+}
+
+#[test]
+fn p14_a_block_that_appears_in_a_mount_shows_a_second_that_is_over() {
+    for setup in setups() {
+        for (turn, after) in (0..4).flat_map(|turn| (0..12).map(move |after| (turn, after))) {
+            let history = vec![
+                mount(Mode::Run),
+                Op::Turn(turn),
+                Op::Grow { by: 4096 },
+                plan(after, poke(3, 0)),
+                Op::Sync { target: 1 },
+                Op::Plain {
+                    target: 1,
+                    writes: false,
+                },
+            ];
             holds(setup, history);
         }
     }

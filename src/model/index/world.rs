@@ -226,7 +226,10 @@ impl World {
         );
         if mode == Mode::Write {
             self.live.let_go();
-            self.model().exclusive = true;
+            let mut model = self.model();
+            model.exclusive = true;
+            // What is written now is not part of a state that was named before.
+            model.checkpoint = None;
         }
         let named = telling.and_then(|_| self.model().checkpoint.take());
         // The index may be of this state, and never of an earlier one.
