@@ -272,7 +272,9 @@ impl Index {
             return false;
         }
         let unwritten = now.differs_from(&since) == Some(false);
-        !unwritten || self.fresh.swap(i64::MIN, SeqCst) < self.clock.now()
+        // Used up by any listing: what it shows is not what the scan found if the image was written.
+        let fresh = self.fresh.swap(i64::MIN, SeqCst) >= self.clock.now();
+        !(fresh && unwritten)
     }
 
     /// A stamp for all blocks that no block has had, nor will have. `first`: say so if it cannot be saved.

@@ -78,7 +78,8 @@ impl Model {
             return;
         }
         let unnoted = self.unnoted;
-        let forgotten = unnoted && self.behind;
+        let set = self.set_by_clients.contains(&(block, pair.stamp));
+        let forgotten = unnoted && (self.behind || set);
         if !forgotten && !self.holds(block, pair) {
             self.held[block].push(Held { pair, at, unnoted });
         }

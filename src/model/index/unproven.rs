@@ -481,3 +481,26 @@ fn p24_a_write_that_is_submitted_in_the_second_of_a_listing() {
         }
     }
 }
+
+#[test]
+fn p24_only_the_first_listing_after_a_scan_shows_what_nothing_proves() {
+    for setup in setups() {
+        let grown = vec![
+            mount(Mode::Long),
+            Op::Grow { by: 2048 },
+            Op::List,
+            Op::Flash { block: 0 },
+            Op::List,
+        ];
+        holds(setup, grown);
+        // The index was killed with promises far ahead, so that no listing is waited for.
+        let mut far = vec![Op::List, Op::Crash { reboot: false }, mount(Mode::Long)];
+        far.extend([
+            Op::Grow { by: 2048 },
+            Op::List,
+            Op::Flash { block: 0 },
+            Op::List,
+        ]);
+        holds(setup, far);
+    }
+}
