@@ -116,6 +116,8 @@ pub struct Index {
     pub(crate) unsaved: AtomicBool,
     /// Until this second one listing may show what the scan found, although nothing proves that it is still so.
     pub(crate) fresh: AtomicI64,
+    /// How many scans have ended; changes while `overlay` is held.
+    scans: AtomicU64,
     touched: AtomicU64,
     /// How many stamps were made for blocks that were written.
     made: AtomicI64,
@@ -237,16 +239,22 @@ impl Index {
         if !self.watch || self.purpose != Purpose::Mount {
             return;
         }
-        // Before any lock: it may flush the image.
-        let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
-        if !self.is_news(&now) {
-            return;
-        }
-        let first = lock(&self.overlay).is_none();
-        let stamp = self.stamp_that_is_over(|| self.stamp_for_all(first));
-        self.records.for_each(|record| record.clear(OWN));
-        {
+        let came = self.clock.now();
+        loop {
+            let scans = self.scans.load(SeqCst);
+            // Before any lock: it may flush the image.
+            let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
+            if !self.is_news(&now, came) {
+                return;
+            }
+            let first = lock(&self.overlay).is_none();
+            let stamp = self.stamp_that_is_over(|| self.stamp_for_all(first));
             let mut overlay = lock(&self.overlay);
+            // A scan has ended meanwhile: it has looked later than this listing.
+            if self.scans.load(SeqCst) != scans {
+                continue;
+            }
+            self.records.for_each(|record| record.clear(OWN));
             // Another listing may have been quicker, and made a later one.
             if overlay.as_ref().is_none_or(|known| known.stamp < stamp) {
                 *overlay = Some(Overlay {
@@ -254,16 +262,19 @@ impl Index {
                     fingerprint: now,
                 });
             }
-        }
-        if first {
-            log::warn!(
-                "the image was, or may have been, written since it was scanned: all blocks show new times until SIGHUP"
-            );
+            if first {
+                log::warn!(
+                    "the image was, or may have been, written since it was scanned: all blocks show new times until \
+                     SIGHUP"
+                );
+            }
+            return;
         }
     }
 
-    /// Whether the image was, or may have been, written since the stamps that listings show were made.
-    fn is_news(&self, now: &Fingerprint) -> bool {
+    /// Whether the image was, or may have been, written since the stamps that listings show were made. `came`: the second
+    /// in which the listing began that asks.
+    fn is_news(&self, now: &Fingerprint, came: i64) -> bool {
         let since = lock(&self.overlay).as_ref().map_or_else(
             || lock(&self.fingerprint).clone(),
             |known| known.fingerprint.clone(),
@@ -273,7 +284,7 @@ impl Index {
         }
         let unwritten = now.differs_from(&since) == Some(false);
         // Used up by any listing: what it shows is not what the scan found if the image was written.
-        let fresh = self.fresh.swap(i64::MIN, SeqCst) >= self.clock.now();
+        let fresh = self.fresh.swap(i64::MIN, SeqCst) >= came;
         !(fresh && unwritten)
     }
 

@@ -36,6 +36,9 @@ const OTHER_LOCAL: [FsType; 4] = [
     FsType(0xCA45_1A4E),
 ];
 
+/// File systems that are made once: squashfs and EROFS (from their sources).
+const NEVER_WRITTEN: [FsType; 2] = [FsType(0x7371_7368), FsType(0xE0F5_E1E2)];
+
 /// The file system that a file is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keeper {
@@ -43,6 +46,8 @@ pub(crate) enum Keeper {
     WellKnown,
     /// Another that only this kernel writes.
     Local,
+    /// One that nobody can write, whatever its times are.
+    NeverWritten,
     /// Any other.
     Other,
 }
@@ -63,7 +68,7 @@ pub enum Fingerprint {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileFingerprint {
     /// A later write gives it other times: a file system of this machine keeps them, finer than a second, the last write
-    /// is longer ago than a tick, and nobody had it open for writing.
+    /// is longer ago than a tick, and nobody had it open for writing. Or there can be none.
     pub(crate) trusted: bool,
     /// The same for another process, later: the file system is one whose times are well known, and the last write is
     /// longer ago than `SETTLED_AFTER`.
@@ -214,6 +219,8 @@ impl Keeper {
             Self::WellKnown
         } else if OTHER_LOCAL.contains(&kind) {
             Self::Local
+        } else if NEVER_WRITTEN.contains(&kind) {
+            Self::NeverWritten
         } else {
             Self::Other
         }
@@ -228,7 +235,11 @@ impl FileFingerprint {
         let finer_than_seconds = self.ctime.1 != 0;
         let unwritten = last_age >= TICK && self.writers == Some(false);
         Self {
-            trusted: keeper != Keeper::Other && finer_than_seconds && unwritten,
+            trusted: match keeper {
+                Keeper::WellKnown | Keeper::Local => finer_than_seconds && unwritten,
+                Keeper::NeverWritten => true,
+                Keeper::Other => false,
+            },
             lasting: keeper == Keeper::WellKnown && last <= now - SETTLED_AFTER,
             ..self
         }
@@ -438,6 +449,7 @@ mod tests {
             (Keeper::WellKnown, TICK, 5, Some(false), true),
             (Keeper::Local, TICK, 5, Some(false), true),
             (Keeper::Other, TICK, 5, Some(false), false),
+            (Keeper::NeverWritten, TICK, 0, None, true),
             (Keeper::WellKnown, nothing, 5, Some(false), false),
             (Keeper::WellKnown, TICK, 0, Some(false), false),
             (Keeper::WellKnown, TICK, 5, Some(true), false),

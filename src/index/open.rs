@@ -170,6 +170,7 @@ impl Index {
             salvage: request.salvage,
             fresh: AtomicI64::new(i64::MIN),
             unsaved: AtomicBool::new(false),
+            scans: AtomicU64::new(0),
             touched: AtomicU64::new(0),
             made: AtomicI64::new(0),
             last_made: AtomicI64::new(i64::MIN),

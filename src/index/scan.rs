@@ -58,8 +58,13 @@ impl Index {
         scanned.map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
         *lock(&self.fingerprint) = fingerprint;
         self.vouched.store(false, SeqCst);
-        *lock(&self.overlay) = None;
-        self.ready();
+        {
+            // A listing that has made its stamp before must not show it after.
+            let mut overlay = lock(&self.overlay);
+            *overlay = None;
+            self.scans.fetch_add(1, SeqCst);
+            self.ready();
+        }
         self.save(true)
     }
 
