@@ -31,7 +31,7 @@ use crate::per_block::PerBlock;
 use crate::scan::{Digest, ZeroDigests};
 
 use file::Store;
-use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN, even};
+use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN, UNREAD, even};
 
 pub use file::{FileId, Refused};
 pub use name::{default_path, mount_name};
@@ -67,6 +67,18 @@ pub struct Report {
     pub bytes_read: u64,
     /// How long it took.
     pub seconds: f64,
+    /// What became of blocks that were stamped unread (promise P32), counted at the end of the mount.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_pass: Option<FirstPass>,
+}
+
+/// Blocks that were shown before they were read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct FirstPass {
+    /// Blocks whose digest is known now, and of which every copy has that content.
+    pub settled: u64,
+    /// Blocks that nobody read.
+    pub never_read: u64,
 }
 
 /// A stamp that a client sets is cut to this many seconds, so that there are later ones.
@@ -209,16 +221,16 @@ impl Index {
     /// A handle was served all it ever will be. Unless that was the whole block with the content that the index
     /// names, what its client has is not certain.
     pub(crate) fn served(&self, block: BlockIndex, digest: Option<Digest>, epoch: u64) {
-        if !self.watch {
-            return;
-        }
         let before_scan = epoch != self.epoch.load(SeqCst);
         self.records.with(block, |record| {
             if before_scan {
+                record.clear(UNREAD);
+            }
+            if before_scan && self.watch {
                 record.doubt();
             }
-            if !record.has(HASHED) || digest != Some(record.digest) {
-                record.set(TORN);
+            if self.watch || record.has(UNREAD) {
+                record.served(digest);
             }
         });
     }
@@ -228,9 +240,9 @@ impl Index {
         self.epoch.load(SeqCst)
     }
 
-    /// Whether what handles are served must be hashed.
-    pub(crate) fn watches(&self) -> bool {
-        self.watch
+    /// Whether what a handle of this block is served must be hashed.
+    pub(crate) fn watches(&self, block: BlockIndex) -> bool {
+        self.watch || self.records.with(block, |record| record.has(UNREAD))
     }
 
     /// At each listing of the root: unless it is certain that the image was not written since the scan, all blocks get
@@ -375,7 +387,7 @@ impl Index {
                 && before.span(block) != geometry.span(block)
             {
                 self.records
-                    .with(block, |record| record.clear(HASHED | SETTLED));
+                    .with(block, |record| record.clear(HASHED | SETTLED | UNREAD));
             }
         }
         // An image that was longer once: what is known of those blocks is not of these.
@@ -406,6 +418,7 @@ impl Index {
             self.hash_dirty();
         }
         let meanwhile = self.judge();
+        self.count_first_pass();
         // What was read may be of a later state.
         if meanwhile != Meanwhile::Quiet && lock(&self.state).take().is_some() {
             log::warn!(

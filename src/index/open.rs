@@ -7,7 +7,7 @@ use super::file::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
 use super::format::{self, Header};
 use super::over::first_stamp;
 use super::partial::{Plan, Reading};
-use super::record::{REPORTED, Record, SETTLED, STAMPED, STEP};
+use super::record::{HASHED, REPORTED, Record, SETTLED, STAMPED, STEP};
 use super::request::{OpenError, Purpose, Request};
 use super::unsaved::Nowhere;
 use super::{Index, lock};
@@ -117,6 +117,10 @@ impl Index {
                 }
                 floor = floor.max(noted.saturating_add(1));
             }
+        }
+        if request.may_serve_unread() && nothing_is_settled(&records) {
+            reading = Reading::Unread;
+            fingerprint = now.clone();
         }
         let known = valid || noted > i64::MIN;
         let first = first_stamp(started, known, &now, floor);
@@ -232,6 +236,13 @@ impl Index {
         }
         runs
     }
+}
+
+/// Every block gets a new stamp.
+fn nothing_is_settled(records: &PerBlock<Record>) -> bool {
+    let mut any = false;
+    records.for_each(|record| any |= record.has(HASHED | SETTLED | STAMPED));
+    !any
 }
 
 fn warn_of_loss(request: &Request<'_>, why: &str) {

@@ -9,9 +9,9 @@ use std::hash::{BuildHasher, Hasher as _, RandomState};
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::format::Header;
-use super::record::{HASHED, SETTLED, STAMPED};
+use super::record::{HASHED, SETTLED, STAMPED, TORN, UNREAD};
 use super::request::Request;
-use super::{Index, STEP, lock};
+use super::{FirstPass, Index, Report, STEP, lock};
 use crate::changes::Changes;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::scan::{Cancelled, Hasher, Tally};
@@ -23,6 +23,8 @@ pub(super) enum Reading {
     All,
     /// Only what has no digest: nothing was written.
     Nothing,
+    /// Nothing at all: every block gets a new stamp anyway, and its digest when it is served (promise P32).
+    Unread,
     /// What may differ.
     Told {
         changes: Changes,
@@ -61,7 +63,7 @@ impl Reading {
     /// Whether a block's bytes are certain to be those that its digest was made of.
     fn vouches_for(&self, block: BlockIndex, now: Geometry) -> bool {
         match self {
-            Self::All => false,
+            Self::All | Self::Unread => false,
             Self::Nothing => true,
             Self::Told { changes, before } => {
                 let span = now.span(block);
@@ -84,6 +86,10 @@ impl Index {
         let before = tally.read.load(SeqCst);
         match reading {
             Reading::All => return self.scan(tally, now, &|_| true, request.map),
+            Reading::Unread => {
+                self.stamp_all(now);
+                return Ok(());
+            }
             Reading::Nothing => log::info!(
                 "{} was not written since it was scanned last: not read again",
                 self.source
@@ -107,6 +113,49 @@ impl Index {
         let told = matches!(reading, Reading::Told { .. });
         self.vouched.store(told && self.watch, SeqCst);
         Ok(())
+    }
+
+    /// Every block gets a stamp, unread.
+    fn stamp_all(&self, now: i64) {
+        let blocks = self.geometry().blocks();
+        let mut report = Report {
+            blocks,
+            first_pass: Some(FirstPass::default()),
+            ..Report::default()
+        };
+        for block in (0..blocks).filter_map(BlockIndex::new) {
+            self.records.with(block, |record| {
+                if record.has(STAMPED) {
+                    report.unsettled += 1;
+                } else {
+                    report.new += 1;
+                }
+                record.stamp_unread(now);
+                if block.get() + 1 == blocks {
+                    // One later than all others, for borg.
+                    record.stamp = record.stamp.saturating_add(STEP);
+                }
+            });
+        }
+        *lock(&self.report) = report;
+        self.find_newest();
+    }
+
+    /// At the end: what is known of them now.
+    pub(super) fn count_first_pass(&self) {
+        let mut report = lock(&self.report);
+        if report.first_pass.is_none() {
+            return;
+        }
+        let mut pass = FirstPass::default();
+        report.zero = 0;
+        for block in (0..self.geometry().blocks()).filter_map(BlockIndex::new) {
+            let record = self.records.with(block, |record| *record);
+            pass.settled += u64::from(record.has(HASHED | SETTLED));
+            pass.never_read += u64::from(record.has(UNREAD) && !record.has(TORN));
+            report.zero += u64::from(self.is_zero(block));
+        }
+        report.first_pass = Some(pass);
     }
 
     /// What was read before the scan, to check others' words, is read too.

@@ -32,6 +32,8 @@ pub(super) const DOUBTED: u16 = 1024;
 
 /// The block could not be read when that was tried last.
 pub(super) const UNREADABLE: u16 = 2048;
+/// The stamp was made without a look at the block: its digest is that of what is served first (promise P32).
+pub(crate) const UNREAD: u16 = 4096;
 
 /// A new stamp is at least this many seconds past the block's last: rsync compares whole seconds, FAT keeps two.
 pub(super) const STEP: i64 = 2;
@@ -114,11 +116,33 @@ impl Record {
         }
     }
 
+    /// The block gets a stamp, of second `now` or later, without being read.
+    pub(super) fn stamp_unread(&mut self, now: i64) {
+        self.restamp(self.next_stamp(now));
+        self.clear(HASHED | SETTLED | UNREADABLE);
+        self.set(UNREAD);
+    }
+
+    /// A handle was served `digest`, or, if that is `None`, not all of the block once and in order.
+    pub(super) fn served(&mut self, digest: Option<Digest>) {
+        match digest {
+            Some(digest) if self.has(UNREAD) => {
+                self.digest = digest;
+                self.clear(UNREAD);
+                self.set(HASHED | SETTLED);
+            }
+            Some(digest) if self.has(HASHED) && digest == self.digest => {}
+            // Two contents with one stamp, whatever else there is to prove that nothing was written.
+            Some(_) if self.has(HASHED) => self.doubt(),
+            _ => self.set(TORN),
+        }
+    }
+
     /// What the block holds now, after it was written.
     pub(super) fn hashed(&mut self, digest: Digest) {
         self.digest = digest;
         self.set(HASHED);
-        self.clear(UNREADABLE);
+        self.clear(UNREADABLE | UNREAD);
         if !self.has(DOUBTED) {
             self.set(SETTLED);
         }
@@ -142,7 +166,7 @@ impl Record {
         if self.has_any(DIRTY | WRITTEN) {
             return false;
         }
-        self.clear(UNREADABLE);
+        self.clear(UNREADABLE | UNREAD);
         let known = self.has(HASHED | SETTLED | STAMPED) && digest == self.digest;
         if known {
             return false;
@@ -170,7 +194,7 @@ impl Record {
 
     /// The block cannot be read. The digest stays noted, but it is not that of what the block holds.
     pub(super) fn unreadable(&mut self) {
-        self.clear(HASHED | SETTLED);
+        self.clear(HASHED | SETTLED | UNREAD);
         self.set(UNREADABLE);
     }
 }

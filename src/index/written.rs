@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::record::{
-    DIRTY, HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, TOUCHED, UNREADABLE, WRITTEN,
+    DIRTY, HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, TOUCHED, UNREAD, UNREADABLE,
+    WRITTEN,
 };
 use super::{FURTHEST, Index, lock};
 use crate::geometry::BlockIndex;
@@ -16,7 +17,7 @@ impl Index {
         self.make_stamp(block, |record| {
             self.touch(record);
             record.set(DIRTY | WRITTEN);
-            record.clear(HASHED | SETTLED | UNREADABLE);
+            record.clear(HASHED | SETTLED | UNREADABLE | UNREAD);
             !record.has(STAMPED)
                 || record.has_any(REPORTED | READ)
                 || (overlaid && !record.has(OWN))

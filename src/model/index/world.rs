@@ -16,7 +16,7 @@ use crate::config::{OwnerConfig, VolumeConfig};
 use crate::geometry::{BlockIndex, BlockSize, Geometry};
 use crate::image::Image;
 use crate::index::over::NEAR;
-use crate::index::record::TORN;
+use crate::index::record::{TORN, UNREAD};
 use crate::index::{Index, OpenError, Purpose, Request, lock};
 use crate::scan::Tally;
 use crate::volume::{Handle, Volume};
@@ -123,11 +123,13 @@ pub(super) struct World {
     pub(super) disk: Arc<Disk>,
     pub(super) live: Arc<Live>,
     pub(super) clock: Arc<TestClock>,
+    /// Nothing is shown before everything was read.
+    zeros: bool,
     model: Mutex<Model>,
 }
 
 impl World {
-    pub(super) fn new(setup: Setup) -> Arc<Self> {
+    pub(super) fn new(setup: Setup, zeros: bool) -> Arc<Self> {
         let clock = Arc::new(TestClock::new(2_000_000_000));
         let told = match setup.told {
             0..=2 => Told::File,
@@ -144,6 +146,7 @@ impl World {
             disk: Disk::new(&clock),
             live: Live::new(size, told, &clock),
             clock,
+            zeros,
             model: Mutex::default(),
         });
         world.live.world.set(Arc::downgrade(&world)).unwrap();
@@ -184,6 +187,7 @@ impl World {
             changes: teller.map(|teller| teller as &dyn ChangeSource),
             salvage: false,
             rescan,
+            zeros: self.zeros,
             purpose: match mode {
                 Mode::Run => Purpose::Run {
                     refuse_shrunk: false,
@@ -312,7 +316,9 @@ impl World {
             }
         }
         let torn = std::array::from_fn(|block| {
-            busy || (mounted.index.records).with(number(block), |record| record.has(TORN))
+            busy || (mounted.index.records).with(number(block), |record| {
+                record.has(TORN) || record.has(UNREAD)
+            })
         });
         self.made(&mounted.index);
         {
