@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, RwLock};
 
 use crate::changes::ImageState;
 use crate::clock::Clock;
@@ -126,6 +126,8 @@ pub struct Index {
     purpose: Purpose,
     /// There is no file, or it could not be saved at the beginning.
     pub(crate) unsaved: AtomicBool,
+    /// The stamps of the first scan, or those that were made instead, are over: none is shown before.
+    over: Once,
     /// Until this second one listing may show what the scan found, although nothing proves that it is still so.
     pub(crate) fresh: AtomicI64,
     /// How many scans have ended; changes while `overlay` is held.
@@ -170,6 +172,7 @@ pub enum Meanwhile {
 impl Index {
     /// The stamp that a block shows. From now on it counts as reported.
     pub(crate) fn report_stamp(&self, block: BlockIndex) -> i64 {
+        self.let_first_pass();
         if !self.geometry().has(block) {
             self.follow_size();
             if !self.geometry().has(block) {
@@ -202,6 +205,7 @@ impl Index {
 
     /// The newest stamp of all.
     pub(crate) fn newest(&self) -> i64 {
+        self.let_first_pass();
         if self.newest_is_stale.swap(false, SeqCst) {
             self.find_newest();
         }

@@ -1,7 +1,7 @@
 //! Beginning to use an index: load, judge what it is worth, scan, save as open.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, Once, RwLock};
 
 use super::file::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
 use super::format::{self, Header};
@@ -172,6 +172,7 @@ impl Index {
             overlay: Mutex::new(None),
             purpose: request.purpose,
             salvage: request.salvage,
+            over: Once::new(),
             fresh: AtomicI64::new(i64::MIN),
             unsaved: AtomicBool::new(false),
             scans: AtomicU64::new(0),
@@ -191,7 +192,8 @@ impl Index {
 
     fn update(&self, request: &Request<'_>, begin: &Begin) -> Result<(), OpenError> {
         let dry_run = matches!(request.purpose, Purpose::Scan { dry_run: true, .. });
-        if !dry_run && self.makes_stamps(&begin.reading) {
+        let reads = begin.reading != Reading::Unread;
+        if !dry_run && reads && self.makes_stamps(&begin.reading) {
             // Nothing that is written later can be of these seconds.
             self.wait_if_near(begin.first.saturating_add(STEP));
         }
@@ -209,7 +211,9 @@ impl Index {
         if dry_run {
             return Ok(());
         }
-        self.pass_stamps();
+        if reads {
+            self.over.call_once(|| self.pass_stamps());
+        }
         if let Err(e) = self.save(true) {
             self.go_on_unsaved(request, begin, e)?;
         }

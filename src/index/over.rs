@@ -97,6 +97,23 @@ impl Index {
         stamp
     }
 
+    /// Before anybody sees a stamp: waits until the first ones are over. Who looks waits, and not the mount.
+    pub(super) fn let_first_pass(&self) {
+        self.over.call_once(|| {
+            self.pass_stamps();
+            // That may have been long after they were made.
+            if let Err(e) = self.raise_ceiling(self.latest()) {
+                log::warn!("the index cannot be saved: {e}");
+            }
+        });
+    }
+
+    /// Nobody who looks has to wait for that any more.
+    #[cfg(test)]
+    pub(crate) fn shows_stamps(&self) -> bool {
+        self.over.is_completed()
+    }
+
     /// After a scan, and before anybody sees its stamps: gives others to blocks whose stamps cannot be shown.
     pub(super) fn pass_stamps(&self) {
         for _ in 0..LOOKS {

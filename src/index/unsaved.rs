@@ -118,6 +118,7 @@ impl Index {
         }
         self.find_newest();
         self.pass_stamps();
+        self.over.call_once(|| {});
         // They may be later now.
         let _ = self
             .store
