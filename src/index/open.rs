@@ -211,7 +211,9 @@ impl Index {
         if dry_run {
             return Ok(());
         }
-        if reads {
+        // A mount is ready at once. A command starts after the stamps: for a tool that remembers when it ran, as tar
+        // does, only what is later is new.
+        if reads || request.purpose != Purpose::Mount {
             self.over.call_once(|| self.pass_stamps());
         }
         if let Err(e) = self.save(true) {
