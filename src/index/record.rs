@@ -110,7 +110,7 @@ impl Record {
     /// What was served with the present stamp is not known to be what the block holds, nor what it will be found to
     /// hold if it has just been written.
     pub(super) fn doubt(&mut self) {
-        self.clear(SETTLED);
+        self.clear(SETTLED | UNREAD);
         if self.has(DIRTY) {
             self.set(DOUBTED);
         }
@@ -230,6 +230,58 @@ mod tests {
         assert!(record.found(A, 200));
         assert_eq!(record.stamp, 200);
         assert!(record.has(SETTLED));
+    }
+
+    #[test]
+    fn p32_the_first_that_is_served_a_block_whole_tells_its_digest() {
+        // What two handles were served; whether the copies are certain, and the digest.
+        for (first, second, settled, digest) in [
+            (Some(A), Some(A), true, Some(A)),
+            (Some(A), Some(B), false, Some(A)),
+            // Half a block is judged at the end: it may be half of what the other one is.
+            (Some(A), None, true, Some(A)),
+            (None, Some(A), true, Some(A)),
+            (None, None, false, None),
+        ] {
+            let mut record = Record::default();
+            record.found(B, 90);
+            record.stamp_unread(100);
+            assert_eq!((record.stamp, record.has(UNREAD)), (100, true));
+            record.served(first);
+            record.served(second);
+            let case = format!("{first:?} and {second:?}: {record:?}");
+            assert_eq!(record.has(HASHED | SETTLED), settled, "{case}");
+            assert_eq!(
+                record.has(HASHED).then_some(record.digest),
+                digest,
+                "{case}"
+            );
+            let parts = first.is_none() || second.is_none();
+            assert_eq!(record.has(TORN), parts, "{case}");
+        }
+    }
+
+    #[test]
+    fn p32_whatever_else_happens_to_a_block_comes_first() {
+        let cases: [(&str, fn(&mut Record)); 5] = [
+            ("it is hashed after a write", |record| record.hashed(B)),
+            ("it cannot be read", Record::unreadable),
+            ("a scan has read it", |record| assert!(record.found(B, 200))),
+            ("a scan could not read it", |record| {
+                record.not_found(200, false);
+            }),
+            ("somebody has what nobody can tell", Record::doubt),
+        ];
+        for (what, happens) in cases {
+            let mut record = Record::default();
+            record.stamp_unread(100);
+            happens(&mut record);
+            record.served(Some(A));
+            assert!(
+                !record.has(UNREAD) && record.digest != A,
+                "{what}: {record:?}"
+            );
+        }
     }
 
     #[test]
