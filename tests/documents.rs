@@ -1,5 +1,6 @@
 //! What README, manual pages and help say agrees with each other and with the program.
 
+mod arrows;
 mod pages;
 mod promises;
 

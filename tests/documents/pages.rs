@@ -7,10 +7,11 @@ use std::path::Path;
 use super::{root, text};
 
 /// Every page in which links are checked.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "CONTRIBUTING.md",
     "README.md",
     "bench/README.md",
+    "doc/ARCHITECTURE.md",
     "doc/BACKUP.md",
     "doc/CHANGE-MAPS.md",
     "doc/COMPARISON.md",
