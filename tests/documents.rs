@@ -1,6 +1,7 @@
 //! What README, manual pages and help say agrees with each other and with the program.
 
 mod arrows;
+mod index_format;
 mod pages;
 mod promises;
 
@@ -95,6 +96,11 @@ fn tables<'a>(text: &'a str, head: &str) -> Vec<Vec<&'a str>> {
     text.match_indices(head)
         .flat_map(|(at, _)| table(&text[at..], head))
         .collect()
+}
+
+/// What is in backquotes.
+fn quoted(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
 }
 
 /// The words of an option list without their values; `[no]dev` is two.

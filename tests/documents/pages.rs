@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{root, text};
 
 /// Every page in which links are checked.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "CONTRIBUTING.md",
     "README.md",
     "bench/README.md",
@@ -15,6 +15,7 @@ const PAGES: [&str; 9] = [
     "doc/BACKUP.md",
     "doc/CHANGE-MAPS.md",
     "doc/COMPARISON.md",
+    "doc/INDEX-FORMAT.md",
     "doc/PROMISES.md",
     "doc/RESTORE.md",
 ];
