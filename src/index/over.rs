@@ -108,12 +108,6 @@ impl Index {
         });
     }
 
-    /// Nobody who looks has to wait for that any more.
-    #[cfg(test)]
-    pub(crate) fn shows_stamps(&self) -> bool {
-        self.over.is_completed()
-    }
-
     /// After a scan, and before anybody sees its stamps: gives others to blocks whose stamps cannot be shown.
     pub(super) fn pass_stamps(&self) {
         for _ in 0..LOOKS {
@@ -160,5 +154,13 @@ impl Index {
                 record.stamp == stamp && !record.has(REPORTED)
             });
         }
+    }
+}
+
+#[cfg(test)]
+impl Index {
+    /// Nobody who looks has to wait for the first stamps any more.
+    pub(crate) fn shows_stamps(&self) -> bool {
+        self.over.is_completed()
     }
 }
