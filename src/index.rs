@@ -29,14 +29,14 @@ use crate::geometry::{BlockIndex, Geometry};
 use crate::image::{Fingerprint, Image};
 use crate::per_block::PerBlock;
 use crate::scan::{Digest, ZeroDigests};
+use crate::stamp::{READ, REPORTED, STAMPED, STEP, even};
 
 use file::Store;
-use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN, even};
+use record::{HASHED, OWN, Record, SETTLED, TORN};
 
 pub use file::{FileId, Refused};
 pub use name::{default_path, mount_name};
 pub use partial::Plan;
-pub(crate) use record::LOOKS_BACK;
 pub use request::{OpenError, Purpose, Request};
 pub(crate) use served::Served;
 
@@ -68,9 +68,6 @@ pub struct Report {
     /// How long it took.
     pub seconds: f64,
 }
-
-/// A stamp that a client sets is cut to this many seconds, so that there are later ones.
-const FURTHEST: i64 = i64::MAX / 4;
 
 /// Seconds between a scan and the listing that follows it at once.
 const FRESH: i64 = 2;
@@ -172,8 +169,8 @@ impl Index {
             if !self.writable && !record.has(REPORTED) {
                 return None;
             }
-            record.set(REPORTED);
-            record.has(STAMPED).then_some(record.stamp)
+            record.add(REPORTED);
+            record.has(STAMPED).then_some(record.stamp.second())
         });
         // A block that has appeared since the scan: nobody has it, and it is not settled.
         shown.unwrap_or_else(|| {
@@ -182,8 +179,8 @@ impl Index {
                 self.pass_stamp(block);
             }
             self.records.with(block, |record| {
-                record.set(REPORTED);
-                record.stamp
+                record.add(REPORTED);
+                record.stamp.second()
             })
         })
     }
@@ -202,7 +199,7 @@ impl Index {
     /// The block is about to be read.
     pub(crate) fn read(&self, block: BlockIndex) {
         if self.writable {
-            self.records.with(block, |record| record.set(READ));
+            self.records.with(block, |record| record.add(READ));
         }
     }
 
@@ -218,7 +215,7 @@ impl Index {
                 record.doubt();
             }
             if !record.has(HASHED) || digest != Some(record.digest) {
-                record.set(TORN);
+                record.add(TORN);
             }
         });
     }
@@ -484,7 +481,7 @@ impl Index {
         let mut newest = i64::MIN;
         self.records.for_each(|record| {
             if record.has(STAMPED) {
-                newest = newest.max(record.stamp);
+                newest = newest.max(record.stamp.second());
             }
         });
         self.newest.store(newest, SeqCst);

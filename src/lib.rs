@@ -22,6 +22,7 @@ pub mod reverse;
 pub mod scan;
 pub mod session;
 pub mod snapshot;
+mod stamp;
 pub mod sys;
 pub mod volume;
 

@@ -7,7 +7,7 @@ use super::file::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
 use super::format::{self, Header};
 use super::over::first_stamp;
 use super::partial::{Plan, Reading};
-use super::record::{REPORTED, Record, SETTLED, STAMPED, STEP};
+use super::record::{Record, SETTLED};
 use super::request::{OpenError, Purpose, Request};
 use super::unsaved::Nowhere;
 use super::{Index, lock};
@@ -16,6 +16,7 @@ use crate::geometry::BlockIndex;
 use crate::image::Fingerprint;
 use crate::per_block::PerBlock;
 use crate::scan::ZeroDigests;
+use crate::stamp::{REPORTED, STAMPED, STEP};
 
 /// Times that lie farther ahead of the clock, in seconds, are told of: a day, which is more than a clock in another time
 /// zone makes.
@@ -300,7 +301,7 @@ fn load(
     // Whoever used the index before may have shown every stamp in it.
     records.for_each(|record| {
         if record.has(STAMPED) {
-            record.set(REPORTED);
+            record.add(REPORTED);
         }
     });
     let held = header.place;

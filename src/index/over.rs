@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use super::Index;
-use super::record::{LOOKS_BACK, REPORTED, STAMPED, STEP, before, even};
 use crate::geometry::BlockIndex;
 use crate::image::Fingerprint;
+use crate::stamp::{LOOKS_BACK, REPORTED, STAMPED, STEP, before, even};
 
 /// A second that is further ahead, in seconds, is not waited for: a clock was set back, or a client has set it.
 pub(crate) const NEAR: i64 = 10;
@@ -51,8 +51,8 @@ impl Index {
         note(self.last_made.load(SeqCst));
         self.records.for_each(|record| {
             if record.has(STAMPED) {
-                note(record.stamp);
-                note(record.latest());
+                note(record.stamp.second());
+                note(record.stamp.latest());
             }
         });
         last
@@ -107,7 +107,8 @@ impl Index {
             };
             let mut any = false;
             self.records.for_each(|record| {
-                any |= record.has(STAMPED) && !record.has(REPORTED) && record.stamp == second;
+                any |=
+                    record.has(STAMPED) && !record.has(REPORTED) && record.stamp.second() == second;
             });
             if !any {
                 break;
@@ -116,7 +117,7 @@ impl Index {
             let by = even(self.clock.now().saturating_sub(second)).max(STEP);
             self.records.for_each(|record| {
                 if record.has(STAMPED) && !record.has(REPORTED) {
-                    record.restamp(record.stamp.saturating_add(by));
+                    record.restamp(record.stamp.second().saturating_add(by));
                 }
             });
             self.find_newest();
@@ -125,7 +126,7 @@ impl Index {
             // From now on they count as shown, so that nobody looks at each of them again.
             self.records.for_each(|record| {
                 if record.has(STAMPED) {
-                    record.set(REPORTED);
+                    record.add(REPORTED);
                 }
             });
         }
@@ -134,13 +135,13 @@ impl Index {
     /// Before a block that has appeared since the scan shows its stamp.
     pub(super) fn pass_stamp(&self, block: BlockIndex) {
         for _ in 0..LOOKS {
-            let stamp = self.records.with(block, |record| record.stamp);
+            let stamp = self.records.with(block, |record| record.stamp.second());
             self.wait_if_near(stamp);
             if !self.is_of_last_write(stamp, stamp) {
                 break;
             }
             self.make_stamp(block, |record| {
-                record.stamp == stamp && !record.has(REPORTED)
+                record.stamp.second() == stamp && !record.has(REPORTED)
             });
         }
     }

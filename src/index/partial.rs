@@ -9,12 +9,13 @@ use std::hash::{BuildHasher, Hasher as _, RandomState};
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::format::Header;
-use super::record::{HASHED, SETTLED, STAMPED};
+use super::record::{HASHED, SETTLED};
 use super::request::Request;
-use super::{Index, STEP, lock};
+use super::{Index, lock};
 use crate::changes::Changes;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::scan::{Cancelled, Hasher, Tally};
+use crate::stamp::{STAMPED, STEP};
 
 /// How much of an image is read.
 #[derive(Debug, PartialEq, Eq)]
@@ -218,7 +219,7 @@ impl Index {
                     return;
                 }
                 record.restamp(record.next_stamp(now));
-                record.set(SETTLED);
+                record.add(SETTLED);
                 report.unsettled += 1;
                 last = Some(block);
             });
@@ -228,7 +229,7 @@ impl Index {
         }
         if let Some(last) = last {
             self.records.with(last, |record| {
-                record.restamp(record.stamp.saturating_add(STEP));
+                record.restamp(record.stamp.second().saturating_add(STEP));
             });
         }
         let otherwise = report.changed + report.new + report.unsettled + report.unreadable;

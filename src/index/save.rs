@@ -5,9 +5,10 @@ use std::io::{self, Write};
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::format::{Header, MAGIC, encode, trailer};
-use super::record::{Record, STAMPED};
+use super::record::Record;
 use super::{Index, lock};
 use crate::image::Fingerprint;
+use crate::stamp::STAMPED;
 
 /// How far the ceiling is set above the present, in seconds: the index is saved again when stamps reach it, and
 /// after a crash new stamps may be this far in the future.
@@ -109,7 +110,7 @@ impl Index {
         let mut latest = i64::MIN;
         self.records.for_each(|record| {
             if record.has(STAMPED) {
-                latest = latest.max(record.latest());
+                latest = latest.max(record.stamp.latest());
             }
         });
         latest

@@ -4,11 +4,12 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use super::record::{DIRTY, REPORTED, Record, STAMPED, STEP, UNREADABLE, WRITTEN, even};
+use super::record::{DIRTY, Record, UNREADABLE, WRITTEN};
 use super::{Index, Report, lock};
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::Fingerprint;
 use crate::scan::{BlockMap, Cancelled, Found, Hasher, Tally};
+use crate::stamp::{REPORTED, STAMPED, STEP, even};
 
 /// Of the blocks that a scan cannot read, about so many are logged one by one.
 const MOST_LOGGED: u64 = 10;
@@ -102,7 +103,7 @@ impl Index {
             self.records.with(last, |record| {
                 // Unless somebody was quicker.
                 if !record.has(REPORTED) {
-                    record.restamp(record.stamp.saturating_add(STEP));
+                    record.restamp(record.stamp.second().saturating_add(STEP));
                 }
             });
         }

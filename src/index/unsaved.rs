@@ -14,9 +14,10 @@ use super::file::{FileStore, Loaded, Store};
 use super::format::FilePlace;
 use super::open::Begin;
 use super::over::NEAR;
-use super::record::{HASHED, SETTLED, STEP, even};
+use super::record::{HASHED, SETTLED};
 use super::request::{OpenError, Request};
 use crate::geometry::BlockIndex;
+use crate::stamp::{STEP, even};
 
 /// Where an index could be neither made nor locked. What is there is looked at for its promises, and stays as it is.
 #[derive(Debug)]
@@ -112,7 +113,7 @@ impl Index {
             self.records.with(block, |record| {
                 record.restamp(if last { first + STEP } else { first });
                 if record.has(HASHED) {
-                    record.set(SETTLED);
+                    record.add(SETTLED);
                 }
             });
         }

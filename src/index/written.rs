@@ -2,12 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use super::record::{
-    DIRTY, HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, TOUCHED, UNREADABLE, WRITTEN,
-};
-use super::{FURTHEST, Index, lock};
+use super::record::{DIRTY, HASHED, OWN, Record, SETTLED, UNREADABLE, WRITTEN};
+use super::{Index, lock};
 use crate::geometry::BlockIndex;
 use crate::scan::Hasher;
+use crate::stamp::{REPORTED, STAMPED};
 
 impl Index {
     /// The block was, or may have been, written: called after the write, before it is acknowledged.
@@ -15,14 +14,12 @@ impl Index {
         let overlaid = self.overlay_stamp().is_some();
         self.make_stamp(block, |record| {
             self.touch(record);
-            record.set(DIRTY | WRITTEN);
+            record.add(DIRTY | WRITTEN);
             record.clear(HASHED | SETTLED | UNREADABLE);
-            !record.has(STAMPED)
-                || record.has_any(REPORTED | READ)
-                || (overlaid && !record.has(OWN))
+            record.stamp.is_known() || (overlaid && !record.has(OWN))
         });
         if overlaid {
-            self.records.with(block, |record| record.set(OWN));
+            self.records.with(block, |record| record.add(OWN));
         }
     }
 
@@ -33,20 +30,19 @@ impl Index {
             .peek(block)
             .is_some_and(|record| record.has(STAMPED))
         {
-            self.records.with(block, |record| record.set(REPORTED));
+            self.records.with(block, |record| record.add(REPORTED));
             self.wrote(block);
         }
     }
 
     /// A client sets the block's time.
     pub(crate) fn set(&self, block: BlockIndex, stamp: i64) {
-        let stamp = stamp.clamp(-FURTHEST, FURTHEST);
-        let replaced = self.records.with(block, |record| {
+        let (replaced, stamp) = self.records.with(block, |record| {
             self.touch(record);
-            let replaced = record.stamp;
-            record.set_stamp(stamp);
-            record.set(OWN);
-            replaced
+            let replaced = record.stamp.second();
+            record.stamp.set(stamp);
+            record.add(OWN);
+            (replaced, record.stamp.second())
         });
         // Looked for only when somebody asks: a restore sets back the newest of all with every block.
         self.newest_is_stale.fetch_or(
@@ -127,7 +123,7 @@ impl Index {
             let ceiling = wanted;
             let made = self.records.with(block, |record| {
                 if !needed(record) {
-                    return Ok((record.stamp, false));
+                    return Ok((record.stamp.second(), false));
                 }
                 let stamp = record.next_stamp(floor);
                 if stamp > ceiling {
@@ -160,8 +156,7 @@ impl Index {
     }
 
     fn touch(&self, record: &mut Record) {
-        if !record.has(TOUCHED) {
-            record.set(TOUCHED);
+        if record.stamp.touch() {
             self.touched.fetch_add(1, SeqCst);
         }
     }

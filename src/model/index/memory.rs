@@ -38,7 +38,7 @@ impl World {
         model.latest = model.latest.max(index.last_made.load(SeqCst));
         for block in 0..BLOCKS {
             let record = (index.records).with(number(block), |record| *record);
-            for stamp in [record.stamp, record.latest()] {
+            for stamp in [record.stamp.second(), record.stamp.latest()] {
                 if !model.set_by_clients.contains(&(block, stamp)) {
                     model.latest = model.latest.max(stamp);
                 }

@@ -348,7 +348,9 @@ impl World {
             model.exclusive = false;
             model.ending = false;
             let stamps = std::array::from_fn(|block| {
-                let stamp = index.records.with(number(block), |record| record.stamp);
+                let stamp = index
+                    .records
+                    .with(number(block), |record| record.stamp.second());
                 (!torn[block] && quiet && !doubt && !model.was_bad).then_some(stamp)
             });
             let image = self.live.present();
@@ -372,7 +374,9 @@ impl World {
         for (block, stamp) in calm.stamps.into_iter().enumerate() {
             let same = image.content(block, BLOCK) == calm.image.content(block, BLOCK);
             if let Some(stamp) = stamp.filter(|_| same && image.content(block, BLOCK).len > 0) {
-                let now = index.records.with(number(block), |record| record.stamp);
+                let now = index
+                    .records
+                    .with(number(block), |record| record.stamp.second());
                 assert_eq!(
                     now, stamp,
                     "block {block} has a new stamp, and nobody touched it"
