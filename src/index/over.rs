@@ -3,7 +3,6 @@
 //! A file keeps the second in which a write was submitted, or a page first stored to, as its time, while the data comes
 //! later; a mount without an index shows that second then.
 
-use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use super::Index;
@@ -48,7 +47,7 @@ impl Index {
             }
         };
         // A block that has got another time since is none of them.
-        note(self.last_made.load(SeqCst));
+        note(self.clockwork.last_made());
         self.records.for_each(|record| {
             if record.has(STAMPED) {
                 note(record.stamp.second());
@@ -67,7 +66,7 @@ impl Index {
     /// those that all blocks had, which are below the floor.
     pub(super) fn let_pass(&self) {
         let near = self.clock.now().saturating_add(NEAR);
-        let floor = Some(self.floor.load(SeqCst)).filter(|floor| *floor <= near);
+        let floor = Some(self.clockwork.floor()).filter(|floor| *floor <= near);
         let last = self.latest_near().max(floor.unwrap_or(i64::MIN));
         let last = last.saturating_add(LOOKS_BACK);
         if self.clock.now() <= last {
@@ -84,14 +83,14 @@ impl Index {
 
     /// Makes a stamp with `make` that can be shown, and one that is [`STEP`] earlier: others, not below the floor, if
     /// the image was last written in their seconds.
-    pub(super) fn stamp_that_is_over(&self, make: impl Fn() -> i64) -> i64 {
+    pub(super) fn stamp_that_is_over(&self, mut make: impl FnMut() -> i64) -> i64 {
         let mut stamp = make();
         for _ in 0..LOOKS {
             self.wait_if_near(stamp);
             if !self.is_of_last_write(stamp.saturating_sub(STEP), stamp) {
                 break;
             }
-            self.floor.fetch_max(stamp.saturating_add(1), SeqCst);
+            self.clockwork.raise_floor(stamp.saturating_add(1));
             stamp = make();
         }
         stamp

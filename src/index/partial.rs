@@ -8,14 +8,15 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher as _, RandomState};
 use std::sync::atomic::Ordering::SeqCst;
 
+use super::Index;
+use super::counters::add_to_runs;
 use super::format::Header;
 use super::record::{HASHED, SETTLED};
 use super::request::Request;
-use super::{Index, lock};
 use crate::changes::Changes;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::scan::{Cancelled, Hasher, Tally};
-use crate::stamp::{STAMPED, STEP};
+use crate::stamp::STAMPED;
 
 /// How much of an image is read.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,7 +81,7 @@ impl Index {
         now: i64,
         reading: &Reading,
     ) -> Result<(), Cancelled> {
-        let now = now.max(self.floor.load(SeqCst));
+        let now = now.max(self.clockwork.floor());
         let tally = request.tally;
         let before = tally.read.load(SeqCst);
         match reading {
@@ -106,13 +107,15 @@ impl Index {
         self.count_read_since(before, tally);
         // Of an image that nobody can write, the state and the moment are the same.
         let told = matches!(reading, Reading::Told { .. });
-        self.vouched.store(told && self.watch, SeqCst);
+        let vouched = told && self.evidence.watches();
+        self.evidence.known.with(|known| known.vouched = vouched);
         Ok(())
     }
 
     /// What was read before the scan, to check others' words, is read too.
     fn count_read_since(&self, before: u64, tally: &Tally) {
-        lock(&self.report).bytes_read = tally.read.load(SeqCst) - before;
+        let read = tally.read.load(SeqCst) - before;
+        (self.counters.report).with(|report| report.bytes_read = read);
     }
 
     /// What would be read, if it were done now.
@@ -123,17 +126,13 @@ impl Index {
             ..Plan::default()
         };
         for block in (0..geometry.blocks()).filter_map(BlockIndex::new) {
-            let number = block.get();
             let read = matches!(reading, Reading::All) || self.is_read(block, reading, geometry);
             if !read {
                 continue;
             }
             plan.read += 1;
             plan.bytes += geometry.span(block).len();
-            match plan.ranges.last_mut() {
-                Some((_, last)) if *last + 1 == number => *last = number,
-                _ => plan.ranges.push((number, number)),
-            }
+            add_to_runs(&mut plan.ranges, block.get());
         }
         if let Reading::Told { changes, .. } = reading {
             let checks = u64::try_from(changes.checks).unwrap_or(u64::MAX);
@@ -144,12 +143,7 @@ impl Index {
 
     /// Whether some block may get a new stamp.
     pub(super) fn makes_stamps(&self, reading: &Reading) -> bool {
-        let settled = |block| {
-            self.records
-                .with(block, |record| record.has(HASHED | SETTLED | STAMPED))
-        };
-        let mut blocks = (0..self.geometry().blocks()).filter_map(BlockIndex::new);
-        !matches!(reading, Reading::Nothing) || !blocks.all(settled)
+        !matches!(reading, Reading::Nothing) || !self.records.all_settled(self.geometry().blocks())
     }
 
     /// Whether a block has to be read.
@@ -207,10 +201,7 @@ impl Index {
                 .last()
                 .map(|last| self.zeros.of(geometry.span(last).len())),
         );
-        for number in 0..geometry.blocks() {
-            let Some(block) = BlockIndex::new(number) else {
-                break;
-            };
+        for block in (0..geometry.blocks()).filter_map(BlockIndex::new) {
             let is_last = geometry.last() == Some(block);
             self.records.with(block, |record| {
                 let zero = if is_last { zero_last } else { Some(zero_full) };
@@ -223,18 +214,16 @@ impl Index {
                 report.unsettled += 1;
                 last = Some(block);
             });
-            if let (Some(list), true) = (&self.restamped, last == Some(block)) {
-                lock(list).push(number);
+            if last == Some(block) {
+                self.counters.restamped(block);
             }
         }
         if let Some(last) = last {
-            self.records.with(last, |record| {
-                record.restamp(record.stamp.second().saturating_add(STEP));
-            });
+            self.make_later(last);
         }
         let otherwise = report.changed + report.new + report.unsettled + report.unreadable;
         report.unchanged = report.blocks.saturating_sub(otherwise);
-        *lock(&self.report) = report;
+        self.counters.report.with(|last| *last = report);
         self.find_newest();
         Ok(())
     }

@@ -1,11 +1,10 @@
 //! Scanning: every block's digest, and the stamps that follow from it.
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use super::record::{DIRTY, Record, UNREADABLE, WRITTEN};
-use super::{Index, Report, lock};
+use super::record::{DIRTY, HASHED, Record, SETTLED, UNREADABLE, WRITTEN};
+use super::{Index, Report};
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::Fingerprint;
 use crate::scan::{BlockMap, Cancelled, Found, Hasher, Tally};
@@ -24,49 +23,50 @@ impl Index {
             // Blocks that grew; nothing else writes here.
             self.records.for_each(|record| record.clear(DIRTY));
         }
-        let fingerprint = if self.watch {
-            self.image.fingerprint().unwrap_or(Fingerprint::Unknown)
+        let watches = self.evidence.watches();
+        let fingerprint = if watches {
+            self.look_at_image()
         } else {
             Fingerprint::Unknown
         };
         // Unless nobody can write the image, the digests are of a later state from now on.
-        if self.watch || self.writable {
-            *lock(&self.state) = None;
+        if watches || self.writable {
+            self.evidence.known.with(|known| known.state = None);
         }
         // From here on: what a handle that is open already was served may be older than `fingerprint`.
-        self.epoch.fetch_add(1, SeqCst);
+        self.evidence.scan_begins();
         self.judge();
         // Nothing that is written later can be of these seconds.
-        let last = self.stamp_that_is_over(|| {
-            // Listings make one stamp for all blocks meanwhile: not one that the scan makes, too.
-            let _no_listing = lock(&self.overlay);
-            // For a tool that remembers when it ran, as tar does, only what is later is new. Past what blocks have
-            // already, so that none gets a later one that is not over.
-            let next = self.clock.now().saturating_add(1);
-            let after = self.latest_near().saturating_add(STEP);
-            let first = even(next.max(after).max(self.floor.load(SeqCst)));
-            let highest = first.max(self.latest()).saturating_add(2 * STEP);
-            self.scan_ends_below.store(highest + 1, SeqCst);
-            first.saturating_add(STEP)
-        });
-        let (first, highest) = (last - STEP, self.scan_ends_below.load(SeqCst) - 1);
+        let (first, highest) = self.seconds_of_rescan();
         // The scan's stamps are shown before it is over.
         if let Err(e) = self.raise_ceiling(highest) {
             log::warn!("the index cannot be saved: {e}");
         }
         let scanned = self.scan(tally, first, &|_| true, None);
-        self.scan_ends_below.store(i64::MIN, SeqCst);
+        self.clockwork.scan_ended();
         scanned.map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
-        *lock(&self.fingerprint) = fingerprint;
-        self.vouched.store(false, SeqCst);
-        {
-            // A listing that has made its stamp before must not show it after.
-            let mut overlay = lock(&self.overlay);
-            *overlay = None;
-            self.scans.fetch_add(1, SeqCst);
-            self.ready();
-        }
+        // A listing that has made its stamp before must not show it after.
+        (self.evidence.known).with(|known| known.scanned(fingerprint, self.clock.now()));
         self.save(true)
+    }
+
+    /// For a scan that begins in a mount: the second of its stamps, which is over, and the latest that it can make.
+    fn seconds_of_rescan(&self) -> (i64, i64) {
+        let mut highest = i64::MIN;
+        let last = self.stamp_that_is_over(|| {
+            // Listings make one stamp for all blocks meanwhile: not one that the scan makes, too.
+            self.evidence.known.with(|_| {
+                // For a tool that remembers when it ran, as tar does, only what is later is new. Past what blocks have
+                // already, so that none gets a later one that is not over.
+                let next = self.clock.now().saturating_add(1);
+                let after = self.latest_near().saturating_add(STEP);
+                let first = even(next.max(after).max(self.clockwork.floor()));
+                highest = first.max(self.records.latest()).saturating_add(2 * STEP);
+                self.clockwork.scan_begins(highest);
+                first.saturating_add(STEP)
+            })
+        });
+        (last - STEP, highest)
     }
 
     /// Scans the blocks for which `wanted` is true and gives stamps by the rule, those of second `now`,
@@ -100,43 +100,50 @@ impl Index {
             .checked_sub(1)
             .and_then(BlockIndex::new)
         {
-            self.records.with(last, |record| {
-                // Unless somebody was quicker.
-                if !record.has(REPORTED) {
-                    record.restamp(record.stamp.second().saturating_add(STEP));
-                }
-            });
+            self.make_later(last);
         }
         let mut report = counts.report();
         report.blocks = geometry.blocks();
         report.bytes_read = tally.read.load(SeqCst) - before;
         report.seconds = start.elapsed().as_secs_f64();
-        *lock(&self.report) = report;
+        self.counters.report.with(|last| *last = report);
         self.find_newest();
         self.log_unreadable();
         scanned
     }
 
+    /// The block that was the last to get a new stamp gets one that is [`STEP`] later.
+    pub(super) fn make_later(&self, last: BlockIndex) {
+        self.records.with(last, |record| {
+            // Unless somebody was quicker.
+            if !record.has(REPORTED) {
+                record.restamp(record.stamp.second().saturating_add(STEP));
+            }
+        });
+    }
+
+    /// Gives all blocks new stamps without reading any: `first`, and the last one [`STEP`] more. Nobody may have seen a
+    /// stamp that is not earlier.
+    pub(super) fn stamp_all(&self, first: i64) {
+        let geometry = self.geometry();
+        for block in (0..geometry.blocks()).filter_map(BlockIndex::new) {
+            self.records.with(block, |record| {
+                record.restamp(first);
+                if record.has(HASHED) {
+                    record.add(SETTLED);
+                }
+            });
+        }
+        if let Some(last) = geometry.last() {
+            self.make_later(last);
+        }
+        self.find_newest();
+    }
+
     /// The blocks of which the last attempt to read them failed: how many, and the first.
     #[must_use]
     pub fn unreadable(&self) -> Option<(u64, BlockIndex)> {
-        let blocks = usize::try_from(self.geometry().blocks()).unwrap_or(usize::MAX);
-        let (mut count, mut first, mut number) = (0, None, 0);
-        let counted = self.records.runs(blocks, |run, len| {
-            for record in run.unwrap_or_default() {
-                if record.has(UNREADABLE) {
-                    count += 1;
-                    first = first.or(BlockIndex::new(number));
-                }
-                number += 1;
-            }
-            if run.is_none() {
-                number += len as u64;
-            }
-            Ok::<(), Infallible>(())
-        });
-        counted.ok()?;
-        first.map(|first| (count, first))
+        self.records.unreadable(self.geometry().blocks())
     }
 
     /// Whether the last attempt to read the block failed.
@@ -206,9 +213,7 @@ impl Index {
         };
         count.fetch_add(1, SeqCst);
         if restamped {
-            if let Some(list) = &self.restamped {
-                lock(list).push(block.get());
-            }
+            self.counters.restamped(block);
             counts.last.fetch_max(block.get() + 1, SeqCst);
         }
     }

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+use super::Index;
 use super::record::{DIRTY, HASHED, OWN, Record, SETTLED, UNREADABLE, WRITTEN};
-use super::{Index, lock};
 use crate::geometry::BlockIndex;
 use crate::scan::Hasher;
 use crate::stamp::{REPORTED, STAMPED};
@@ -11,7 +11,7 @@ use crate::stamp::{REPORTED, STAMPED};
 impl Index {
     /// The block was, or may have been, written: called after the write, before it is acknowledged.
     pub(crate) fn wrote(&self, block: BlockIndex) {
-        let overlaid = self.overlay_stamp().is_some();
+        let overlaid = self.evidence.overlay().is_some();
         self.make_stamp(block, |record| {
             self.touch(record);
             record.add(DIRTY | WRITTEN);
@@ -44,32 +44,27 @@ impl Index {
             record.add(OWN);
             (replaced, record.stamp.second())
         });
-        // Looked for only when somebody asks: a restore sets back the newest of all with every block.
-        self.newest_is_stale.fetch_or(
-            replaced > stamp && replaced >= self.newest.load(SeqCst),
-            SeqCst,
-        );
-        self.newest.fetch_max(stamp, SeqCst);
+        self.clockwork.set(replaced, stamp);
     }
 
     /// A handle that can write the block was opened.
     pub(crate) fn writer_came(&self, block: BlockIndex) {
-        *lock(&self.writers).entry(block).or_insert(0) += 1;
+        (self.writers).with(|writers| *writers.entry(block).or_insert(0) += 1);
     }
 
     /// Such a handle was closed. With the last one, what was written is hashed.
     pub(crate) fn writer_left(&self, block: BlockIndex) {
-        {
-            let mut writers = lock(&self.writers);
-            if let Some(count) = writers.get_mut(&block) {
+        let others = self.writers.with(|writers| {
+            let count = writers.get_mut(&block).map_or(0, |count| {
                 *count -= 1;
-                if *count > 0 {
-                    return;
-                }
+                *count
+            });
+            if count == 0 {
                 writers.remove(&block);
             }
-        }
-        if self.records.with(block, |record| record.has(DIRTY)) {
+            count > 0
+        });
+        if !others && self.records.with(block, |record| record.has(DIRTY)) {
             self.hash_again(block);
         }
     }
@@ -102,10 +97,8 @@ impl Index {
     }
 
     pub(super) fn hash_dirty(&self) {
-        for number in 0..self.geometry().blocks() {
-            if let Some(block) = BlockIndex::new(number)
-                && self.records.with(block, |record| record.has(DIRTY))
-            {
+        for block in (0..self.geometry().blocks()).filter_map(BlockIndex::new) {
+            if self.records.with(block, |record| record.has(DIRTY)) {
                 self.hash_again(block);
             }
         }
@@ -117,8 +110,8 @@ impl Index {
         block: BlockIndex,
         needed: impl Fn(&mut Record) -> bool,
     ) -> i64 {
-        let floor = self.clock.now().max(self.floor.load(SeqCst));
-        let mut wanted = self.ceiling.load(SeqCst);
+        let floor = self.clock.now().max(self.clockwork.floor());
+        let mut wanted = self.clockwork.ceiling();
         loop {
             let ceiling = wanted;
             let made = self.records.with(block, |record| {
@@ -134,13 +127,9 @@ impl Index {
             });
             match made {
                 Ok((stamp, new)) => {
-                    self.made.fetch_add(i64::from(new), SeqCst);
-                    self.newest.fetch_max(stamp, SeqCst);
-                    if new {
-                        self.last_made.fetch_max(stamp, SeqCst);
-                    }
+                    self.clockwork.written(stamp, new);
                     // It may lie past what was scanned, and must not get this stamp again.
-                    self.count.fetch_max(block.get() + 1, SeqCst);
+                    self.records.reach(block.get() + 1);
                     return stamp;
                 }
                 Err(stamp) => {
@@ -149,7 +138,7 @@ impl Index {
                             "the index cannot be saved: {e}; a crash would now cost a whole new sync"
                         );
                     }
-                    wanted = stamp.max(self.ceiling.load(SeqCst));
+                    wanted = stamp.max(self.clockwork.ceiling());
                 }
             }
         }
@@ -157,7 +146,7 @@ impl Index {
 
     fn touch(&self, record: &mut Record) {
         if record.stamp.touch() {
-            self.touched.fetch_add(1, SeqCst);
+            self.counters.touched.fetch_add(1, SeqCst);
         }
     }
 }

@@ -15,9 +15,8 @@ use crate::clock::{Clock, testing::TestClock};
 use crate::config::{OwnerConfig, VolumeConfig};
 use crate::geometry::{BlockIndex, BlockSize, Geometry};
 use crate::image::Image;
-use crate::index::over::NEAR;
-use crate::index::record::TORN;
-use crate::index::{Index, OpenError, Purpose, Request, lock};
+use crate::index::door::{NEAR, TORN};
+use crate::index::{Index, OpenError, Purpose, Request};
 use crate::scan::Tally;
 use crate::volume::{Handle, Volume};
 
@@ -255,7 +254,7 @@ impl World {
             }
         };
         self.model().forgotten = false;
-        if index.unsaved.load(SeqCst) {
+        if !index.is_saved() {
             self.model().calm = None;
         }
         self.check_calm(&index, begin);
@@ -311,9 +310,8 @@ impl World {
                 mounted.blocks.release(handle);
             }
         }
-        let torn = std::array::from_fn(|block| {
-            busy || (mounted.index.records).with(number(block), |record| record.has(TORN))
-        });
+        let torn =
+            std::array::from_fn(|block| busy || mounted.index.record(number(block)).has(TORN));
         self.made(&mounted.index);
         {
             // That is not waited for: whoever knows nothing of it must not come before it.
@@ -342,15 +340,13 @@ impl World {
         // What was cut off cannot be read.
         let whole = index.geometry().image_size() == self.live.size() as u64;
         let quiet = whole && !self.live.foreign_since(begin);
-        let saved = saved && !index.unsaved.load(SeqCst);
+        let saved = saved && index.is_saved();
         {
             let mut model = self.model();
             model.exclusive = false;
             model.ending = false;
             let stamps = std::array::from_fn(|block| {
-                let stamp = index
-                    .records
-                    .with(number(block), |record| record.stamp.second());
+                let stamp = index.record(number(block)).stamp.second();
                 (!torn[block] && quiet && !doubt && !model.was_bad).then_some(stamp)
             });
             let image = self.live.present();
@@ -374,9 +370,7 @@ impl World {
         for (block, stamp) in calm.stamps.into_iter().enumerate() {
             let same = image.content(block, BLOCK) == calm.image.content(block, BLOCK);
             if let Some(stamp) = stamp.filter(|_| same && image.content(block, BLOCK).len > 0) {
-                let now = index
-                    .records
-                    .with(number(block), |record| record.stamp.second());
+                let now = index.record(number(block)).stamp.second();
                 assert_eq!(
                     now, stamp,
                     "block {block} has a new stamp, and nobody touched it"
@@ -435,11 +429,6 @@ impl World {
                 mount.noted = self.live.looked();
             }
         }
-    }
-
-    /// The one stamp of all blocks, if they have one.
-    pub(super) fn overlay(index: &Index) -> Option<i64> {
-        lock(&index.overlay).as_ref().map(|overlay| overlay.stamp)
     }
 }
 

@@ -1,0 +1,87 @@
+//! The locks of an index, and the order in which a thread may take them. Builds with debug assertions check it.
+
+use std::cell::Cell;
+use std::sync::{Mutex, PoisonError};
+
+/// Whoever holds a lock may take those that come after it here, and no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    /// No lock.
+    Free,
+    /// One save at a time. It waits for the disk: nobody who serves may wait for it with another lock in hand.
+    Saving,
+    /// What is known of the image.
+    Evidence,
+    /// One page of records.
+    Records,
+    /// Nothing is locked under it.
+    Leaf,
+}
+
+thread_local! {
+    /// The last lock that this thread holds.
+    static HELD: Cell<Rank> = const { Cell::new(Rank::Free) };
+}
+
+/// As long as it lives, the thread holds a lock. What it held before.
+#[derive(Debug)]
+pub(super) struct Held(Rank);
+
+impl Rank {
+    /// The thread is about to take a lock of this rank.
+    pub(super) fn enter(self) -> Held {
+        let before = HELD.get();
+        debug_assert!(before < self, "{self:?} is locked under {before:?}");
+        HELD.set(self);
+        Held(before)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.set(self.0);
+    }
+}
+
+/// A value behind a lock that has its place in the order.
+#[derive(Debug)]
+pub(super) struct Ordered<T> {
+    rank: Rank,
+    value: Mutex<T>,
+}
+
+impl<T> Ordered<T> {
+    pub(super) fn new(rank: Rank, value: T) -> Self {
+        let value = Mutex::new(value);
+        Self { rank, value }
+    }
+
+    /// Works on the value, alone.
+    pub(super) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
+        let _held = self.rank.enter();
+        work(&mut self.value.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locks_are_taken_in_their_order_only() {
+        let saving = Ordered::new(Rank::Saving, 1);
+        let evidence = Ordered::new(Rank::Evidence, 2);
+        let leaf = Ordered::new(Rank::Leaf, 3);
+        let sum = saving.with(|a| evidence.with(|b| *a + *b) + leaf.with(|c| *c));
+        assert_eq!(sum, 6);
+        let wrong =
+            |act: &(dyn Fn() + Sync)| std::thread::scope(|scope| scope.spawn(act).join().is_err());
+        assert!(wrong(&|| evidence.with(|_| saving.with(|_| ()))));
+        assert!(wrong(&|| leaf.with(|_| evidence.with(|_| ()))));
+        assert!(wrong(&|| {
+            let _page = Rank::Records.enter();
+            let _another = Rank::Records.enter();
+        }));
+        assert_eq!(HELD.get(), Rank::Free);
+    }
+}
