@@ -12,7 +12,6 @@ mod file;
 mod format;
 mod name;
 mod open;
-mod order;
 mod over;
 mod partial;
 mod record;
@@ -27,12 +26,14 @@ mod written;
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::clock::Clock;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::{Fingerprint, Image};
+use crate::order::Ordered;
+use crate::per_block::PerBlock;
 use crate::scan::{Digest, ZeroDigests};
 use crate::stamp::{READ, REPORTED, STAMPED};
 
@@ -40,9 +41,7 @@ use clockwork::Clockwork;
 use counters::Counters;
 use evidence::Evidence;
 use file::Store;
-use order::Ordered;
-use record::{HASHED, OWN, SETTLED, TORN};
-use records::Records;
+use record::{HASHED, OWN, Record, SETTLED, TORN};
 
 pub use counters::Report;
 pub use evidence::Meanwhile;
@@ -60,9 +59,10 @@ pub fn lies_below(file: &Path, directory: &Path) -> bool {
 
 /// The index of one image at one block size, in use.
 ///
-/// The order in which a thread takes its locks: `saving`, `evidence`, a page of `records`, and then one of those under
-/// which none is taken (`counters`, `writers`, `geometry`, the store's own); `order` checks it. Nothing that waits, for the
-/// image, a disk or the clock, is done under one of them, but the index is saved under `saving`.
+/// The order in which a thread takes its locks: `saving`, `evidence`, the newest stamp in `counters`, a page of `records`,
+/// and then one of those under which none is taken (`writers`, `geometry`, reports, the store's own); [`crate::order`]
+/// checks it. Nothing that waits, for the image, a disk or the clock, is done under one of them, but the index is saved
+/// under `saving`.
 #[derive(Debug)]
 pub struct Index {
     image: Arc<dyn Image>,
@@ -77,7 +77,9 @@ pub struct Index {
     threads: usize,
     zeros: ZeroDigests,
     geometry: RwLock<Geometry>,
-    records: Records,
+    records: PerBlock<Record>,
+    /// As many as were ever saved; those past the image's end stay as they are.
+    count: AtomicU64,
     clockwork: Clockwork,
     evidence: Evidence,
     counters: Counters,
@@ -124,7 +126,8 @@ impl Index {
 
     /// The newest stamp of all.
     pub(crate) fn newest(&self) -> i64 {
-        let newest = self.clockwork.newest(|| self.newest_of_records());
+        let find = || self.records.greatest(|record| record.stamp.second());
+        let newest = self.counters.given.newest(find);
         self.evidence.overlay().unwrap_or(newest).max(newest)
     }
 
@@ -138,7 +141,7 @@ impl Index {
     /// A handle was served all it ever will be. Unless that was the whole block with the content that the index
     /// names, what its client has is not certain.
     pub(crate) fn served(&self, block: BlockIndex, digest: Option<Digest>, epoch: u64) {
-        if !self.evidence.watches() {
+        if !self.watches() {
             return;
         }
         let before_scan = epoch != self.epoch();
@@ -154,17 +157,17 @@ impl Index {
 
     /// Changes with every scan: what `served` is told with a handle that was opened before.
     pub(crate) fn epoch(&self) -> u64 {
-        self.evidence.epoch()
+        self.evidence.epoch.load(SeqCst)
     }
 
     /// Whether what handles are served must be hashed.
     pub(crate) fn watches(&self) -> bool {
-        self.evidence.watches()
+        self.evidence.watch
     }
 
     /// How many stamps were made for blocks that were written.
     pub(crate) fn made(&self) -> i64 {
-        self.clockwork.made()
+        self.counters.given.made()
     }
 
     /// Whether the block is known to be all zeros.
@@ -195,7 +198,7 @@ impl Index {
                 .unwrap_or_else(PoisonError::into_inner),
             geometry,
         );
-        self.records.reach(geometry.blocks());
+        self.count.fetch_max(geometry.blocks(), SeqCst);
         // A last block that has another length now: its digest is that of a shorter or longer one.
         for block in [before.last(), geometry.last()].into_iter().flatten() {
             if before.has(block)
@@ -243,7 +246,7 @@ impl Index {
         if !matches!(self.purpose, Purpose::Scan { .. }) {
             // For a tool that remembers when it ran, as tar does, only what is later is new.
             let next = self.clock.now().saturating_add(1);
-            self.clockwork.raise_floor(next);
+            self.clockwork.floor.raise(next);
         }
         let saved = self.save(false);
         if saved.is_ok() {
@@ -266,16 +269,7 @@ impl Index {
 
     /// The latest stamp that any block ever had, or all had at once, which is below the floor.
     fn latest(&self) -> i64 {
-        self.records.latest().max(self.clockwork.floor())
-    }
-
-    /// The latest stamp that a block has of its own.
-    fn newest_of_records(&self) -> i64 {
-        self.records.greatest(|record| record.stamp.second())
-    }
-
-    fn find_newest(&self) {
-        self.clockwork.found_newest(self.newest_of_records());
+        self.records.latest().max(self.clockwork.floor.get())
     }
 
     pub(crate) fn geometry(&self) -> Geometry {

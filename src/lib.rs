@@ -17,6 +17,7 @@ pub mod host;
 pub mod image;
 pub mod index;
 mod one_line;
+mod order;
 pub mod per_block;
 pub mod reverse;
 pub mod scan;

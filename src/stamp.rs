@@ -1,6 +1,10 @@
-//! The stamp of one block, and the rule by which it changes (promises P14 and P20). Pure: no clock, no image, no lock.
+//! The stamp of one block, and the rule by which it changes (promises P14 and P20). [`Stamp`] is pure: no clock, no image, no lock.
 //!
 //! Invariant: a stamp that is made by the rule is at least [`STEP`] later than every stamp that the block had before.
+
+mod given;
+
+pub(crate) use given::{Given, Second};
 
 /// Seconds from a block's latest stamp to a new one, at least: rsync compares whole seconds, FAT keeps every other.
 pub(crate) const STEP: i64 = 2;

@@ -4,7 +4,6 @@
 //! all blocks, which follows the source; writable ones a stamp that is fixed at the mount, and one of its own
 //! for every block that is written or given a time.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use crate::clock::Clock;
 use crate::geometry::BlockIndex;
 use crate::image::{Fingerprint, Image};
 use crate::per_block::PerBlock;
-use crate::stamp::{LOOKS_BACK, MADE, READ, REPORTED, STAMPED, STEP, Stamp};
+use crate::stamp::{Given, LOOKS_BACK, MADE, READ, REPORTED, STAMPED, STEP, Second, Stamp};
 
 /// How often a file that was just written is looked at again.
 const LOOKS: usize = 3;
@@ -82,32 +81,15 @@ impl Follow {
     }
 }
 
-/// The newest stamp that a block has of its own.
-#[derive(Debug)]
-struct Newest {
-    stamp: i64,
-    /// The block that had it was given another: look at all of them when somebody asks.
-    stale: bool,
-}
-
-impl Newest {
-    fn raise(&mut self, stamp: i64) {
-        self.stamp = self.stamp.max(stamp);
-    }
-}
-
 /// The stamps of all blocks.
 #[derive(Debug)]
 pub(crate) struct Stamps {
     base: Base,
     /// Of writable mounts: the stamps that blocks have of their own.
     own: Option<PerBlock<Stamp>>,
-    newest: Mutex<Newest>,
-    touched: AtomicU64,
-    /// How many stamps were made for blocks that were written.
-    made: AtomicI64,
+    given: Given,
     /// The latest stamp that was made here and shown.
-    shown: AtomicI64,
+    shown: Second,
     clock: Arc<dyn Clock>,
 }
 
@@ -141,13 +123,8 @@ impl Stamps {
         Ok(Self {
             base,
             own: writable.then(PerBlock::new),
-            newest: Mutex::new(Newest {
-                stamp: i64::MIN,
-                stale: false,
-            }),
-            touched: AtomicU64::new(0),
-            made: AtomicI64::new(0),
-            shown: AtomicI64::new(i64::MIN),
+            given: Given::new(),
+            shown: Second::default(),
             clock,
         })
     }
@@ -210,7 +187,7 @@ impl Stamps {
     /// The stamp that a block shows; from now on it counts as reported.
     pub(crate) fn report_stamp(&self, block: BlockIndex, base: i64) -> i64 {
         let shown = |stamp| {
-            self.shown.fetch_max(stamp, SeqCst);
+            self.shown.raise(stamp);
             stamp
         };
         let Some(own) = &self.own else {
@@ -238,19 +215,17 @@ impl Stamps {
     }
 
     fn newest_own(&self) -> i64 {
-        let mut newest = lock(&self.newest);
-        if newest.stale
-            && let Some(own) = &self.own
-        {
-            newest.stale = false;
-            newest.stamp = i64::MIN;
-            own.for_each(|stamp| {
-                if stamp.has(STAMPED) {
-                    newest.raise(stamp.second());
-                }
-            });
-        }
-        newest.stamp
+        self.given.newest(|| {
+            let mut newest = i64::MIN;
+            if let Some(own) = &self.own {
+                own.for_each(|stamp| {
+                    if stamp.has(STAMPED) {
+                        newest = newest.max(stamp.second());
+                    }
+                });
+            }
+            newest
+        })
     }
 
     /// The block was read: others may know its stamp with this content.
@@ -267,7 +242,7 @@ impl Stamps {
             return;
         };
         let new = own.with(block, |stamp| {
-            self.touch(stamp);
+            self.given.touch(stamp);
             stamp.had(base);
             stamp.is_known().then(|| {
                 stamp.restamp(stamp.next(self.clock.now()));
@@ -275,8 +250,7 @@ impl Stamps {
             })
         });
         if let Some(second) = new {
-            self.made.fetch_add(1, SeqCst);
-            lock(&self.newest).raise(second);
+            self.given.written(second, true);
         }
     }
 
@@ -295,40 +269,32 @@ impl Stamps {
             return;
         };
         let (replaced, second) = own.with(block, |stamp| {
-            self.touch(stamp);
+            self.given.touch(stamp);
             let replaced = stamp.has(STAMPED).then_some(stamp.second());
             stamp.had(base);
             stamp.set(second);
             (replaced, stamp.second())
         });
-        let mut newest = lock(&self.newest);
-        newest.stale |= replaced.is_some_and(|replaced| replaced >= newest.stamp);
-        newest.raise(second);
+        self.given.set(replaced, second);
     }
 
     /// How many stamps were made for blocks that were written.
     pub(crate) fn made(&self) -> i64 {
-        self.made.load(SeqCst)
+        self.given.made()
     }
 
     /// How many blocks were written or given a time.
     pub(crate) fn touched(&self) -> u64 {
-        self.touched.load(SeqCst)
+        self.given.touched()
     }
 
     /// Waits until no later mount can show one of the stamps that were made here and shown: none lies in the future, nor
     /// so near that the stamps of a scan could be the same.
     pub(crate) fn let_pass(&self) {
-        let (shown, now) = (self.shown.load(SeqCst), self.clock.now());
+        let (shown, now) = (self.shown.get(), self.clock.now());
         if now <= shown.saturating_add(LOOKS_BACK) && shown <= now.saturating_add(STEP) {
             let last = shown.saturating_add(LOOKS_BACK);
             self.clock.wait_past(last, LONGEST_WAIT * 2);
-        }
-    }
-
-    fn touch(&self, stamp: &mut Stamp) {
-        if stamp.touch() {
-            self.touched.fetch_add(1, SeqCst);
         }
     }
 

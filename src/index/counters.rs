@@ -1,11 +1,10 @@
 //! What an index counts, for reports.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-
 use super::Index;
-use super::order::{Ordered, Rank};
 use super::request::Purpose;
 use crate::geometry::BlockIndex;
+use crate::order::{Ordered, Rank};
+use crate::stamp::Given;
 
 /// What a scan found, in blocks.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
@@ -33,8 +32,7 @@ pub struct Report {
 /// What is counted. Nothing is decided by it.
 #[derive(Debug)]
 pub(super) struct Counters {
-    /// Blocks that were written or given a time.
-    pub(super) touched: AtomicU64,
+    pub(super) given: Given,
     /// What the last scan found.
     pub(super) report: Ordered<Report>,
     /// The blocks that got new stamps in the last scan, if somebody wants to know.
@@ -45,7 +43,7 @@ impl Counters {
     pub(super) fn new(purpose: Purpose) -> Self {
         let list = matches!(purpose, Purpose::Scan { list: true, .. });
         Self {
-            touched: AtomicU64::new(0),
+            given: Given::new(),
             report: Ordered::new(Rank::Leaf, Report::default()),
             restamped: list.then(|| Ordered::new(Rank::Leaf, Vec::new())),
         }
@@ -90,6 +88,6 @@ impl Index {
 
     /// How many blocks were written or given a time.
     pub(crate) fn touched(&self) -> u64 {
-        self.counters.touched.load(SeqCst)
+        self.counters.given.touched()
     }
 }

@@ -27,6 +27,6 @@ impl Index {
 
     /// The latest stamp that was made for a block that was written.
     pub(crate) fn last_made(&self) -> i64 {
-        self.clockwork.last_made()
+        self.clockwork.last_made.get()
     }
 }

@@ -1,13 +1,13 @@
 //! What is known of the image: whether it was written since it was scanned (promises P23 and P24), and the one stamp that
 //! all blocks show if that may be so.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::AtomicU64;
 
-use super::order::{Ordered, Rank};
 use super::record::{OWN, TORN};
 use super::{Index, Purpose, Request};
 use crate::changes::{ChangeSource, ImageState};
 use crate::image::Fingerprint;
+use crate::order::{Ordered, Rank};
 use crate::stamp::{STEP, even};
 
 /// Seconds between a scan and the listing that follows it at once.
@@ -29,9 +29,9 @@ pub enum Meanwhile {
 #[derive(Debug)]
 pub(super) struct Evidence {
     /// What others may have written is watched for: without -w, and with -o force.
-    watch: bool,
+    pub(super) watch: bool,
     /// Changes when a scan begins: what a handle was served that was opened before may be older than its fingerprint.
-    epoch: AtomicU64,
+    pub(super) epoch: AtomicU64,
     /// Locked while a listing or a scan chooses the seconds of its stamps, so that no two choose the same. Never while
     /// the index is saved: who looks at a block needs it.
     pub(super) known: Ordered<Known>,
@@ -81,24 +81,6 @@ impl Evidence {
             epoch: AtomicU64::new(0),
             known: Ordered::new(Rank::Evidence, known),
         }
-    }
-
-    pub(super) fn watches(&self) -> bool {
-        self.watch
-    }
-
-    pub(super) fn epoch(&self) -> u64 {
-        self.epoch.load(SeqCst)
-    }
-
-    /// What a handle was served from now on is of the scan that begins.
-    pub(super) fn scan_begins(&self) {
-        self.epoch.fetch_add(1, SeqCst);
-    }
-
-    /// How many scans have ended while the image is mounted.
-    fn scans(&self) -> u64 {
-        self.known.with(|known| known.scans)
     }
 
     /// The stamp that all blocks show but those with one of their OWN.
@@ -163,12 +145,12 @@ impl Index {
     /// At each listing of the root: unless it is certain that the image was not written since the scan, all blocks get
     /// new stamps. May wait for a second to end, so that what is written later has a later one.
     pub(crate) fn refresh(&self) {
-        if !self.evidence.watches() || self.purpose != Purpose::Mount {
+        if !self.watches() || self.purpose != Purpose::Mount {
             return;
         }
         let came = self.clock.now();
         loop {
-            let scans = self.evidence.scans();
+            let scans = self.evidence.known.with(|known| known.scans);
             let now = self.look_at_image();
             if !self.evidence.known.with(|known| known.is_news(&now, came)) {
                 return;
@@ -194,10 +176,15 @@ impl Index {
             let shown = known.latest_for_all().unwrap_or(i64::MIN);
             // Not the newest that is shown: a client may have set a time back.
             let latest = shown.max(self.records.latest());
-            let earliest = self.clockwork.past_scan().max(self.clock.now());
-            let stamp = even(earliest.max(latest.saturating_add(STEP)));
+            let clockwork = &self.clockwork;
+            let stamp = even(
+                (self.clock.now())
+                    .max(clockwork.floor.get())
+                    .max(clockwork.scan_ends_below.get())
+                    .max(latest.saturating_add(STEP)),
+            );
             // Nobody knows what content goes with it, so no block may get it later.
-            self.clockwork.raise_floor(stamp.saturating_add(STEP));
+            clockwork.floor.raise(stamp.saturating_add(STEP));
             stamp
         });
         // Saving may take long, and who looks at a block needs that lock.
@@ -231,7 +218,7 @@ impl Index {
 
     /// Whether the image was written since the scan began; then what was served counts (promise P24).
     pub(super) fn judge(&self) -> Meanwhile {
-        if !self.evidence.watches() {
+        if !self.watches() {
             return Meanwhile::Quiet;
         }
         let now = self.look_at_image();

@@ -1,7 +1,7 @@
 //! Beginning to use an index: load, judge what it is worth, scan, save as open.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, RwLock};
 
 use super::Index;
@@ -10,17 +10,17 @@ use super::counters::Counters;
 use super::evidence::Evidence;
 use super::file::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
 use super::format::{self, FilePlace, Header};
-use super::order::{Ordered, Rank};
 use super::over::first_stamp;
 use super::partial::{Plan, Reading};
 use super::record::{Record, SETTLED};
-use super::records::Records;
 use super::request::{OpenError, Purpose, Request};
 use super::unsaved::Nowhere;
 use crate::geometry::BlockIndex;
 use crate::image::Fingerprint;
+use crate::order::{Ordered, Rank};
+use crate::per_block::PerBlock;
 use crate::scan::ZeroDigests;
-use crate::stamp::{REPORTED, STAMPED, STEP};
+use crate::stamp::{REPORTED, STAMPED, STEP, Second};
 
 /// Times that lie farther ahead of the clock, in seconds, are told of: a day, which is more than a clock in another time
 /// zone makes.
@@ -132,7 +132,7 @@ impl Index {
     fn begin(request: &Request<'_>, store: Box<dyn Store>) -> Result<(Self, Begin), OpenError> {
         let started = request.clock.now();
         let now = request.image.fingerprint().unwrap_or(Fingerprint::Unknown);
-        let records = Records::new(request.geometry.blocks());
+        let records = PerBlock::new();
         let worth = load(store.as_ref(), request, &now, &records);
         check_size(request, worth.header())?;
         worth.warn(request);
@@ -152,14 +152,20 @@ impl Index {
             promised: worth.promised(noted),
         };
         let evidence = Evidence::new(request, fingerprint);
-        let index = Self::new(request, store, records, Clockwork::new(floor), evidence);
+        let clockwork = Clockwork {
+            floor: Second::new(floor),
+            ..Clockwork::default()
+        };
+        let count = worth.header().map_or(0, |header| header.records);
+        let index = Self::new(request, store, records, clockwork, evidence);
+        index.count.fetch_max(count, SeqCst);
         Ok((index, begin))
     }
 
     fn new(
         request: &Request<'_>,
         store: Box<dyn Store>,
-        records: Records,
+        records: PerBlock<Record>,
         clockwork: Clockwork,
         evidence: Evidence,
     ) -> Self {
@@ -175,6 +181,7 @@ impl Index {
             zeros: ZeroDigests::new(request.geometry.block_size().bytes()),
             geometry: RwLock::new(request.geometry),
             records,
+            count: AtomicU64::new(request.geometry.blocks()),
             clockwork,
             evidence,
             counters: Counters::new(request.purpose),
@@ -248,7 +255,12 @@ fn check_size(request: &Request<'_>, header: Option<&Header>) -> Result<(), Open
 }
 
 /// Loads what there is into `records`, and judges it.
-fn load(store: &dyn Store, request: &Request<'_>, now: &Fingerprint, records: &Records) -> Worth {
+fn load(
+    store: &dyn Store,
+    request: &Request<'_>,
+    now: &Fingerprint,
+    records: &PerBlock<Record>,
+) -> Worth {
     let loaded = match store.load() {
         Ok(Some(loaded)) => loaded,
         Ok(None) => return Worth::Nothing(None),
@@ -270,7 +282,6 @@ fn load(store: &dyn Store, request: &Request<'_>, now: &Fingerprint, records: &R
         let had = header.block_size;
         return Worth::Nothing(Some(format!("it is for blocks of {had} bytes")));
     }
-    records.reach(header.records);
     // Whoever used the index before may have shown every stamp in it.
     records.for_each(|record| {
         if record.has(STAMPED) {

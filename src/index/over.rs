@@ -47,7 +47,7 @@ impl Index {
             }
         };
         // A block that has got another time since is none of them.
-        note(self.clockwork.last_made());
+        note(self.clockwork.last_made.get());
         self.records.for_each(|record| {
             if record.has(STAMPED) {
                 note(record.stamp.second());
@@ -66,7 +66,7 @@ impl Index {
     /// those that all blocks had, which are below the floor.
     pub(super) fn let_pass(&self) {
         let near = self.clock.now().saturating_add(NEAR);
-        let floor = Some(self.clockwork.floor()).filter(|floor| *floor <= near);
+        let floor = Some(self.clockwork.floor.get()).filter(|floor| *floor <= near);
         let last = self.latest_near().max(floor.unwrap_or(i64::MIN));
         let last = last.saturating_add(LOOKS_BACK);
         if self.clock.now() <= last {
@@ -90,7 +90,7 @@ impl Index {
             if !self.is_of_last_write(stamp.saturating_sub(STEP), stamp) {
                 break;
             }
-            self.clockwork.raise_floor(stamp.saturating_add(1));
+            self.clockwork.floor.raise(stamp.saturating_add(1));
             stamp = make();
         }
         stamp
@@ -119,7 +119,7 @@ impl Index {
                     record.restamp(record.stamp.second().saturating_add(by));
                 }
             });
-            self.find_newest();
+            self.counters.given.forget_newest();
         }
         if !self.writable {
             // From now on they count as shown, so that nobody looks at each of them again.

@@ -81,7 +81,7 @@ impl Index {
         now: i64,
         reading: &Reading,
     ) -> Result<(), Cancelled> {
-        let now = now.max(self.clockwork.floor());
+        let now = now.max(self.clockwork.floor.get());
         let tally = request.tally;
         let before = tally.read.load(SeqCst);
         match reading {
@@ -107,7 +107,7 @@ impl Index {
         self.count_read_since(before, tally);
         // Of an image that nobody can write, the state and the moment are the same.
         let told = matches!(reading, Reading::Told { .. });
-        let vouched = told && self.evidence.watches();
+        let vouched = told && self.watches();
         self.evidence.known.with(|known| known.vouched = vouched);
         Ok(())
     }
@@ -224,7 +224,7 @@ impl Index {
         let otherwise = report.changed + report.new + report.unsettled + report.unreadable;
         report.unchanged = report.blocks.saturating_sub(otherwise);
         self.counters.report.with(|last| *last = report);
-        self.find_newest();
+        self.counters.given.forget_newest();
         Ok(())
     }
 }

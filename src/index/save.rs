@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, Write};
+use std::sync::atomic::Ordering::SeqCst;
 
 use super::Index;
 use super::format::{Header, MAGIC, encode, trailer};
@@ -22,11 +23,11 @@ impl Index {
     /// may be shown, since the clock will most likely be past it at the next mount.
     pub(super) fn raise_ceiling(&self, stamp: i64) -> io::Result<()> {
         self.saving.with(|()| {
-            if stamp <= self.clockwork.ceiling() {
+            if stamp <= self.clockwork.ceiling.get() {
                 return Ok(());
             }
             self.save_alone(true, stamp).inspect_err(|_| {
-                self.clockwork.raise_ceiling(stamp.saturating_add(HEADROOM));
+                self.clockwork.ceiling.raise(stamp.saturating_add(HEADROOM));
             })
         })
     }
@@ -35,13 +36,13 @@ impl Index {
         let latest = self.latest().max(least);
         let ceiling = if open {
             let ceiling = latest.max(self.clock.now()).saturating_add(HEADROOM);
-            ceiling.max(self.clockwork.ceiling())
+            ceiling.max(self.clockwork.ceiling.get())
         } else {
             latest
         };
         // Without the note an index that is lost costs a wait.
         let _ = self.store.note_ceiling(ceiling);
-        let count = self.records.count();
+        let count = self.count.load(SeqCst);
         let fingerprint = if open && self.writable {
             Fingerprint::Unknown
         } else {
@@ -64,7 +65,7 @@ impl Index {
                     source: self.source.clone(),
                     open,
                     ceiling,
-                    floor: self.clockwork.floor(),
+                    floor: self.clockwork.floor.get(),
                     fingerprint: fingerprint.clone(),
                     place,
                     state,
@@ -73,7 +74,7 @@ impl Index {
                 Ok(trailer(&header, hasher.borrow().clone())?)
             },
         )?;
-        self.clockwork.raise_ceiling(ceiling);
+        self.clockwork.ceiling.raise(ceiling);
         Ok(())
     }
 
@@ -88,6 +89,7 @@ impl Index {
             out.write_all(bytes)
         };
         put(&MAGIC)?;
+        let count = usize::try_from(count).map_err(io::Error::other)?;
         let nothing = encode(&Record::default());
         let mut bytes = Vec::new();
         self.records.runs(count, |records, len| {

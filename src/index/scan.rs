@@ -23,18 +23,17 @@ impl Index {
             // Blocks that grew; nothing else writes here.
             self.records.for_each(|record| record.clear(DIRTY));
         }
-        let watches = self.evidence.watches();
-        let fingerprint = if watches {
+        let fingerprint = if self.watches() {
             self.look_at_image()
         } else {
             Fingerprint::Unknown
         };
         // Unless nobody can write the image, the digests are of a later state from now on.
-        if watches || self.writable {
+        if self.watches() || self.writable {
             self.evidence.known.with(|known| known.state = None);
         }
         // From here on: what a handle that is open already was served may be older than `fingerprint`.
-        self.evidence.scan_begins();
+        self.evidence.epoch.fetch_add(1, SeqCst);
         self.judge();
         // Nothing that is written later can be of these seconds.
         let (first, highest) = self.seconds_of_rescan();
@@ -43,7 +42,7 @@ impl Index {
             log::warn!("the index cannot be saved: {e}");
         }
         let scanned = self.scan(tally, first, &|_| true, None);
-        self.clockwork.scan_ended();
+        self.clockwork.scan_ends_below.set(i64::MIN);
         scanned.map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
         // A listing that has made its stamp before must not show it after.
         (self.evidence.known).with(|known| known.scanned(fingerprint, self.clock.now()));
@@ -60,9 +59,9 @@ impl Index {
                 // already, so that none gets a later one that is not over.
                 let next = self.clock.now().saturating_add(1);
                 let after = self.latest_near().saturating_add(STEP);
-                let first = even(next.max(after).max(self.clockwork.floor()));
+                let first = even(next.max(after).max(self.clockwork.floor.get()));
                 highest = first.max(self.records.latest()).saturating_add(2 * STEP);
-                self.clockwork.scan_begins(highest);
+                self.clockwork.scan_ends_below.set(highest + 1);
                 first.saturating_add(STEP)
             })
         });
@@ -107,7 +106,7 @@ impl Index {
         report.bytes_read = tally.read.load(SeqCst) - before;
         report.seconds = start.elapsed().as_secs_f64();
         self.counters.report.with(|last| *last = report);
-        self.find_newest();
+        self.counters.given.forget_newest();
         self.log_unreadable();
         scanned
     }
@@ -137,7 +136,7 @@ impl Index {
         if let Some(last) = geometry.last() {
             self.make_later(last);
         }
-        self.find_newest();
+        self.counters.given.forget_newest();
     }
 
     /// The blocks of which the last attempt to read them failed: how many, and the first.
@@ -219,29 +218,10 @@ impl Index {
     }
 }
 
-/// Counters that a scan's workers share.
+/// What a scan's workers have found so far.
 #[derive(Debug, Default)]
-struct Counts {
-    changed: AtomicU64,
-    new: AtomicU64,
-    unsettled: AtomicU64,
-    unreadable: AtomicU64,
-    unchanged: AtomicU64,
-    zero: AtomicU64,
-    /// One more than the index of the last block that got a new stamp.
-    last: AtomicU64,
-}
-
-impl Counts {
-    fn report(&self) -> Report {
-        Report {
-            changed: self.changed.load(SeqCst),
-            new: self.new.load(SeqCst),
-            unsettled: self.unsettled.load(SeqCst),
-            unreadable: self.unreadable.load(SeqCst),
-            unchanged: self.unchanged.load(SeqCst),
-            zero: self.zero.load(SeqCst),
-            ..Report::default()
-        }
-    }
+struct SoFar {
+    report: Report,
+    /// The last block that got a new stamp.
+    last: Option<BlockIndex>,
 }

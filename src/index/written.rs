@@ -13,7 +13,7 @@ impl Index {
     pub(crate) fn wrote(&self, block: BlockIndex) {
         let overlaid = self.evidence.overlay().is_some();
         self.make_stamp(block, |record| {
-            self.touch(record);
+            self.counters.given.touch(&mut record.stamp);
             record.add(DIRTY | WRITTEN);
             record.clear(HASHED | SETTLED | UNREADABLE);
             record.stamp.is_known() || (overlaid && !record.has(OWN))
@@ -38,13 +38,13 @@ impl Index {
     /// A client sets the block's time.
     pub(crate) fn set(&self, block: BlockIndex, stamp: i64) {
         let (replaced, stamp) = self.records.with(block, |record| {
-            self.touch(record);
-            let replaced = record.stamp.second();
+            self.counters.given.touch(&mut record.stamp);
+            let replaced = record.has(STAMPED).then_some(record.stamp.second());
             record.stamp.set(stamp);
             record.add(OWN);
             (replaced, record.stamp.second())
         });
-        self.clockwork.set(replaced, stamp);
+        self.counters.given.set(replaced, stamp);
     }
 
     /// A handle that can write the block was opened.
@@ -110,8 +110,8 @@ impl Index {
         block: BlockIndex,
         needed: impl Fn(&mut Record) -> bool,
     ) -> i64 {
-        let floor = self.clock.now().max(self.clockwork.floor());
-        let mut wanted = self.clockwork.ceiling();
+        let floor = self.clock.now().max(self.clockwork.floor.get());
+        let mut wanted = self.clockwork.ceiling.get();
         loop {
             let ceiling = wanted;
             let made = self.records.with(block, |record| {
@@ -127,9 +127,12 @@ impl Index {
             });
             match made {
                 Ok((stamp, new)) => {
-                    self.clockwork.written(stamp, new);
+                    self.counters.given.written(stamp, new);
+                    if new {
+                        self.clockwork.last_made.raise(stamp);
+                    }
                     // It may lie past what was scanned, and must not get this stamp again.
-                    self.records.reach(block.get() + 1);
+                    self.count.fetch_max(block.get() + 1, SeqCst);
                     return stamp;
                 }
                 Err(stamp) => {
@@ -138,15 +141,9 @@ impl Index {
                             "the index cannot be saved: {e}; a crash would now cost a whole new sync"
                         );
                     }
-                    wanted = stamp.max(self.clockwork.ceiling());
+                    wanted = stamp.max(self.clockwork.ceiling.get());
                 }
             }
-        }
-    }
-
-    fn touch(&self, record: &mut Record) {
-        if record.stamp.touch() {
-            self.counters.touched.fetch_add(1, SeqCst);
         }
     }
 }

@@ -80,7 +80,7 @@ impl Fixture {
     /// What the file is worth.
     fn worth(&self) -> Worth {
         let store = FileStore::open(&self.path(), None).unwrap();
-        let records = Records::new(0);
+        let records = PerBlock::new();
         let worth = self.with(|request| load(&store, request, &Fingerprint::Unknown, &records));
         if matches!(worth, Worth::Nothing(_)) {
             records.for_each(|record| assert_eq!(*record, Record::default()));

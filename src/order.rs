@@ -1,19 +1,21 @@
-//! The locks of an index, and the order in which a thread may take them. Builds with debug assertions check it.
+//! Locks that are taken under one another, and the order for that. Builds with debug assertions check it.
 
 use std::cell::Cell;
 use std::sync::{Mutex, PoisonError};
 
 /// Whoever holds a lock may take those that come after it here, and no other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Rank {
+pub(crate) enum Rank {
     /// No lock.
     Free,
-    /// One save at a time. It waits for the disk: nobody who serves may wait for it with another lock in hand.
+    /// An index is saved, which waits for a disk: nobody may wait for that with another lock in hand.
     Saving,
-    /// What is known of the image.
+    /// What is known of an image.
     Evidence,
-    /// One page of records.
-    Records,
+    /// The newest stamp.
+    Newest,
+    /// One page of what is kept for each block.
+    Page,
     /// Nothing is locked under it.
     Leaf,
 }
@@ -25,11 +27,11 @@ thread_local! {
 
 /// As long as it lives, the thread holds a lock. What it held before.
 #[derive(Debug)]
-pub(super) struct Held(Rank);
+pub(crate) struct Held(Rank);
 
 impl Rank {
     /// The thread is about to take a lock of this rank.
-    pub(super) fn enter(self) -> Held {
+    pub(crate) fn enter(self) -> Held {
         let before = HELD.get();
         debug_assert!(before < self, "{self:?} is locked under {before:?}");
         HELD.set(self);
@@ -45,19 +47,19 @@ impl Drop for Held {
 
 /// A value behind a lock that has its place in the order.
 #[derive(Debug)]
-pub(super) struct Ordered<T> {
+pub(crate) struct Ordered<T> {
     rank: Rank,
     value: Mutex<T>,
 }
 
 impl<T> Ordered<T> {
-    pub(super) fn new(rank: Rank, value: T) -> Self {
+    pub(crate) fn new(rank: Rank, value: T) -> Self {
         let value = Mutex::new(value);
         Self { rank, value }
     }
 
     /// Works on the value, alone.
-    pub(super) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
         let _held = self.rank.enter();
         work(&mut self.value.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -79,8 +81,8 @@ mod tests {
         assert!(wrong(&|| evidence.with(|_| saving.with(|_| ()))));
         assert!(wrong(&|| leaf.with(|_| evidence.with(|_| ()))));
         assert!(wrong(&|| {
-            let _page = Rank::Records.enter();
-            let _another = Rank::Records.enter();
+            let _page = Rank::Page.enter();
+            let _another = Rank::Page.enter();
         }));
         assert_eq!(HELD.get(), Rank::Free);
     }
