@@ -25,19 +25,9 @@ thread_local! {
     static HELD: Cell<Rank> = const { Cell::new(Rank::Free) };
 }
 
-/// As long as it lives, the thread holds a lock. What it held before.
+/// The thread holds a lock as long as this lives. What it held before.
 #[derive(Debug)]
-pub(crate) struct Held(Rank);
-
-impl Rank {
-    /// The thread is about to take a lock of this rank.
-    pub(crate) fn enter(self) -> Held {
-        let before = HELD.get();
-        debug_assert!(before < self, "{self:?} is locked under {before:?}");
-        HELD.set(self);
-        Held(before)
-    }
-}
+struct Held(Rank);
 
 impl Drop for Held {
     fn drop(&mut self) {
@@ -60,7 +50,13 @@ impl<T> Ordered<T> {
 
     /// Works on the value, alone.
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
-        let _held = self.rank.enter();
+        let held = Held(HELD.replace(self.rank));
+        debug_assert!(
+            held.0 < self.rank,
+            "{:?} is locked under {:?}",
+            self.rank,
+            held.0
+        );
         work(&mut self.value.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -80,10 +76,9 @@ mod tests {
             |act: &(dyn Fn() + Sync)| std::thread::scope(|scope| scope.spawn(act).join().is_err());
         assert!(wrong(&|| evidence.with(|_| saving.with(|_| ()))));
         assert!(wrong(&|| leaf.with(|_| evidence.with(|_| ()))));
-        assert!(wrong(&|| {
-            let _page = Rank::Page.enter();
-            let _another = Rank::Page.enter();
-        }));
+        assert!(wrong(
+            &|| leaf.with(|_| Ordered::new(Rank::Leaf, 4).with(|_| ()))
+        ));
         assert_eq!(HELD.get(), Rank::Free);
     }
 }

@@ -291,21 +291,13 @@ impl Stamps {
     /// Waits until no later mount can show one of the stamps that were made here and shown: none lies in the future, nor
     /// so near that the stamps of a scan could be the same.
     pub(crate) fn let_pass(&self) {
-        let (shown, now) = (self.shown.get(), self.clock.now());
-        if now <= shown.saturating_add(LOOKS_BACK) && shown <= now.saturating_add(STEP) {
-            let last = shown.saturating_add(LOOKS_BACK);
-            self.clock.wait_past(last, LONGEST_WAIT * 2);
-        }
+        let last = self.shown.get().saturating_add(LOOKS_BACK);
+        (self.clock).wait_if_near(last, LOOKS_BACK + STEP, LONGEST_WAIT * 2);
     }
 
     /// Waits for `second` to end, unless a clock that was set back makes that a long time. Whether it waited.
     fn wait_if_near(&self, second: i64) -> bool {
-        let now = self.clock.now();
-        let near = now <= second && second <= now.saturating_add(STEP);
-        if near {
-            self.clock.wait_past(second, LONGEST_WAIT);
-        }
-        near
+        self.clock.wait_if_near(second, STEP, LONGEST_WAIT)
     }
 }
 

@@ -31,10 +31,7 @@ pub(super) fn first_stamp(started: i64, known: bool, image: &Fingerprint, floor:
 impl Index {
     /// Waits for `second` to end, if it is near.
     pub(super) fn wait_if_near(&self, second: i64) {
-        let now = self.clock.now();
-        if now <= second && second <= now.saturating_add(NEAR) {
-            self.clock.wait_past(second, LONGEST_WAIT);
-        }
+        self.clock.wait_if_near(second, NEAR, LONGEST_WAIT);
     }
 
     /// The latest second of a stamp that is not far away: a client may have set one that is.

@@ -11,12 +11,11 @@ use std::sync::atomic::Ordering::SeqCst;
 use super::Index;
 use super::counters::add_to_runs;
 use super::format::Header;
-use super::record::{HASHED, SETTLED};
+use super::record::HASHED;
 use super::request::Request;
 use crate::changes::Changes;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::scan::{Cancelled, Hasher, Tally};
-use crate::stamp::STAMPED;
 
 /// How much of an image is read.
 #[derive(Debug, PartialEq, Eq)]
@@ -84,38 +83,35 @@ impl Index {
         let now = now.max(self.clockwork.floor.get());
         let tally = request.tally;
         let before = tally.read.load(SeqCst);
-        match reading {
-            Reading::All => return self.scan(tally, now, &|_| true, request.map),
-            Reading::Nothing => log::info!(
-                "{} was not written since it was scanned last: not read again",
-                self.source
-            ),
-            Reading::Told { changes, .. } => {
-                if let Some(wrong) = self.first_wrong(tally, reading, changes.checks) {
-                    log::error!(
-                        "{}: block {wrong} is not among the changes, but it is not what it was: the changes are not \
-                         those since the last scan; everything is read",
-                        self.source
-                    );
-                    self.scan(tally, now, &|_| true, None)?;
-                    self.count_read_since(before, tally);
-                    return Ok(());
-                }
+        let wrong = match reading {
+            Reading::All => None,
+            Reading::Nothing => {
+                let source = &self.source;
+                log::info!("{source} was not written since it was scanned last: not read again");
+                None
             }
+            Reading::Told { changes, .. } => self.first_wrong(tally, reading, changes.checks),
+        };
+        if let Some(wrong) = wrong {
+            log::error!(
+                "{}: block {wrong} is not among the changes, but it is not what it was: the changes are not those since \
+                 the last scan; everything is read",
+                self.source
+            );
         }
-        self.take_over(tally, now, reading)?;
-        self.count_read_since(before, tally);
-        // Of an image that nobody can write, the state and the moment are the same.
-        let told = matches!(reading, Reading::Told { .. });
-        let vouched = told && self.watches();
-        self.evidence.known.with(|known| known.vouched = vouched);
-        Ok(())
-    }
-
-    /// What was read before the scan, to check others' words, is read too.
-    fn count_read_since(&self, before: u64, tally: &Tally) {
+        let all = wrong.is_some() || *reading == Reading::All;
+        if all {
+            self.scan(tally, now, &|_| true, request.map)?;
+        } else {
+            self.take_over(tally, now, reading)?;
+        }
+        // What was read before the scan, to check others' words, is read too.
         let read = tally.read.load(SeqCst) - before;
         (self.counters.report).with(|report| report.bytes_read = read);
+        // Of an image that nobody can write, the state and the fingerprint are the same.
+        let told = !all && *reading != Reading::Nothing;
+        (self.evidence.known).with(|known| known.vouched = told && self.watches());
+        Ok(())
     }
 
     /// What would be read, if it were done now.
@@ -195,27 +191,17 @@ impl Index {
         let mut report = self.report();
         report.zero = 0;
         let mut last = None;
-        let (zero_full, zero_last) = (
-            self.zeros.of(geometry.block_size().bytes()),
-            geometry
-                .last()
-                .map(|last| self.zeros.of(geometry.span(last).len())),
-        );
         for block in (0..geometry.blocks()).filter_map(BlockIndex::new) {
-            let is_last = geometry.last() == Some(block);
-            self.records.with(block, |record| {
-                let zero = if is_last { zero_last } else { Some(zero_full) };
-                report.zero += u64::from(record.has(HASHED) && Some(record.digest) == zero);
-                if !record.has(HASHED) || record.has(SETTLED | STAMPED) {
-                    return;
-                }
-                record.restamp(record.next_stamp(now));
-                record.add(SETTLED);
-                report.unsettled += 1;
-                last = Some(block);
+            let zeros = self.zeros.of(geometry.span(block).len());
+            let restamped = self.records.with(block, |record| {
+                report.zero += u64::from(record.has(HASHED) && record.digest == zeros);
+                // As if it had been read.
+                record.has(HASHED) && record.found(record.digest, now)
             });
-            if last == Some(block) {
+            if restamped {
+                report.unsettled += 1;
                 self.counters.restamped(block);
+                last = Some(block);
             }
         }
         if let Some(last) = last {

@@ -44,10 +44,6 @@ impl Record {
         self.stamp.has(flags)
     }
 
-    pub(super) fn has_any(&self, flags: u16) -> bool {
-        self.stamp.has_any(flags)
-    }
-
     pub(super) fn add(&mut self, flags: u16) {
         self.stamp.add(flags);
     }
@@ -89,7 +85,7 @@ impl Record {
     /// What a scan found, in second `now`. Whether the block got a new stamp. A block that was written meanwhile
     /// has its new stamp already, and what the scan read of it may be half of each.
     pub(super) fn found(&mut self, digest: Digest, now: i64) -> bool {
-        if self.has_any(DIRTY | WRITTEN) {
+        if self.stamp.has_any(DIRTY | WRITTEN) {
             return false;
         }
         self.clear(UNREADABLE);
@@ -107,7 +103,7 @@ impl Record {
     /// that (promise P22), and gets a new one when it can be read again, since nobody knows what it was meanwhile.
     /// `salvage`: it gets a new one now, so that what can be read of it is copied. Whether it got one.
     pub(super) fn not_found(&mut self, now: i64, salvage: bool) -> bool {
-        if self.has_any(DIRTY | WRITTEN) {
+        if self.stamp.has_any(DIRTY | WRITTEN) {
             return false;
         }
         self.unreadable();
@@ -170,7 +166,7 @@ mod tests {
             for now in [200, 300] {
                 assert!(!record.not_found(now, false));
                 assert_eq!((record.stamp.second(), record.digest), (100, A));
-                assert!(record.has(UNREADABLE) && !record.has_any(HASHED | SETTLED));
+                assert!(record.has(UNREADABLE) && !record.stamp.has_any(HASHED | SETTLED));
             }
             assert!(record.found(again, 101));
             assert_eq!((record.stamp.second(), record.digest), (102, again));
@@ -196,7 +192,7 @@ mod tests {
         for now in [200, 300] {
             assert!(record.not_found(now, true));
             assert_eq!(record.stamp.second(), now);
-            assert!(record.has(UNREADABLE) && !record.has_any(HASHED | SETTLED));
+            assert!(record.has(UNREADABLE) && !record.stamp.has_any(HASHED | SETTLED));
         }
         assert!(record.found(A, 400));
     }

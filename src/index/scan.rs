@@ -1,12 +1,13 @@
 //! Scanning: every block's digest, and the stamps that follow from it.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 
 use super::record::{DIRTY, HASHED, Record, SETTLED, UNREADABLE, WRITTEN};
 use super::{Index, Report};
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::Fingerprint;
+use crate::order::{Ordered, Rank};
 use crate::scan::{BlockMap, Cancelled, Found, Hasher, Tally};
 use crate::stamp::{REPORTED, STAMPED, STEP, even};
 
@@ -80,7 +81,7 @@ impl Index {
         let start = std::time::Instant::now();
         let geometry = self.geometry();
         let before = tally.read.load(SeqCst);
-        let counts = Counts::default();
+        let so_far = Ordered::new(Rank::Leaf, SoFar::default());
         let hasher = Hasher::new(self.image.as_ref(), geometry, &self.zeros).mapping(map);
         let wanted = |block| {
             let wanted = wanted(block);
@@ -90,18 +91,13 @@ impl Index {
             wanted
         };
         let scanned = hasher.scan(self.threads, tally, &wanted, &|block, found| {
-            self.scanned(block, found, now, geometry, &counts);
+            self.scanned(block, found, now, geometry, &so_far);
         });
         // One later than all others, for borg, which forgets every file that is as new as the newest.
-        if let Some(last) = counts
-            .last
-            .load(SeqCst)
-            .checked_sub(1)
-            .and_then(BlockIndex::new)
-        {
+        let SoFar { mut report, last } = so_far.with(std::mem::take);
+        if let Some(last) = last {
             self.make_later(last);
         }
-        let mut report = counts.report();
         report.blocks = geometry.blocks();
         report.bytes_read = tally.read.load(SeqCst) - before;
         report.seconds = start.elapsed().as_secs_f64();
@@ -177,20 +173,18 @@ impl Index {
         found: Found,
         now: i64,
         geometry: Geometry,
-        counts: &Counts,
+        so_far: &Ordered<SoFar>,
     ) {
         let digest = match found {
             Found::Digest(digest) => Some(digest),
             Found::Unreadable(e) => {
-                if counts.unreadable.load(SeqCst) < MOST_LOGGED {
+                if so_far.with(|so_far| so_far.report.unreadable) < MOST_LOGGED {
                     log::warn!("block {block} cannot be read: {e}");
                 }
                 None
             }
         };
-        if digest.is_some_and(|digest| digest == self.zeros.of(geometry.span(block).len())) {
-            counts.zero.fetch_add(1, SeqCst);
-        }
+        let zero = digest == Some(self.zeros.of(geometry.span(block).len()));
         let (before, restamped) = self.records.with(block, |record| {
             let before = *record;
             let restamped = match digest {
@@ -199,22 +193,25 @@ impl Index {
             };
             (before, restamped)
         });
-        let count = if digest.is_none() {
-            &counts.unreadable
-        } else if !restamped {
-            &counts.unchanged
-        } else if !before.has(STAMPED) {
-            &counts.new
-        } else if digest == Some(before.digest) {
-            &counts.unsettled
-        } else {
-            &counts.changed
-        };
-        count.fetch_add(1, SeqCst);
         if restamped {
             self.counters.restamped(block);
-            counts.last.fetch_max(block.get() + 1, SeqCst);
         }
+        so_far.with(|SoFar { report, last }| {
+            report.zero += u64::from(zero);
+            let count = if digest.is_none() {
+                &mut report.unreadable
+            } else if !restamped {
+                &mut report.unchanged
+            } else if !before.has(STAMPED) {
+                &mut report.new
+            } else if digest == Some(before.digest) {
+                &mut report.unsettled
+            } else {
+                &mut report.changed
+            };
+            *count += 1;
+            *last = (*last).max(restamped.then_some(block));
+        });
     }
 }
 

@@ -25,11 +25,8 @@ impl Index {
 
     /// A block that the image had before is part of it again, with other content.
     pub(crate) fn came_back(&self, block: BlockIndex) {
-        if self
-            .records
-            .peek(block)
-            .is_some_and(|record| record.has(STAMPED))
-        {
+        let known = self.records.peek(block);
+        if known.is_some_and(|record| record.has(STAMPED)) {
             self.records.with(block, |record| record.add(REPORTED));
             self.wrote(block);
         }
@@ -79,21 +76,15 @@ impl Index {
         });
         let geometry = self.geometry();
         let hasher = Hasher::new(self.image.as_ref(), geometry, &self.zeros);
-        match hasher.hash(block, &AtomicU64::new(0)) {
-            Ok(digest) => self.records.with(block, |record| {
-                if !record.has(DIRTY) && record.hashes == turn {
-                    record.hashed(digest);
-                }
-            }),
-            Err(e) => {
-                log::warn!("block {block} cannot be hashed after it was written: {e}");
-                self.records.with(block, |record| {
-                    if !record.has(DIRTY) && record.hashes == turn {
-                        record.unreadable();
-                    }
-                });
-            }
+        let found = hasher.hash(block, &AtomicU64::new(0));
+        if let Err(e) = &found {
+            log::warn!("block {block} cannot be hashed after it was written: {e}");
         }
+        self.records.with(block, |record| match found {
+            _ if record.has(DIRTY) || record.hashes != turn => {}
+            Ok(digest) => record.hashed(digest),
+            Err(_) => record.unreadable(),
+        });
     }
 
     pub(super) fn hash_dirty(&self) {
@@ -111,9 +102,8 @@ impl Index {
         needed: impl Fn(&mut Record) -> bool,
     ) -> i64 {
         let floor = self.clock.now().max(self.clockwork.floor.get());
-        let mut wanted = self.clockwork.ceiling.get();
+        let mut ceiling = self.clockwork.ceiling.get();
         loop {
-            let ceiling = wanted;
             let made = self.records.with(block, |record| {
                 if !needed(record) {
                     return Ok((record.stamp.second(), false));
@@ -125,7 +115,8 @@ impl Index {
                 record.restamp(stamp);
                 Ok((stamp, true))
             });
-            match made {
+            let too_high = match made {
+                Err(stamp) => stamp,
                 Ok((stamp, new)) => {
                     self.counters.given.written(stamp, new);
                     if new {
@@ -135,15 +126,13 @@ impl Index {
                     self.count.fetch_max(block.get() + 1, SeqCst);
                     return stamp;
                 }
-                Err(stamp) => {
-                    if let Err(e) = self.raise_ceiling(stamp) {
-                        log::warn!(
-                            "the index cannot be saved: {e}; a crash would now cost a whole new sync"
-                        );
-                    }
-                    wanted = stamp.max(self.clockwork.ceiling.get());
-                }
+            };
+            if let Err(e) = self.raise_ceiling(too_high) {
+                log::warn!(
+                    "the index cannot be saved: {e}; a crash would now cost a whole new sync"
+                );
             }
+            ceiling = too_high.max(self.clockwork.ceiling.get());
         }
     }
 }

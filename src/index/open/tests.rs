@@ -314,7 +314,7 @@ fn p22_a_block_that_cannot_be_read_has_no_digest_and_a_new_stamp_only_to_salvage
         let block = BlockIndex::new(1).unwrap();
         assert_eq!(index.unreadable(), Some((1, block)));
         let record = index.records.with(block, |record| *record);
-        assert!(!record.has_any(HASHED | SETTLED));
+        assert!(!record.stamp.has_any(HASHED | SETTLED));
         assert_eq!(record.stamp.second() > stamps[1], salvage);
         stamps[1] = record.stamp.second();
         index.close().unwrap();
