@@ -246,7 +246,7 @@ impl Index {
         if !matches!(self.purpose, Purpose::Scan { .. }) {
             // For a tool that remembers when it ran, as tar does, only what is later is new.
             let next = self.clock.now().saturating_add(1);
-            self.clockwork.floor.raise(next);
+            self.clockwork.floor.fetch_max(next, SeqCst);
         }
         let saved = self.save(false);
         if saved.is_ok() {
@@ -269,7 +269,7 @@ impl Index {
 
     /// The latest stamp that any block ever had, or all had at once, which is below the floor.
     fn latest(&self) -> i64 {
-        self.records.latest().max(self.clockwork.floor.get())
+        self.records.latest().max(self.clockwork.floor.load(SeqCst))
     }
 
     pub(crate) fn geometry(&self) -> Geometry {

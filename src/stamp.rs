@@ -4,7 +4,7 @@
 
 mod given;
 
-pub(crate) use given::{Given, Second};
+pub(crate) use given::Given;
 
 /// Seconds from a block's latest stamp to a new one, at least: rsync compares whole seconds, FAT keeps every other.
 pub(crate) const STEP: i64 = 2;

@@ -4,6 +4,7 @@
 //! all blocks, which follows the source; writable ones a stamp that is fixed at the mount, and one of its own
 //! for every block that is written or given a time.
 
+use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::clock::Clock;
 use crate::geometry::BlockIndex;
 use crate::image::{Fingerprint, Image};
 use crate::per_block::PerBlock;
-use crate::stamp::{Given, LOOKS_BACK, MADE, READ, REPORTED, STAMPED, STEP, Second, Stamp};
+use crate::stamp::{Given, LOOKS_BACK, MADE, READ, REPORTED, STAMPED, STEP, Stamp};
 
 /// How often a file that was just written is looked at again.
 const LOOKS: usize = 3;
@@ -89,7 +90,7 @@ pub(crate) struct Stamps {
     own: Option<PerBlock<Stamp>>,
     given: Given,
     /// The latest stamp that was made here and shown.
-    shown: Second,
+    shown: AtomicI64,
     clock: Arc<dyn Clock>,
 }
 
@@ -124,7 +125,7 @@ impl Stamps {
             base,
             own: writable.then(PerBlock::new),
             given: Given::new(),
-            shown: Second::default(),
+            shown: AtomicI64::new(i64::MIN),
             clock,
         })
     }
@@ -187,7 +188,7 @@ impl Stamps {
     /// The stamp that a block shows; from now on it counts as reported.
     pub(crate) fn report_stamp(&self, block: BlockIndex, base: i64) -> i64 {
         let shown = |stamp| {
-            self.shown.raise(stamp);
+            self.shown.fetch_max(stamp, SeqCst);
             stamp
         };
         let Some(own) = &self.own else {
@@ -291,7 +292,7 @@ impl Stamps {
     /// Waits until no later mount can show one of the stamps that were made here and shown: none lies in the future, nor
     /// so near that the stamps of a scan could be the same.
     pub(crate) fn let_pass(&self) {
-        let last = self.shown.get().saturating_add(LOOKS_BACK);
+        let last = self.shown.load(SeqCst).saturating_add(LOOKS_BACK);
         (self.clock).wait_if_near(last, LOOKS_BACK + STEP, LONGEST_WAIT * 2);
     }
 

@@ -1,5 +1,7 @@
 //! What the model of random histories (tests only) sees of an index that nobody else does.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use super::Index;
 use super::record::Record;
 use crate::geometry::BlockIndex;
@@ -27,6 +29,6 @@ impl Index {
 
     /// The latest stamp that was made for a block that was written.
     pub(crate) fn last_made(&self) -> i64 {
-        self.clockwork.last_made.get()
+        self.clockwork.last_made.load(SeqCst)
     }
 }

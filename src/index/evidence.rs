@@ -1,7 +1,7 @@
 //! What is known of the image: whether it was written since it was scanned (promises P23 and P24), and the one stamp that
 //! all blocks show if that may be so.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::record::{OWN, TORN};
 use super::{Index, Purpose, Request};
@@ -179,12 +179,14 @@ impl Index {
             let clockwork = &self.clockwork;
             let stamp = even(
                 (self.clock.now())
-                    .max(clockwork.floor.get())
-                    .max(clockwork.scan_ends_below.get())
+                    .max(clockwork.floor.load(SeqCst))
+                    .max(clockwork.scan_ends_below.load(SeqCst))
                     .max(latest.saturating_add(STEP)),
             );
             // Nobody knows what content goes with it, so no block may get it later.
-            clockwork.floor.raise(stamp.saturating_add(STEP));
+            clockwork
+                .floor
+                .fetch_max(stamp.saturating_add(STEP), SeqCst);
             stamp
         });
         // Saving may take long, and who looks at a block needs that lock.

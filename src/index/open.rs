@@ -1,6 +1,7 @@
 //! Beginning to use an index: load, judge what it is worth, scan, save as open.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, RwLock};
 
@@ -20,54 +21,46 @@ use crate::image::Fingerprint;
 use crate::order::{Ordered, Rank};
 use crate::per_block::PerBlock;
 use crate::scan::ZeroDigests;
-use crate::stamp::{REPORTED, STAMPED, STEP, Second};
+use crate::stamp::{REPORTED, STAMPED, STEP};
 
 /// Times that lie farther ahead of the clock, in seconds, are told of: a day, which is more than a clock in another time
 /// zone makes.
 const FAR_AHEAD: i64 = 24 * 3600;
 
-/// What a file that was found is worth.
+/// What was found, and what it is worth.
 #[derive(Debug)]
-enum Worth {
-    /// Nothing: the reason, for the log; `None` if there simply is no file yet.
-    Nothing(Option<String>),
-    /// Everything.
-    Good(Header),
-    /// Digests and stamps, but none of them is settled: the reason.
-    Unsettled(Header, &'static str),
+struct Worth {
+    /// Of an index of this image; its records count.
+    header: Option<Header>,
+    /// Why the index is lost, or with a header, why none of its digests is settled. `None` also if there is no file yet.
+    doubt: Option<String>,
 }
 
 impl Worth {
-    fn is_good(&self) -> bool {
-        matches!(self, Self::Good(_))
-    }
-
-    fn header(&self) -> Option<&Header> {
-        match self {
-            Self::Nothing(_) => None,
-            Self::Good(header) | Self::Unsettled(header, _) => Some(header),
-        }
+    /// The index, if everything in it is believed.
+    fn good(&self) -> Option<&Header> {
+        self.header.as_ref().filter(|_| self.doubt.is_none())
     }
 
     /// No stamp is later that was made with what was found, nor with what is `noted` beside it.
     fn promised(&self, noted: i64) -> i64 {
-        self.header()
-            .map_or(noted, |header| header.ceiling.max(noted))
+        let header = self.header.as_ref();
+        header.map_or(noted, |header| header.ceiling.max(noted))
     }
 
     /// Before this second no stamp may be made.
     fn floor(&self, noted: i64) -> i64 {
-        let floor = self.header().map_or(i64::MIN, |header| header.floor);
-        match self {
+        let floor = self.header.as_ref().map_or(i64::MIN, |header| header.floor);
+        match self.good() {
             // A note that is higher is of a mount whose stamps could not be saved.
-            Self::Good(header) if !header.open && noted <= header.ceiling => floor,
+            Some(header) if !header.open && noted <= header.ceiling => floor,
             _ => floor.max(self.promised(noted).saturating_add(1)),
         }
     }
 
     /// How much has to be read, and what the digests are of then, if the image is `now` like this.
     fn reading(&self, request: &Request<'_>, now: Fingerprint) -> (Reading, Fingerprint) {
-        let Self::Good(header) = self else {
+        let Some(header) = self.good() else {
             return (Reading::All, now);
         };
         let unwritten = matches!(now, Fingerprint::File(_))
@@ -78,21 +71,6 @@ impl Worth {
             return (Reading::Nothing, header.fingerprint.clone());
         }
         (Reading::told_by(request, header), now)
-    }
-
-    /// Logs what was lost.
-    fn warn(&self, request: &Request<'_>) {
-        let why = match self {
-            Self::Nothing(why) => why.as_deref(),
-            Self::Good(_) => None,
-            Self::Unsettled(_, why) => Some(*why),
-        };
-        if let Some(why) = why {
-            log::warn!(
-                "index {}: {why}; every block gets a new time",
-                request.path.display()
-            );
-        }
     }
 }
 
@@ -134,14 +112,18 @@ impl Index {
         let now = request.image.fingerprint().unwrap_or(Fingerprint::Unknown);
         let records = PerBlock::new();
         let worth = load(store.as_ref(), request, &now, &records);
-        check_size(request, worth.header())?;
-        worth.warn(request);
+        check_size(request, worth.header.as_ref())?;
+        if let Some(why) = &worth.doubt {
+            let index = request.path.display();
+            log::warn!("index {index}: {why}; every block gets a new time");
+        }
         let noted = store.noted_ceiling();
-        let known = worth.is_good() || noted.is_some();
+        let good = worth.good().is_some();
+        let known = good || noted.is_some();
         let noted = noted.unwrap_or(i64::MIN);
         let mut floor = worth.floor(noted);
         let first = first_stamp(started, known, &now, floor);
-        if !worth.is_good() {
+        if !good {
             // What was lost may be of any time until now, also if the clock goes back later.
             floor = floor.max(first);
         }
@@ -152,12 +134,8 @@ impl Index {
             promised: worth.promised(noted),
         };
         let evidence = Evidence::new(request, fingerprint);
-        let clockwork = Clockwork {
-            floor: Second::new(floor),
-            ..Clockwork::default()
-        };
-        let count = worth.header().map_or(0, |header| header.records);
-        let index = Self::new(request, store, records, clockwork, evidence);
+        let index = Self::new(request, store, records, Clockwork::new(floor), evidence);
+        let count = worth.header.map_or(0, |header| header.records);
         index.count.fetch_max(count, SeqCst);
         Ok((index, begin))
     }
@@ -261,39 +239,51 @@ fn load(
     now: &Fingerprint,
     records: &PerBlock<Record>,
 ) -> Worth {
-    let loaded = match store.load() {
-        Ok(Some(loaded)) => loaded,
-        Ok(None) => return Worth::Nothing(None),
-        Err(e) => return Worth::Nothing(Some(format!("it cannot be read: {e}"))),
-    };
-    let Loaded { mut input, place } = loaded;
+    match load_records(store, request, records) {
+        Err(doubt) => Worth {
+            header: None,
+            doubt,
+        },
+        Ok((header, place)) => {
+            let doubt = find_doubt(&header, place, now).map(str::to_owned);
+            records.for_each(|record| {
+                // Whoever used the index before may have shown every stamp in it.
+                if record.has(STAMPED) {
+                    record.add(REPORTED);
+                }
+                if doubt.is_some() {
+                    record.clear(SETTLED);
+                }
+            });
+            Worth {
+                header: Some(header),
+                doubt,
+            }
+        }
+    }
+}
+
+/// Loads what there is into `records`. The error says why there is nothing, if that is more than that there is no file.
+fn load_records(
+    store: &dyn Store,
+    request: &Request<'_>,
+    records: &PerBlock<Record>,
+) -> Result<(Header, FilePlace), Option<String>> {
+    let unread = |e: io::Error| Some(format!("it cannot be read: {e}"));
+    let Loaded { mut input, place } = store.load().map_err(unread)?.ok_or(None)?;
     let mut fill = |number: usize, record: Record| {
         if let Some(block) = BlockIndex::new(number as u64) {
             records.with(block, |slot| *slot = record);
         }
     };
-    let header = match format::read(input.as_mut(), &mut fill) {
-        Ok(Ok(header)) => header,
-        Ok(Err(e)) => return Worth::Nothing(Some(e.to_string())),
-        Err(e) => return Worth::Nothing(Some(format!("it cannot be read: {e}"))),
-    };
-    if header.block_size != request.geometry.block_size().bytes() {
+    let header = format::read(input.as_mut(), &mut fill).map_err(unread)?;
+    let header = header.map_err(|e| Some(e.to_string()))?;
+    let had = header.block_size;
+    if had != request.geometry.block_size().bytes() {
         records.for_each(|record| *record = Record::default());
-        let had = header.block_size;
-        return Worth::Nothing(Some(format!("it is for blocks of {had} bytes")));
+        return Err(Some(format!("it is for blocks of {had} bytes")));
     }
-    // Whoever used the index before may have shown every stamp in it.
-    records.for_each(|record| {
-        if record.has(STAMPED) {
-            record.add(REPORTED);
-        }
-    });
-    let why = find_doubt(&header, place, now);
-    if let Some(why) = why {
-        records.for_each(|record| record.clear(SETTLED));
-        return Worth::Unsettled(header, why);
-    }
-    Worth::Good(header)
+    Ok((header, place))
 }
 
 /// Why what was copied with the stamps of an index is not certain to be what its digests say; `place`: where the index

@@ -3,6 +3,7 @@
 //! A file keeps the second in which a write was submitted, or a page first stored to, as its time, while the data comes
 //! later; a mount without an index shows that second then.
 
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use super::Index;
@@ -44,7 +45,7 @@ impl Index {
             }
         };
         // A block that has got another time since is none of them.
-        note(self.clockwork.last_made.get());
+        note(self.clockwork.last_made.load(SeqCst));
         self.records.for_each(|record| {
             if record.has(STAMPED) {
                 note(record.stamp.second());
@@ -63,7 +64,7 @@ impl Index {
     /// those that all blocks had, which are below the floor.
     pub(super) fn let_pass(&self) {
         let near = self.clock.now().saturating_add(NEAR);
-        let floor = Some(self.clockwork.floor.get()).filter(|floor| *floor <= near);
+        let floor = Some(self.clockwork.floor.load(SeqCst)).filter(|floor| *floor <= near);
         let last = self.latest_near().max(floor.unwrap_or(i64::MIN));
         let last = last.saturating_add(LOOKS_BACK);
         if self.clock.now() <= last {
@@ -87,7 +88,9 @@ impl Index {
             if !self.is_of_last_write(stamp.saturating_sub(STEP), stamp) {
                 break;
             }
-            self.clockwork.floor.raise(stamp.saturating_add(1));
+            self.clockwork
+                .floor
+                .fetch_max(stamp.saturating_add(1), SeqCst);
             stamp = make();
         }
         stamp

@@ -80,7 +80,7 @@ impl Index {
         now: i64,
         reading: &Reading,
     ) -> Result<(), Cancelled> {
-        let now = now.max(self.clockwork.floor.get());
+        let now = now.max(self.clockwork.floor.load(SeqCst));
         let tally = request.tally;
         let before = tally.read.load(SeqCst);
         let wrong = match reading {

@@ -1,7 +1,5 @@
 //! What the records of all blocks say together.
 
-use std::convert::Infallible;
-
 use super::record::{HASHED, Record, SETTLED, UNREADABLE};
 use crate::geometry::BlockIndex;
 use crate::per_block::PerBlock;
@@ -32,19 +30,12 @@ impl PerBlock<Record> {
 
     /// Of the first `count` blocks those that could not be read when that was tried last: how many, and the first.
     pub(super) fn unreadable(&self, count: u64) -> Option<(u64, BlockIndex)> {
-        let (mut found, mut first, mut number) = (0, None, 0);
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let looked = self.runs(count, |run, len| {
-            for (number, record) in (number..).zip(run.unwrap_or_default()) {
-                if record.has(UNREADABLE) {
-                    found += 1;
-                    first = first.or(BlockIndex::new(number));
-                }
-            }
-            number += len as u64;
-            Ok::<(), Infallible>(())
-        });
-        looked.ok()?;
-        first.map(|first| (found, first))
+        let bad = |block: &BlockIndex| {
+            self.peek(*block)
+                .is_some_and(|record| record.has(UNREADABLE))
+        };
+        let mut bad = (0..count).filter_map(BlockIndex::new).filter(bad);
+        let first = bad.next()?;
+        Some((1 + bad.count() as u64, first))
     }
 }

@@ -23,11 +23,13 @@ impl Index {
     /// may be shown, since the clock will most likely be past it at the next mount.
     pub(super) fn raise_ceiling(&self, stamp: i64) -> io::Result<()> {
         self.saving.with(|()| {
-            if stamp <= self.clockwork.ceiling.get() {
+            if stamp <= self.clockwork.ceiling.load(SeqCst) {
                 return Ok(());
             }
             self.save_alone(true, stamp).inspect_err(|_| {
-                self.clockwork.ceiling.raise(stamp.saturating_add(HEADROOM));
+                self.clockwork
+                    .ceiling
+                    .fetch_max(stamp.saturating_add(HEADROOM), SeqCst);
             })
         })
     }
@@ -36,7 +38,7 @@ impl Index {
         let latest = self.latest().max(least);
         let ceiling = if open {
             let ceiling = latest.max(self.clock.now()).saturating_add(HEADROOM);
-            ceiling.max(self.clockwork.ceiling.get())
+            ceiling.max(self.clockwork.ceiling.load(SeqCst))
         } else {
             latest
         };
@@ -65,7 +67,7 @@ impl Index {
                     source: self.source.clone(),
                     open,
                     ceiling,
-                    floor: self.clockwork.floor.get(),
+                    floor: self.clockwork.floor.load(SeqCst),
                     fingerprint: fingerprint.clone(),
                     place,
                     state,
@@ -74,7 +76,7 @@ impl Index {
                 Ok(trailer(&header, hasher.borrow().clone())?)
             },
         )?;
-        self.clockwork.ceiling.raise(ceiling);
+        self.clockwork.ceiling.fetch_max(ceiling, SeqCst);
         Ok(())
     }
 

@@ -43,7 +43,7 @@ impl Index {
             log::warn!("the index cannot be saved: {e}");
         }
         let scanned = self.scan(tally, first, &|_| true, None);
-        self.clockwork.scan_ends_below.set(i64::MIN);
+        self.clockwork.scan_ends_below.store(i64::MIN, SeqCst);
         scanned.map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
         // A listing that has made its stamp before must not show it after.
         (self.evidence.known).with(|known| known.scanned(fingerprint, self.clock.now()));
@@ -60,9 +60,9 @@ impl Index {
                 // already, so that none gets a later one that is not over.
                 let next = self.clock.now().saturating_add(1);
                 let after = self.latest_near().saturating_add(STEP);
-                let first = even(next.max(after).max(self.clockwork.floor.get()));
+                let first = even(next.max(after).max(self.clockwork.floor.load(SeqCst)));
                 highest = first.max(self.records.latest()).saturating_add(2 * STEP);
-                self.clockwork.scan_ends_below.set(highest + 1);
+                self.clockwork.scan_ends_below.store(highest + 1, SeqCst);
                 first.saturating_add(STEP)
             })
         });

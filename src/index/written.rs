@@ -101,8 +101,8 @@ impl Index {
         block: BlockIndex,
         needed: impl Fn(&mut Record) -> bool,
     ) -> i64 {
-        let floor = self.clock.now().max(self.clockwork.floor.get());
-        let mut ceiling = self.clockwork.ceiling.get();
+        let floor = self.clock.now().max(self.clockwork.floor.load(SeqCst));
+        let mut ceiling = self.clockwork.ceiling.load(SeqCst);
         loop {
             let made = self.records.with(block, |record| {
                 if !needed(record) {
@@ -120,7 +120,7 @@ impl Index {
                 Ok((stamp, new)) => {
                     self.counters.given.written(stamp, new);
                     if new {
-                        self.clockwork.last_made.raise(stamp);
+                        self.clockwork.last_made.fetch_max(stamp, SeqCst);
                     }
                     // It may lie past what was scanned, and must not get this stamp again.
                     self.count.fetch_max(block.get() + 1, SeqCst);
@@ -132,7 +132,7 @@ impl Index {
                     "the index cannot be saved: {e}; a crash would now cost a whole new sync"
                 );
             }
-            ceiling = too_high.max(self.clockwork.ceiling.get());
+            ceiling = too_high.max(self.clockwork.ceiling.load(SeqCst));
         }
     }
 }

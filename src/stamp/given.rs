@@ -5,36 +5,6 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 use super::Stamp;
 use crate::order::{Ordered, Rank};
 
-/// A second since the epoch that all threads see.
-#[derive(Debug)]
-pub(crate) struct Second(AtomicI64);
-
-impl Second {
-    pub(crate) fn new(second: i64) -> Self {
-        Self(AtomicI64::new(second))
-    }
-
-    pub(crate) fn get(&self) -> i64 {
-        self.0.load(SeqCst)
-    }
-
-    pub(crate) fn set(&self, second: i64) {
-        self.0.store(second, SeqCst);
-    }
-
-    /// It is this one from now on, unless it is later.
-    pub(crate) fn raise(&self, second: i64) {
-        self.0.fetch_max(second, SeqCst);
-    }
-}
-
-impl Default for Second {
-    /// Before all others.
-    fn default() -> Self {
-        Self::new(i64::MIN)
-    }
-}
-
 /// The stamps that the blocks of a mount were given.
 #[derive(Debug)]
 pub(crate) struct Given {
