@@ -99,18 +99,14 @@ impl Index {
                 self.source
             );
         }
-        let all = wrong.is_some() || *reading == Reading::All;
-        if all {
-            self.scan(tally, now, &|_| true, request.map)?;
-        } else {
-            self.take_over(tally, now, reading)?;
-        }
+        let reading = wrong.map_or(reading, |_| &Reading::All);
+        self.scan(tally, now, reading, request.map)?;
         // What was read before the scan, to check others' words, is read too.
         let read = tally.read.load(SeqCst) - before;
         (self.counters.report).with(|report| report.bytes_read = read);
         // Of an image that nobody can write, the state and the fingerprint are the same.
-        let told = !all && *reading != Reading::Nothing;
-        (self.evidence.known).with(|known| known.vouched = told && self.watches());
+        let vouched = matches!(reading, Reading::Told { .. }) && self.watches();
+        self.evidence.known.with(|known| known.vouched = vouched);
         Ok(())
     }
 
@@ -122,8 +118,7 @@ impl Index {
             ..Plan::default()
         };
         for block in (0..geometry.blocks()).filter_map(BlockIndex::new) {
-            let read = matches!(reading, Reading::All) || self.is_read(block, reading, geometry);
-            if !read {
+            if !self.is_read(block, reading, geometry) {
                 continue;
             }
             plan.read += 1;
@@ -143,9 +138,9 @@ impl Index {
     }
 
     /// Whether a block has to be read.
-    fn is_read(&self, block: BlockIndex, reading: &Reading, geometry: Geometry) -> bool {
-        !self.records.with(block, |record| record.has(HASHED))
-            || !reading.vouches_for(block, geometry)
+    pub(super) fn is_read(&self, block: BlockIndex, reading: &Reading, geometry: Geometry) -> bool {
+        !reading.vouches_for(block, geometry)
+            || !self.records.with(block, |record| record.has(HASHED))
     }
 
     /// Reads up to `checks` blocks of those that need not be read. The first that is not as the index has it.
@@ -177,41 +172,6 @@ impl Index {
                     found.is_ok_and(|digest| digest != record.digest)
                 })
             })
-    }
-
-    /// Reads what has to be read; of the rest, what is not settled gets a new stamp all the same.
-    fn take_over(&self, tally: &Tally, now: i64, reading: &Reading) -> Result<(), Cancelled> {
-        let geometry = self.geometry();
-        self.scan(
-            tally,
-            now,
-            &|block| self.is_read(block, reading, geometry),
-            None,
-        )?;
-        let mut report = self.report();
-        report.zero = 0;
-        let mut last = None;
-        for block in (0..geometry.blocks()).filter_map(BlockIndex::new) {
-            let zeros = self.zeros.of(geometry.span(block).len());
-            let restamped = self.records.with(block, |record| {
-                report.zero += u64::from(record.has(HASHED) && record.digest == zeros);
-                // As if it had been read.
-                record.has(HASHED) && record.found(record.digest, now)
-            });
-            if restamped {
-                report.unsettled += 1;
-                self.counters.restamped(block);
-                last = Some(block);
-            }
-        }
-        if let Some(last) = last {
-            self.make_later(last);
-        }
-        let otherwise = report.changed + report.new + report.unsettled + report.unreadable;
-        report.unchanged = report.blocks.saturating_sub(otherwise);
-        self.counters.report.with(|last| *last = report);
-        self.counters.given.forget_newest();
-        Ok(())
     }
 }
 

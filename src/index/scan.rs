@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::atomic::Ordering::SeqCst;
 
+use super::partial::Reading;
 use super::record::{DIRTY, HASHED, Record, SETTLED, UNREADABLE, WRITTEN};
 use super::{Index, Report};
 use crate::geometry::{BlockIndex, Geometry};
@@ -42,7 +43,7 @@ impl Index {
         if let Err(e) = self.raise_ceiling(highest) {
             log::warn!("the index cannot be saved: {e}");
         }
-        let scanned = self.scan(tally, first, &|_| true, None);
+        let scanned = self.scan(tally, first, &Reading::All, None);
         self.clockwork.scan_ends_below.store(i64::MIN, SeqCst);
         scanned.map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
         // A listing that has made its stamp before must not show it after.
@@ -69,22 +70,30 @@ impl Index {
         (last - STEP, highest)
     }
 
-    /// Scans the blocks for which `wanted` is true and gives stamps by the rule, those of second `now`,
-    /// which must not lie below the floor. Makes `map` of all blocks, if they are all wanted.
+    /// Brings all records up to date, reading as much as `reading` says. New stamps are of second `now`, which must not
+    /// lie below the floor. Makes `map`, if all is read.
     pub(super) fn scan(
         &self,
         tally: &Tally,
         now: i64,
-        wanted: &(dyn Fn(BlockIndex) -> bool + Sync),
+        reading: &Reading,
         map: Option<&BlockMap>,
     ) -> Result<(), Cancelled> {
         let start = std::time::Instant::now();
         let geometry = self.geometry();
         let before = tally.read.load(SeqCst);
         let so_far = Ordered::new(Rank::Leaf, SoFar::default());
+        let map = map.filter(|_| *reading == Reading::All);
         let hasher = Hasher::new(self.image.as_ref(), geometry, &self.zeros).mapping(map);
+        // What is not read is what it was: with a digest that is not settled it gets a new stamp all the same.
+        for block in (0..geometry.blocks()).filter_map(BlockIndex::new) {
+            if !self.is_read(block, reading, geometry) {
+                let known = Found::Digest(self.records.with(block, |record| record.digest));
+                self.scanned(block, known, now, geometry, &so_far);
+            }
+        }
         let wanted = |block| {
-            let wanted = wanted(block);
+            let wanted = self.is_read(block, reading, geometry);
             if wanted {
                 self.records.with(block, |record| record.clear(WRITTEN));
             }
