@@ -238,3 +238,6 @@ impl Index {
         meanwhile
     }
 }
+
+#[cfg(test)]
+mod tests;
