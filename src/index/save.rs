@@ -45,11 +45,12 @@ impl Index {
         // Without the note an index that is lost costs a wait.
         let _ = self.store.note_ceiling(ceiling);
         let count = self.count.load(SeqCst);
-        let fingerprint = if open && self.writable {
-            Fingerprint::Unknown
-        } else {
-            (self.evidence.known).with(|known| known.fingerprint.clone())
-        };
+        // Both from before the records: a scan that ends meanwhile only makes these newer than what they rest on.
+        let (mut fingerprint, vouched) =
+            (self.evidence.known).with(|known| (known.fingerprint.clone(), known.vouched));
+        if open && self.writable {
+            fingerprint = Fingerprint::Unknown;
+        }
         let hasher = RefCell::new(blake3::Hasher::new());
         self.store.save(
             &mut |out| {
@@ -58,8 +59,6 @@ impl Index {
                 self.write_records(out, &mut hasher.borrow_mut(), count)
             },
             &mut |place| {
-                let (state, vouched) =
-                    (self.evidence.known).with(|known| (known.state.clone(), known.vouched));
                 let header = Header {
                     block_size: self.geometry().block_size().bytes(),
                     image_size: self.geometry().image_size(),
@@ -70,7 +69,8 @@ impl Index {
                     floor: self.clockwork.floor.load(SeqCst),
                     fingerprint: fingerprint.clone(),
                     place,
-                    state,
+                    // From after them: a scan that has begun meanwhile makes them newer than any state.
+                    state: self.evidence.known.with(|known| known.state.clone()),
                     vouched,
                 };
                 Ok(trailer(&header, hasher.borrow().clone())?)
