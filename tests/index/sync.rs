@@ -282,7 +282,10 @@ fn p14_a_backup_followed_at_once_by_its_restore_is_right_each_time() {
                     // Lost at once, and put back at once.
                     change(&image, 65_536 + 5, b"damaged");
                     change(&image, 2 * 65_536, b"damaged");
-                    run("-rw").arg(format!("{}/", backup.display())).arg("{}/").ok();
+                    run("-rw")
+                        .arg(format!("{}/", backup.display()))
+                        .arg("{}/")
+                        .ok();
                     assert_same("restored", &blocks::read(&image), &good);
                 }
             });
