@@ -50,6 +50,8 @@ pub struct IndexConfig {
     pub id: Option<String>,
     /// `-o rescan`: read everything, whatever is known.
     pub rescan: bool,
+    /// `-o recheck=N`: of what need not be read, every N-th part is read all the same; 0 is none. `None`: the default.
+    pub recheck: Option<u32>,
     /// `--changed`, `--since`, `--as`: what changed, if somebody can tell.
     pub changes: ChangesConfig,
 }

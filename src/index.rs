@@ -15,6 +15,7 @@ mod name;
 mod open;
 mod over;
 mod partial;
+mod recheck;
 mod record;
 mod records;
 mod request;
@@ -27,7 +28,7 @@ mod written;
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Once, PoisonError, RwLock};
 
 use crate::clock::Clock;
@@ -89,6 +90,8 @@ pub struct Index {
     over: Once,
     /// Open handles that can write, by block.
     writers: Ordered<HashMap<BlockIndex, u64>>,
+    /// The part that is rechecked next.
+    recheck: AtomicU32,
     /// There is no file, or it could not be saved at the beginning.
     unsaved: AtomicBool,
     /// Held while the index is saved.

@@ -262,7 +262,9 @@ impl Draft {
         self.conflict("allow-other", "allow-root", "")?;
         let given = |name: &str| self.given.get(name);
         if given("index").is_none() {
-            let mut needing = ["id", "rescan"].into_iter().chain(changes::WORDS);
+            let mut needing = ["id", "rescan", "recheck"]
+                .into_iter()
+                .chain(changes::WORDS);
             if let Some(typed) = needing.find_map(given) {
                 return Err(Failure::usage(format!(
                     "{typed} has no meaning without --index"

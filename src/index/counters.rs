@@ -25,6 +25,8 @@ pub struct Report {
     pub zero: u64,
     /// Bytes that were read of the image.
     pub bytes_read: u64,
+    /// Of those: bytes of blocks that need not have been read (promise P29).
+    pub rechecked: u64,
     /// How long it took.
     pub seconds: f64,
     /// What became of blocks that were stamped unread (promise P32), counted at the end of the mount.

@@ -49,6 +49,9 @@ pub(super) struct Header {
     /// Some digests are of that state, on others' word, and not of `fingerprint`, which may be later.
     #[serde(default)]
     pub(super) vouched: bool,
+    /// The part that is rechecked next (promise P29); older ones have none.
+    #[serde(default)]
+    pub(super) recheck: u32,
 }
 
 /// What only the file itself has, and no copy of it.

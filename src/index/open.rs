@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Once, RwLock};
 
 use super::Index;
@@ -95,7 +95,7 @@ impl Index {
     /// What [`Index::open`] would read. Reads nothing of the image and saves nothing.
     pub fn plan_open(request: &Request<'_>) -> Result<Plan, OpenError> {
         let (index, begin) = Self::begin(request, find_store(request)?)?;
-        Ok(index.plan(&begin.reading))
+        Ok(index.plan(request, &begin.reading))
     }
 
     pub(crate) fn open_store(
@@ -140,8 +140,10 @@ impl Index {
         };
         let evidence = Evidence::new(request, fingerprint);
         let index = Self::new(request, store, records, Clockwork::new(floor), evidence);
-        let count = worth.header.map_or(0, |header| header.records);
-        index.count.fetch_max(count, SeqCst);
+        if let Some(header) = worth.header {
+            index.count.fetch_max(header.records, SeqCst);
+            index.recheck.store(header.recheck, SeqCst);
+        }
         Ok((index, begin))
     }
 
@@ -170,6 +172,7 @@ impl Index {
             counters: Counters::new(request.purpose),
             over: Once::new(),
             writers: Ordered::new(Rank::Leaf, HashMap::new()),
+            recheck: AtomicU32::new(0),
             unsaved: AtomicBool::new(false),
             saving: Ordered::new(Rank::Saving, ()),
         }

@@ -4,18 +4,17 @@
 //! Invariant: a block keeps its stamp without being read only if its digest is known and settled, it is as long as
 //! it was, and every byte of it is known to be the same.
 
-use std::collections::BTreeSet;
-use std::hash::{BuildHasher, Hasher as _, RandomState};
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::Index;
 use super::counters::add_to_runs;
 use super::format::Header;
+use super::recheck::Rechecked;
 use super::record::HASHED;
 use super::request::Request;
 use crate::changes::Changes;
 use crate::geometry::{BlockIndex, Geometry};
-use crate::scan::{Cancelled, Hasher, Tally};
+use crate::scan::Cancelled;
 
 /// How much of an image is read.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,7 +42,7 @@ pub struct Plan {
     pub read: u64,
     /// Their bytes, holes included.
     pub bytes: u64,
-    /// Others, chosen at random, that would be read to check the map of changes.
+    /// Others that would be read to recheck them.
     pub checked: u64,
     /// The blocks that would be read, as runs of block numbers, ends included.
     pub ranges: Vec<(u64, u64)>,
@@ -58,6 +57,17 @@ impl Reading {
         match changes.zip(before) {
             Some((changes, before)) => Self::Told { changes, before },
             None => Self::All,
+        }
+    }
+
+    /// Whose word it is that the rest need not be read.
+    pub(super) fn says_nothing_changed(&self) -> &'static str {
+        match self {
+            Self::Told { changes, .. } if changes.checks > 0 => {
+                "the list of changes does not name it"
+            }
+            Self::Told { .. } => "its extents are those of the last snapshot",
+            Self::All | Self::Nothing | Self::Unread => "nothing shows that the image was written",
         }
     }
 
@@ -85,31 +95,25 @@ impl Index {
         let now = now.max(self.clockwork.floor.load(SeqCst));
         let tally = request.tally;
         let before = tally.read.load(SeqCst);
-        let wrong = match reading {
+        match reading {
             Reading::Unread => {
                 self.stamp_unread(now);
                 return Ok(());
             }
-            Reading::All => None,
             Reading::Nothing => {
                 let source = &self.source;
                 log::info!("{source} was not written since it was scanned last: not read again");
-                None
             }
-            Reading::Told { changes, .. } => self.first_wrong(tally, reading, changes.checks),
-        };
-        if let Some(wrong) = wrong {
-            log::error!(
-                "{}: block {wrong} is not among the changes, but it is not what it was: the changes are not those since \
-                 the last scan; everything is read",
-                self.source
-            );
+            Reading::All | Reading::Told { .. } => {}
         }
-        let reading = wrong.map_or(reading, |_| &Reading::All);
+        let wrong = self.recheck(request, reading);
+        let rechecked = tally.read.load(SeqCst) - before;
+        let reading = if wrong { &Reading::All } else { reading };
         self.scan(tally, now, reading, request.map)?;
-        // What was read before the scan, to check others' words, is read too.
+        // What was rechecked is read, too.
         let read = tally.read.load(SeqCst) - before;
-        (self.counters.report).with(|report| report.bytes_read = read);
+        (self.counters.report)
+            .with(|report| (report.bytes_read, report.rechecked) = (read, rechecked));
         // Of an image that nobody can write, the state and the fingerprint are the same.
         let vouched = matches!(reading, Reading::Told { .. }) && self.evidence.watch;
         self.evidence.known.with(|known| known.vouched = vouched);
@@ -117,7 +121,7 @@ impl Index {
     }
 
     /// What would be read, if it were done now.
-    pub(super) fn plan(&self, reading: &Reading) -> Plan {
+    pub(super) fn plan(&self, request: &Request<'_>, reading: &Reading) -> Plan {
         let geometry = self.geometry();
         let mut plan = Plan {
             blocks: geometry.blocks(),
@@ -131,10 +135,7 @@ impl Index {
             plan.bytes += geometry.span(block).len();
             add_to_runs(&mut plan.ranges, block.get());
         }
-        if let Reading::Told { changes, .. } = reading {
-            let checks = u64::try_from(changes.checks).unwrap_or(u64::MAX);
-            plan.checked = checks.min(plan.blocks - plan.read);
-        }
+        plan.checked = Rechecked::new(self, request, reading).count();
         plan
     }
 
@@ -148,49 +149,4 @@ impl Index {
         !reading.vouches_for(block, geometry)
             || !self.records.with(block, |record| record.has(HASHED))
     }
-
-    /// Reads up to `checks` blocks of those that need not be read. The first that is not as the index has it.
-    fn first_wrong(&self, tally: &Tally, reading: &Reading, checks: usize) -> Option<BlockIndex> {
-        if checks == 0 {
-            return None;
-        }
-        let geometry = self.geometry();
-        let kept = || {
-            (0..geometry.blocks())
-                .filter_map(BlockIndex::new)
-                .filter(|block| !self.is_read(*block, reading, geometry))
-        };
-        let chosen = chosen(kept().count() as u64, checks);
-        let hasher = Hasher::new(self.image.as_ref(), geometry, &self.zeros);
-        kept()
-            .enumerate()
-            .filter(|(rank, _)| chosen.contains(&(*rank as u64)))
-            .map(|(_, block)| block)
-            // The scan that follows says that it was ended early.
-            .take_while(|_| !tally.cancel.load(SeqCst))
-            .find(|block| {
-                let found = hasher.hash(*block, &tally.read);
-                self.records.with(*block, |record| {
-                    if found.is_err() {
-                        // Not wrong, but the scan that follows has to try it.
-                        record.unreadable();
-                    }
-                    found.is_ok_and(|digest| digest != record.digest)
-                })
-            })
-    }
-}
-
-/// `wanted` different numbers below `count`, or all of them.
-fn chosen(count: u64, wanted: usize) -> BTreeSet<u64> {
-    let wanted = u64::try_from(wanted).unwrap_or(u64::MAX);
-    if count <= wanted {
-        return (0..count).collect();
-    }
-    let mut numbers = BTreeSet::new();
-    while (numbers.len() as u64) < wanted {
-        // Each has another key, and the first is the system's own random number.
-        numbers.insert(RandomState::new().build_hasher().finish() % count);
-    }
-    numbers
 }

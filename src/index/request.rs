@@ -73,6 +73,9 @@ pub struct Request<'a> {
     pub salvage: bool,
     /// Read everything, whatever the index says.
     pub rescan: bool,
+    /// Of what need not be read, every so many-th part is read all the same; 0: none. `None`: as the source of changes
+    /// needs it.
+    pub recheck: Option<u32>,
     /// Which blocks are zeros has to be known at once.
     pub zeros: bool,
     /// What for.

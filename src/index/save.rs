@@ -72,6 +72,7 @@ impl Index {
                     // From after them: a scan that has begun meanwhile makes them newer than any state.
                     state: self.evidence.known.with(|known| known.state.clone()),
                     vouched,
+                    recheck: self.recheck.load(SeqCst),
                 };
                 Ok(trailer(&header, hasher.borrow().clone())?)
             },

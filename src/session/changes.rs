@@ -51,6 +51,7 @@ pub(super) fn named(
     size: u64,
 ) -> Result<Option<Named>> {
     let told = match config.map.as_ref().zip(map) {
+        Some((config, map)) if let_go_of(config, map, source, size) => None,
         Some((config, map)) => {
             let ranges = map
                 .within(size)
@@ -69,10 +70,27 @@ pub(super) fn named(
     }))
 }
 
-fn attempt(map: &MapConfig) -> String {
-    let name = match &map.file {
+/// Whether the map is not used, because it tells of what is not there, which is logged: then everything is read.
+fn let_go_of(config: &MapConfig, map: &ChangeMap, source: &Path, size: u64) -> bool {
+    let Some(past) = map.past_end(size) else {
+        return false;
+    };
+    log::warn!(
+        "{}: {} tells of byte {past}, and the image has {size} bytes: it is of another image, or in other units; \
+         everything is read",
+        source.display(),
+        name(config)
+    );
+    true
+}
+
+fn name(map: &MapConfig) -> String {
+    match &map.file {
         MapFile::Stdin => "standard input".to_owned(),
         MapFile::Path(path) => path.display().to_string(),
-    };
-    format!("reading what changed: {name}")
+    }
+}
+
+fn attempt(map: &MapConfig) -> String {
+    format!("reading what changed: {}", name(map))
 }

@@ -218,6 +218,7 @@ impl Indexing<'_> {
             changes: self.source.changes().or(named),
             salvage: self.volume.salvage,
             rescan: config.rescan,
+            recheck: config.recheck,
             zeros: self.volume.sparse,
             purpose,
             map: self.bmap,

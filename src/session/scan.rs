@@ -178,12 +178,13 @@ fn counts(report: &Report) -> String {
         unchanged,
         zero,
         bytes_read,
+        rechecked,
         seconds,
         // A scan reads.
         first_pass: _,
     } = report;
     format!(
         "{blocks} blocks: {changed} changed, {new} new, {unchanged} unchanged, {unsettled} unsettled, \
-         {unreadable} unreadable; {zero} zero; {bytes_read} bytes read in {seconds:.1} seconds\n"
+         {unreadable} unreadable; {zero} zero; {bytes_read} bytes read, {rechecked} of them to recheck, in {seconds:.1} seconds\n"
     )
 }

@@ -10,6 +10,9 @@ use crate::exit::Result;
 /// The most FUSE worker threads that can be asked for.
 const MAX_THREADS: usize = 256;
 
+/// The most runs in which all of an image can be rechecked.
+const MAX_PARTS: u32 = 1_000_000;
+
 /// One word.
 pub(super) struct OwnWord {
     /// Its names; in these '-' and '_' are the same. Under the first one it is looked up.
@@ -71,6 +74,7 @@ pub(super) const OWN: &[OwnWord] = &[
     row(&["index"], Images, Value(|d, word| word.optional_path().map(|file| d.index.file = file))),
     row(&["id"], Images, Value(|d, word| word.text().map(|id| d.index.id = Some(id)))),
     row(&["rescan"], Images, Alone(|d| d.index.rescan = true)),
+    row(&["recheck"], Images, Value(|d, word| word.number(0..=MAX_PARTS).map(|n| d.index.recheck = Some(n)))),
     row(&["changed"], Images, Value(|d, word| changes::map_file(word).map(|file| d.changes.changed = Some(file)))),
     row(&["since"], Images, Value(|d, word| changes::state(word).map(|id| d.changes.since = Some(id)))),
     row(&["as"], Images, Value(|d, word| changes::state(word).map(|id| d.changes.now = Some(id)))),

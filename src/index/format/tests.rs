@@ -99,6 +99,7 @@ fn shown(path: &Path, store: Option<InPlace>) -> (Vec<i64>, Report) {
         changes: None,
         map: None,
         rescan: false,
+        recheck: None,
         zeros: true,
         salvage: false,
         purpose: Purpose::Run {

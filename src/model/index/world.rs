@@ -186,6 +186,7 @@ impl World {
             changes: teller.map(|teller| teller as &dyn ChangeSource),
             salvage: false,
             rescan,
+            recheck: None,
             zeros: self.zeros,
             purpose: match mode {
                 Mode::Run => Purpose::Run {
