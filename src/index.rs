@@ -9,6 +9,7 @@ mod counters;
 pub(crate) mod door;
 mod evidence;
 mod file;
+mod first_pass;
 mod format;
 mod name;
 mod open;
@@ -27,7 +28,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Once, PoisonError, RwLock};
 
 use crate::clock::Clock;
 use crate::geometry::{BlockIndex, Geometry};
@@ -41,11 +42,12 @@ use clockwork::Clockwork;
 use counters::Counters;
 use evidence::Evidence;
 use file::Store;
-use record::{HASHED, OWN, Record, SETTLED, TORN};
+use record::{HASHED, OWN, Record, SETTLED, UNREAD};
 
 pub use counters::Report;
 pub use evidence::Meanwhile;
 pub use file::{FileId, Refused};
+pub use first_pass::FirstPass;
 pub use name::{default_path, mount_name};
 pub use partial::Plan;
 pub use request::{OpenError, Purpose, Request};
@@ -83,6 +85,8 @@ pub struct Index {
     clockwork: Clockwork,
     evidence: Evidence,
     counters: Counters,
+    /// The stamps that were made at the beginning are over: none is shown before.
+    over: Once,
     /// Open handles that can write, by block.
     writers: Ordered<HashMap<BlockIndex, u64>>,
     /// There is no file, or it could not be saved at the beginning.
@@ -94,6 +98,7 @@ pub struct Index {
 impl Index {
     /// The stamp that a block shows. From now on it counts as reported.
     pub(crate) fn report_stamp(&self, block: BlockIndex) -> i64 {
+        self.let_first_pass();
         if !self.geometry().has(block) {
             self.follow_size();
             if !self.geometry().has(block) {
@@ -126,6 +131,7 @@ impl Index {
 
     /// The newest stamp of all.
     pub(crate) fn newest(&self) -> i64 {
+        self.let_first_pass();
         let find = || self.records.greatest(|record| record.stamp.second());
         let newest = self.counters.given.newest(find);
         self.evidence.overlay().unwrap_or(newest).max(newest)
@@ -141,16 +147,17 @@ impl Index {
     /// A handle was served all it ever will be. Unless that was the whole block with the content that the index
     /// names, what its client has is not certain.
     pub(crate) fn served(&self, block: BlockIndex, digest: Option<Digest>, epoch: u64) {
-        if !self.watches() {
-            return;
-        }
         let before_scan = epoch != self.epoch();
+        let watch = self.evidence.watch;
         self.records.with(block, |record| {
             if before_scan {
+                record.clear(UNREAD);
+            }
+            if before_scan && watch {
                 record.doubt();
             }
-            if !record.has(HASHED) || digest != Some(record.digest) {
-                record.add(TORN);
+            if watch || record.has(UNREAD) {
+                record.served(digest);
             }
         });
     }
@@ -160,9 +167,9 @@ impl Index {
         self.evidence.epoch.load(SeqCst)
     }
 
-    /// Whether what handles are served must be hashed.
-    pub(crate) fn watches(&self) -> bool {
-        self.evidence.watch
+    /// Whether what a handle of this block is served must be hashed.
+    pub(crate) fn watches(&self, block: BlockIndex) -> bool {
+        self.evidence.watch || self.records.with(block, |record| record.has(UNREAD))
     }
 
     /// How many stamps were made for blocks that were written.
@@ -206,7 +213,7 @@ impl Index {
                 && before.span(block) != geometry.span(block)
             {
                 self.records
-                    .with(block, |record| record.clear(HASHED | SETTLED));
+                    .with(block, |record| record.clear(HASHED | SETTLED | UNREAD));
             }
         }
         // An image that was longer once: what is known of those blocks is not of these.
@@ -231,6 +238,7 @@ impl Index {
             self.hash_dirty();
         }
         let meanwhile = self.judge();
+        self.count_first_pass();
         // What was read may be of a later state.
         let state = || self.evidence.known.with(|known| known.state.take());
         if meanwhile != Meanwhile::Quiet && state().is_some() {

@@ -1,7 +1,7 @@
 //! What an index counts, for reports.
 
-use super::Index;
 use super::request::Purpose;
+use super::{FirstPass, Index};
 use crate::geometry::BlockIndex;
 use crate::order::{Ordered, Rank};
 use crate::stamp::Given;
@@ -27,6 +27,9 @@ pub struct Report {
     pub bytes_read: u64,
     /// How long it took.
     pub seconds: f64,
+    /// What became of blocks that were stamped unread (promise P32), counted at the end of the mount.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_pass: Option<FirstPass>,
 }
 
 /// What is counted. Nothing is decided by it.

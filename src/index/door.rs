@@ -9,12 +9,17 @@ use crate::geometry::BlockIndex;
 pub(crate) use super::file::{Loaded, Store};
 pub(crate) use super::format::FilePlace;
 pub(crate) use super::over::NEAR;
-pub(crate) use super::record::{HASHED, TORN};
+pub(crate) use super::record::{HASHED, TORN, UNREAD};
 
 impl Index {
     /// All that is known of a block.
     pub(crate) fn record(&self, block: BlockIndex) -> Record {
         self.records.with(block, |record| *record)
+    }
+
+    /// Nobody who looks has to wait for the first stamps any more.
+    pub(crate) fn shows_stamps(&self) -> bool {
+        self.over.is_completed()
     }
 
     /// The one stamp of all blocks, if they have one.

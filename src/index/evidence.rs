@@ -145,7 +145,7 @@ impl Index {
     /// At each listing of the root: unless it is certain that the image was not written since the scan, all blocks get
     /// new stamps. May wait for a second to end, so that what is written later has a later one.
     pub(crate) fn refresh(&self) {
-        if !self.watches() || self.purpose != Purpose::Mount {
+        if !self.evidence.watch || self.purpose != Purpose::Mount {
             return;
         }
         let came = self.clock.now();
@@ -220,7 +220,7 @@ impl Index {
 
     /// Whether the image was written since the scan began; then what was served counts (promise P24).
     pub(super) fn judge(&self) -> Meanwhile {
-        if !self.watches() {
+        if !self.evidence.watch {
             return Meanwhile::Quiet;
         }
         let now = self.look_at_image();

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Once, RwLock};
 
 use super::Index;
 use super::clockwork::Clockwork;
 use super::counters::Counters;
 use super::evidence::Evidence;
 use super::file::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
+use super::first_pass::needs_no_scan;
 use super::format::{self, FilePlace, Header};
 use super::over::first_stamp;
 use super::partial::{Plan, Reading};
@@ -127,7 +128,11 @@ impl Index {
             // What was lost may be of any time until now, also if the clock goes back later.
             floor = floor.max(first);
         }
-        let (reading, fingerprint) = worth.reading(request, now);
+        let (reading, fingerprint) = if needs_no_scan(request, &records) {
+            (Reading::Unread, now)
+        } else {
+            worth.reading(request, now)
+        };
         let begin = Begin {
             first,
             reading,
@@ -163,6 +168,7 @@ impl Index {
             clockwork,
             evidence,
             counters: Counters::new(request.purpose),
+            over: Once::new(),
             writers: Ordered::new(Rank::Leaf, HashMap::new()),
             unsaved: AtomicBool::new(false),
             saving: Ordered::new(Rank::Saving, ()),
@@ -171,7 +177,8 @@ impl Index {
 
     fn update(&self, request: &Request<'_>, begin: &Begin) -> Result<(), OpenError> {
         let dry_run = matches!(request.purpose, Purpose::Scan { dry_run: true, .. });
-        if !dry_run && self.makes_stamps(&begin.reading) {
+        let reads = begin.reading != Reading::Unread;
+        if !dry_run && reads && self.makes_stamps(&begin.reading) {
             // Nothing that is written later can be of these seconds.
             self.wait_if_near(begin.first.saturating_add(STEP));
         }
@@ -181,7 +188,11 @@ impl Index {
         if dry_run {
             return Ok(());
         }
-        self.pass_stamps();
+        // A mount is ready at once. A command starts after the stamps: for a tool that remembers when it ran, as tar
+        // does, only what is later is new.
+        if reads || request.purpose != Purpose::Mount {
+            self.over.call_once(|| self.pass_stamps());
+        }
         if let Err(e) = self.save(true) {
             self.go_on_unsaved(request, begin, e)?;
         }

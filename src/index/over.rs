@@ -96,6 +96,17 @@ impl Index {
         stamp
     }
 
+    /// Before anybody sees a stamp: waits until the first ones are over. Who looks waits, and not the mount.
+    pub(super) fn let_first_pass(&self) {
+        self.over.call_once(|| {
+            self.pass_stamps();
+            // That may have been long after they were made.
+            if let Err(e) = self.raise_ceiling(self.latest()) {
+                log::warn!("the index cannot be saved: {e}");
+            }
+        });
+    }
+
     /// After a scan, and before anybody sees its stamps: gives others to blocks whose stamps cannot be shown.
     pub(super) fn pass_stamps(&self) {
         for _ in 0..LOOKS {

@@ -24,6 +24,8 @@ pub(super) enum Reading {
     All,
     /// Only what has no digest: nothing was written.
     Nothing,
+    /// Nothing at all: every block gets a new stamp anyway, and its digest when it is served (promise P32).
+    Unread,
     /// What may differ.
     Told {
         changes: Changes,
@@ -62,7 +64,7 @@ impl Reading {
     /// Whether a block's bytes are certain to be those that its digest was made of.
     fn vouches_for(&self, block: BlockIndex, now: Geometry) -> bool {
         match self {
-            Self::All => false,
+            Self::All | Self::Unread => false,
             Self::Nothing => true,
             Self::Told { changes, before } => {
                 let span = now.span(block);
@@ -84,6 +86,10 @@ impl Index {
         let tally = request.tally;
         let before = tally.read.load(SeqCst);
         let wrong = match reading {
+            Reading::Unread => {
+                self.stamp_unread(now);
+                return Ok(());
+            }
             Reading::All => None,
             Reading::Nothing => {
                 let source = &self.source;
@@ -105,7 +111,7 @@ impl Index {
         let read = tally.read.load(SeqCst) - before;
         (self.counters.report).with(|report| report.bytes_read = read);
         // Of an image that nobody can write, the state and the fingerprint are the same.
-        let vouched = matches!(reading, Reading::Told { .. }) && self.watches();
+        let vouched = matches!(reading, Reading::Told { .. }) && self.evidence.watch;
         self.evidence.known.with(|known| known.vouched = vouched);
         Ok(())
     }

@@ -23,8 +23,10 @@ pub(super) const OWN: u16 = 512;
 pub(super) const DOUBTED: u16 = 1024;
 /// The block could not be read when that was tried last.
 pub(super) const UNREADABLE: u16 = 2048;
+/// The stamp was made without a look at the block: its digest is that of what is served first (promise P32).
+pub(crate) const UNREAD: u16 = 8192;
 
-const OURS: u16 = HASHED | SETTLED | TORN | DIRTY | WRITTEN | OWN | DOUBTED | UNREADABLE;
+const OURS: u16 = HASHED | SETTLED | TORN | DIRTY | WRITTEN | OWN | DOUBTED | UNREADABLE | UNREAD;
 const _: () = assert!(OURS & RULE == 0, "kept in one word");
 
 /// One block. 48 bytes, which is what a block may cost.
@@ -66,9 +68,31 @@ impl Record {
     /// What was served with the present stamp is not known to be what the block holds, nor what it will be found to
     /// hold if it has just been written.
     pub(super) fn doubt(&mut self) {
-        self.clear(SETTLED);
+        self.clear(SETTLED | UNREAD);
         if self.has(DIRTY) {
             self.add(DOUBTED);
+        }
+    }
+
+    /// The block gets a stamp, of second `now` or later, without being read.
+    pub(super) fn stamp_unread(&mut self, now: i64) {
+        self.restamp(self.next_stamp(now));
+        self.clear(HASHED | SETTLED | UNREADABLE);
+        self.add(UNREAD);
+    }
+
+    /// A handle was served `digest`, or, if that is `None`, not all of the block once and in order.
+    pub(super) fn served(&mut self, digest: Option<Digest>) {
+        match digest {
+            Some(digest) if self.has(UNREAD) => {
+                self.digest = digest;
+                self.clear(UNREAD);
+                self.add(HASHED | SETTLED);
+            }
+            Some(digest) if self.has(HASHED) && digest == self.digest => {}
+            // Two contents with one stamp, whatever else there is to prove that nothing was written.
+            Some(_) if self.has(HASHED) => self.doubt(),
+            _ => self.add(TORN),
         }
     }
 
@@ -76,7 +100,7 @@ impl Record {
     pub(super) fn hashed(&mut self, digest: Digest) {
         self.digest = digest;
         self.add(HASHED);
-        self.clear(UNREADABLE);
+        self.clear(UNREADABLE | UNREAD);
         if !self.has(DOUBTED) {
             self.add(SETTLED);
         }
@@ -88,7 +112,7 @@ impl Record {
         if self.stamp.has_any(DIRTY | WRITTEN) {
             return false;
         }
-        self.clear(UNREADABLE);
+        self.clear(UNREADABLE | UNREAD);
         let known = self.has(HASHED | SETTLED | STAMPED) && digest == self.digest;
         if known {
             return false;
@@ -116,7 +140,7 @@ impl Record {
 
     /// The block cannot be read. The digest stays noted, but it is not that of what the block holds.
     pub(super) fn unreadable(&mut self) {
-        self.clear(HASHED | SETTLED);
+        self.clear(HASHED | SETTLED | UNREAD);
         self.add(UNREADABLE);
     }
 }
@@ -156,6 +180,58 @@ mod tests {
         assert!(record.found(A, 200));
         assert_eq!(record.stamp.second(), 200);
         assert!(record.has(SETTLED));
+    }
+
+    #[test]
+    fn p32_the_first_that_is_served_a_block_whole_tells_its_digest() {
+        // What two handles were served; whether the copies are certain, and the digest.
+        for (first, second, settled, digest) in [
+            (Some(A), Some(A), true, Some(A)),
+            (Some(A), Some(B), false, Some(A)),
+            // Half a block is judged at the end: it may be half of what the other one is.
+            (Some(A), None, true, Some(A)),
+            (None, Some(A), true, Some(A)),
+            (None, None, false, None),
+        ] {
+            let mut record = Record::default();
+            record.found(B, 90);
+            record.stamp_unread(100);
+            assert_eq!((record.stamp.second(), record.has(UNREAD)), (100, true));
+            record.served(first);
+            record.served(second);
+            let case = format!("{first:?} and {second:?}: {record:?}");
+            assert_eq!(record.has(HASHED | SETTLED), settled, "{case}");
+            assert_eq!(
+                record.has(HASHED).then_some(record.digest),
+                digest,
+                "{case}"
+            );
+            let parts = first.is_none() || second.is_none();
+            assert_eq!(record.has(TORN), parts, "{case}");
+        }
+    }
+
+    #[test]
+    fn p32_whatever_else_happens_to_a_block_comes_first() {
+        let cases: [(&str, fn(&mut Record)); 5] = [
+            ("it is hashed after a write", |record| record.hashed(B)),
+            ("it cannot be read", Record::unreadable),
+            ("a scan has read it", |record| assert!(record.found(B, 200))),
+            ("a scan could not read it", |record| {
+                record.not_found(200, false);
+            }),
+            ("somebody has what nobody can tell", Record::doubt),
+        ];
+        for (what, happens) in cases {
+            let mut record = Record::default();
+            record.stamp_unread(100);
+            happens(&mut record);
+            record.served(Some(A));
+            assert!(
+                !record.has(UNREAD) && record.digest != A,
+                "{what}: {record:?}"
+            );
+        }
     }
 
     #[test]

@@ -25,13 +25,13 @@ impl Index {
             // Blocks that grew; nothing else writes here.
             self.records.for_each(|record| record.clear(DIRTY));
         }
-        let fingerprint = if self.watches() {
+        let fingerprint = if self.evidence.watch {
             self.look_at_image()
         } else {
             Fingerprint::Unknown
         };
         // Unless nobody can write the image, the digests are of a later state from now on.
-        if self.watches() || self.writable {
+        if self.evidence.watch || self.writable {
             self.evidence.known.with(|known| known.state = None);
         }
         // From here on: what a handle that is open already was served may be older than `fingerprint`.

@@ -107,6 +107,7 @@ impl Index {
         // Nobody has seen the stamps of the scan, and all others are known to be earlier.
         self.stamp_all(first);
         self.pass_stamps();
+        self.over.call_once(|| {});
         // They may be later now.
         let _ = self.store.note_ceiling(self.latest());
         self.unsaved.store(true, SeqCst);

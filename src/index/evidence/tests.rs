@@ -72,6 +72,7 @@ fn with_index(work: impl FnOnce(&Arc<Memory>, &Arc<BusyClock>, &Request<'_>, Arc
         changes: None,
         map: None,
         rescan: false,
+        zeros: true,
         salvage: false,
         purpose: Purpose::Mount,
         threads: 1,

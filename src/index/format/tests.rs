@@ -99,6 +99,7 @@ fn shown(path: &Path, store: Option<InPlace>) -> (Vec<i64>, Report) {
         changes: None,
         map: None,
         rescan: false,
+        zeros: true,
         salvage: false,
         purpose: Purpose::Run {
             refuse_shrunk: true,

@@ -56,6 +56,7 @@ impl Fixture {
             changes: None,
             salvage: false,
             rescan: false,
+            zeros: true,
             purpose: Purpose::Run {
                 refuse_shrunk: false,
                 strict: false,

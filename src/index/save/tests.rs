@@ -113,6 +113,7 @@ fn nobody_waits_for_a_save_that_a_listing_needs() {
         changes: None,
         map: None,
         rescan: false,
+        zeros: true,
         salvage: false,
         purpose: Purpose::Mount,
         threads: 1,

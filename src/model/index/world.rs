@@ -15,7 +15,7 @@ use crate::clock::{Clock, testing::TestClock};
 use crate::config::{OwnerConfig, VolumeConfig};
 use crate::geometry::{BlockIndex, BlockSize, Geometry};
 use crate::image::Image;
-use crate::index::door::{NEAR, TORN};
+use crate::index::door::{NEAR, TORN, UNREAD};
 use crate::index::{Index, OpenError, Purpose, Request};
 use crate::scan::Tally;
 use crate::volume::{Handle, Volume};
@@ -122,11 +122,13 @@ pub(super) struct World {
     pub(super) disk: Arc<Disk>,
     pub(super) live: Arc<Live>,
     pub(super) clock: Arc<TestClock>,
+    /// Nothing is shown before everything was read.
+    zeros: bool,
     model: Mutex<Model>,
 }
 
 impl World {
-    pub(super) fn new(setup: Setup) -> Arc<Self> {
+    pub(super) fn new(setup: Setup, zeros: bool) -> Arc<Self> {
         let clock = Arc::new(TestClock::new(2_000_000_000));
         let told = match setup.told {
             0..=2 => Told::File,
@@ -143,6 +145,7 @@ impl World {
             disk: Disk::new(&clock),
             live: Live::new(size, told, &clock),
             clock,
+            zeros,
             model: Mutex::default(),
         });
         world.live.world.set(Arc::downgrade(&world)).unwrap();
@@ -183,6 +186,7 @@ impl World {
             changes: teller.map(|teller| teller as &dyn ChangeSource),
             salvage: false,
             rescan,
+            zeros: self.zeros,
             purpose: match mode {
                 Mode::Run => Purpose::Run {
                     refuse_shrunk: false,
@@ -310,8 +314,10 @@ impl World {
                 mounted.blocks.release(handle);
             }
         }
-        let torn =
-            std::array::from_fn(|block| busy || mounted.index.record(number(block)).has(TORN));
+        let torn = std::array::from_fn(|block| {
+            let record = mounted.index.record(number(block));
+            busy || record.has(TORN) || record.has(UNREAD)
+        });
         self.made(&mounted.index);
         {
             // That is not waited for: whoever knows nothing of it must not come before it.
