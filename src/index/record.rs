@@ -213,7 +213,8 @@ mod tests {
 
     #[test]
     fn p32_whatever_else_happens_to_a_block_comes_first() {
-        let cases: [(&str, fn(&mut Record)); 5] = [
+        type Doubt = fn(&mut Record);
+        let cases: [(&str, Doubt); 5] = [
             ("it is hashed after a write", |record| record.hashed(B)),
             ("it cannot be read", Record::unreadable),
             ("a scan has read it", |record| assert!(record.found(B, 200))),
