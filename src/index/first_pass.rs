@@ -3,7 +3,7 @@
 //! Invariant: a digest is taken only from a handle that was served the whole block, once and in order, with the stamp that
 //! was made for this mount; whoever was served anything else makes it uncertain.
 
-use super::record::{HASHED, Record, SETTLED, TORN, UNREAD};
+use super::record::{HASHED, Record, SETTLED, TORN, UNREAD, UNSERVED};
 use super::request::Request;
 use super::{Index, Report};
 use crate::geometry::BlockIndex;
@@ -19,11 +19,15 @@ pub struct FirstPass {
     pub never_read: u64,
 }
 
-/// Whether nothing has to be read: every block gets a new stamp, and nobody must know anything at once.
-pub(super) fn needs_no_scan(request: &Request<'_>, records: &PerBlock<Record>) -> bool {
-    let mut settled = false;
-    records.for_each(|record| settled |= record.has(HASHED | SETTLED | STAMPED));
-    !settled && request.may_serve_unread()
+/// Whether nothing has to be read: every block gets a new stamp, and nobody must know anything at once. `good`: the index
+/// is believed. Then a block without a digest may be one that could not be read, which keeps its stamp if anybody has it.
+pub(super) fn needs_no_scan(request: &Request<'_>, records: &PerBlock<Record>, good: bool) -> bool {
+    let mut kept = false;
+    records.for_each(|record| {
+        let served = good && record.has(STAMPED) && !record.has(UNSERVED);
+        kept |= served || record.has(HASHED | SETTLED | STAMPED);
+    });
+    !kept && request.may_serve_unread()
 }
 
 impl Index {

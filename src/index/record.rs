@@ -9,10 +9,12 @@ use crate::stamp::{RULE, STAMPED, Stamp, even};
 pub(crate) const HASHED: u16 = 1;
 /// Whoever copied the block with its stamp has the content that the digest names.
 pub(super) const SETTLED: u16 = 2;
+/// Nobody was served all of the block since it got its stamp, as far as is known: no backup has it.
+pub(super) const UNSERVED: u16 = 64;
 /// What is kept between mounts.
-pub(super) const LASTING: u16 = HASHED | SETTLED | STAMPED;
+pub(super) const LASTING: u16 = HASHED | SETTLED | STAMPED | UNSERVED;
 /// A handle was served something that is not known to be the content of the digest.
-pub(crate) const TORN: u16 = 64;
+pub(crate) const TORN: u16 = 32768;
 /// The block was written since it was hashed.
 pub(super) const DIRTY: u16 = 128;
 /// The block was written since the scan began to read it.
@@ -26,7 +28,8 @@ pub(super) const UNREADABLE: u16 = 2048;
 /// The stamp was made without a look at the block: its digest is that of what is served first (promise P32).
 pub(crate) const UNREAD: u16 = 8192;
 
-const OURS: u16 = HASHED | SETTLED | TORN | DIRTY | WRITTEN | OWN | DOUBTED | UNREADABLE | UNREAD;
+const OURS: u16 =
+    HASHED | SETTLED | UNSERVED | TORN | DIRTY | WRITTEN | OWN | DOUBTED | UNREADABLE | UNREAD;
 const _: () = assert!(OURS & RULE == 0, "kept in one word");
 
 /// One block. 48 bytes, which is what a block may cost.
@@ -63,6 +66,13 @@ impl Record {
     pub(super) fn restamp(&mut self, stamp: i64) {
         self.stamp.restamp(stamp);
         self.clear(TORN | DOUBTED);
+        self.add(UNSERVED);
+    }
+
+    /// Gives the block the time that a client wants, who has the content.
+    pub(super) fn set_stamp(&mut self, stamp: i64) {
+        self.stamp.set(stamp);
+        self.clear(UNSERVED);
     }
 
     /// What was served with the present stamp is not known to be what the block holds, nor what it will be found to
@@ -83,6 +93,9 @@ impl Record {
 
     /// A handle was served `digest`, or, if that is `None`, not all of the block once and in order.
     pub(super) fn served(&mut self, digest: Option<Digest>) {
+        if digest.is_some() {
+            self.clear(UNSERVED);
+        }
         match digest {
             Some(digest) if self.has(UNREAD) => {
                 self.digest = digest;
@@ -212,27 +225,42 @@ mod tests {
     }
 
     #[test]
+    fn p26_a_stamp_is_served_when_somebody_has_all_of_the_block_with_it() {
+        let mut record = Record::default();
+        record.found(A, 100);
+        assert!(record.has(UNSERVED));
+        record.served(None);
+        assert!(record.has(UNSERVED), "a part");
+        record.served(Some(A));
+        assert!(!record.has(UNSERVED));
+        record.found(A, 200);
+        assert!(!record.has(UNSERVED), "the same stamp");
+        record.found(B, 300);
+        assert!(record.has(UNSERVED), "a new one");
+        record.set_stamp(7);
+        assert!(!record.has(UNSERVED), "a client has put it there");
+    }
+
+    #[test]
     fn p32_whatever_else_happens_to_a_block_comes_first() {
-        type Doubt = fn(&mut Record);
-        let cases: [(&str, Doubt); 5] = [
-            ("it is hashed after a write", |record| record.hashed(B)),
-            ("it cannot be read", Record::unreadable),
-            ("a scan has read it", |record| assert!(record.found(B, 200))),
-            ("a scan could not read it", |record| {
-                record.not_found(200, false);
-            }),
-            ("somebody has what nobody can tell", Record::doubt),
-        ];
-        for (what, happens) in cases {
+        let after = |happens: fn(&mut Record)| {
             let mut record = Record::default();
             record.stamp_unread(100);
             happens(&mut record);
             record.served(Some(A));
-            assert!(
-                !record.has(UNREAD) && record.digest != A,
-                "{what}: {record:?}"
-            );
-        }
+            !record.has(UNREAD) && record.digest != A
+        };
+        assert!(after(|record| record.hashed(B)), "hashed after a write");
+        assert!(after(Record::unreadable), "it cannot be read");
+        assert!(
+            after(|record| _ = record.found(B, 200)),
+            "a scan has read it"
+        );
+        assert!(
+            after(|record| _ = record.not_found(200, false)),
+            "a scan could not"
+        );
+        assert!(after(Record::doubt), "somebody has what nobody can tell");
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Index {
         let (replaced, stamp) = self.records.with(block, |record| {
             self.counters.given.touch(&mut record.stamp);
             let replaced = record.has(STAMPED).then_some(record.stamp.second());
-            record.stamp.set(stamp);
+            record.set_stamp(stamp);
             record.add(OWN);
             (replaced, record.stamp.second())
         });
