@@ -63,7 +63,7 @@ pub fn lies_below(file: &Path, directory: &Path) -> bool {
 /// The index of one image at one block size, in use.
 ///
 /// The order in which a thread takes its locks: `saving`, `evidence`, the newest stamp in `counters`, a page of `records`,
-/// and then one of those under which none is taken (`writers`, `geometry`, reports, the store's own); [`crate::order`]
+/// and then one of those under which none is taken (`writers`, `geometry`, reports, the store's own); `crate::order`
 /// checks it. Nothing that waits, for the image, a disk or the clock, is done under one of them, but the index is saved
 /// under `saving`.
 #[derive(Debug)]
