@@ -288,7 +288,7 @@ fn example(word: &str) -> String {
     let word = word.trim_end_matches('=');
     match name {
         "resize" => format!("write,{word}"),
-        "id" | "rescan" | "as" | "shrunk" | "strict" => format!("index,{word}"),
+        "id" | "rescan" | "recheck" | "as" | "shrunk" | "strict" => format!("index,{word}"),
         "changed" => format!("index,since=a,{word}"),
         "since" => format!("index,changed=-,{word}"),
         "era-block-size" => format!("index,changed=-,since=a,{word}"),

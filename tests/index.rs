@@ -10,6 +10,7 @@ mod first;
 mod killed;
 mod live;
 mod place;
+mod recheck;
 mod replaced;
 mod rig;
 mod run;

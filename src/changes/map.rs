@@ -33,22 +33,20 @@ impl ChangeMap {
         Ok(Self { format, parts })
     }
 
-    /// The last byte that the map tells of, if that lies past the end of an image of `size` bytes: it is of another image,
-    /// or in other units, and nothing in it is to be trusted.
-    #[must_use]
-    pub fn past_end(&self, size: u64) -> Option<u64> {
-        let Parts { unit, end, .. } = self.parts;
-        // The last block or sector of an image may be cut off.
-        (end.div_ceil(unit) > size.div_ceil(unit)).then(|| end - 1)
-    }
-
-    /// What may differ in an image of `size` bytes, which it must not reach past.
+    /// What may differ in an image of `size` bytes.
     ///
     /// # Errors
-    /// The map leaves part of the image out.
+    /// The map reaches past the image's end, or leaves part of it out.
     pub fn within(&self, size: u64) -> Result<ChangedRanges, MapError> {
         let Parts { unit, end, .. } = self.parts;
+        // The last block or sector of an image may be cut off.
         let (told, there) = (end.div_ceil(unit), size.div_ceil(unit));
+        if told > there {
+            return Err(MapError::past_end(format!(
+                "it tells of byte {}, and the image has {size} bytes: it is of another image, or in other units",
+                end - 1
+            )));
+        }
         if self.format == Format::NbdInfo && told < there {
             return Err(MapError::new(format!(
                 "it ends at byte {end}, and the image has {size} bytes: it is incomplete, or of another image"

@@ -21,6 +21,7 @@ pub struct MapError {
     /// Where in the text.
     place: Option<TextPlace>,
     reason: String,
+    past_end: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +35,21 @@ impl MapError {
         Self {
             place: None,
             reason: reason.into(),
+            past_end: false,
         }
+    }
+
+    pub(super) fn past_end(reason: String) -> Self {
+        Self {
+            past_end: true,
+            ..Self::new(reason)
+        }
+    }
+
+    /// The map is one, but it tells of bytes that the image does not have: nothing in it is to be trusted.
+    #[must_use]
+    pub fn is_past_end(&self) -> bool {
+        self.past_end
     }
 
     /// Line `number`, counted from 1.

@@ -199,8 +199,7 @@ Mount options (-o): every long option above is one (-o write,block-size=64K), an
   direct_io       keep no pages, which is the default; not with kernel_cache
   id=NAME         what SRC is called in the state directory; with index
   rescan          read all of SRC, whatever the index knows; with index
-  recheck=N       also read every N-th part of what need not be read, another one each time: 32 is the default with
-                  changed, else 0, none; with index
+  recheck=N       also read an N-th part of what need not be read, another one each time
   era-block-size=SIZE    length of a block of era_invalidate; with changed
   shrunk          of bmapfs run: go on although SRC is smaller than the index remembers
   strict          of bmapfs run: end with status 9 if SRC was written meanwhile

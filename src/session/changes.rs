@@ -51,13 +51,17 @@ pub(super) fn named(
     size: u64,
 ) -> Result<Option<Named>> {
     let told = match config.map.as_ref().zip(map) {
-        Some((config, map)) if let_go_of(config, map, source, size) => None,
-        Some((config, map)) => {
-            let ranges = map
-                .within(size)
-                .or_fail(Status::MountFailed, || attempt(config))?;
-            Some((config.since.clone(), ranges))
-        }
+        Some((config, map)) => match map.within(size) {
+            Err(why) if why.is_past_end() => {
+                let (source, name) = (source.display(), name(config));
+                log::warn!("{source}: {name}: {why}; everything is read");
+                None
+            }
+            ranges => {
+                let ranges = ranges.or_fail(Status::MountFailed, || attempt(config))?;
+                Some((config.since.clone(), ranges))
+            }
+        },
         None => None,
     };
     if told.is_none() && config.now.is_none() {
@@ -68,20 +72,6 @@ pub(super) fn named(
         told,
         now: config.now.clone(),
     }))
-}
-
-/// Whether the map is not used, because it tells of what is not there, which is logged: then everything is read.
-fn let_go_of(config: &MapConfig, map: &ChangeMap, source: &Path, size: u64) -> bool {
-    let Some(past) = map.past_end(size) else {
-        return false;
-    };
-    log::warn!(
-        "{}: {} tells of byte {past}, and the image has {size} bytes: it is of another image, or in other units; \
-         everything is read",
-        source.display(),
-        name(config)
-    );
-    true
 }
 
 fn name(map: &MapConfig) -> String {

@@ -144,7 +144,7 @@ impl Scanned {
                 Ok(shown
                     + &format!(
                         "{read} of {blocks} blocks would be read, {bytes} bytes with their holes, and {checked} others \
-                         to check the map\n"
+                         to recheck\n"
                     ))
             }
         }

@@ -1,5 +1,7 @@
 //! File systems of every kind that bmapfs treats differently, each in a file of the test's own.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::command::tool;
@@ -12,6 +14,8 @@ pub(crate) const WITH_HOLES: [&str; 4] = ["ext4", "xfs", "btrfs", "tmpfs"];
 #[derive(Debug)]
 pub(crate) struct Filesystem {
     point: PathBuf,
+    /// The file that it is in, if there is one.
+    below: Option<PathBuf>,
 }
 
 impl Filesystem {
@@ -23,12 +27,13 @@ impl Filesystem {
     /// An empty file system of this kind and size.
     pub(crate) fn sized(scene: &Scene, kind: &str, size: u64) -> Self {
         let point = scene.dir(&format!("fs-{kind}"));
-        match kind {
+        let below = match kind {
             "tmpfs" | "ramfs" => {
                 tool("mount")
                     .args(["-t", kind, "-o", &format!("size={size}"), "none"])
                     .arg(&point)
                     .ok();
+                None
             }
             _ => {
                 let image = scene.sparse(format!("fs-{kind}.img"), size);
@@ -41,9 +46,10 @@ impl Filesystem {
                     .arg(&image)
                     .arg(&point)
                     .ok();
+                Some(image)
             }
-        }
-        Self { point }
+        };
+        Self { point, below }
     }
 
     /// A path in it.
@@ -56,6 +62,39 @@ impl Filesystem {
         let path = self.path(name);
         std::fs::File::create(&path).unwrap().set_len(len).unwrap();
         path
+    }
+
+    /// Flips the bits of one byte of a file that is durable, below the file system: no time of the file moves.
+    pub(crate) fn corrupt(&self, file: &Path, offset: u64) {
+        const BLOCK: u64 = 4096;
+        let told = tool("filefrag").words("-v -b4096").arg(file).ok();
+        let place = told.lines().find_map(|line| {
+            // number: first.. last: first.. last: length: flags
+            let numbers: Vec<u64> = line
+                .split([':', '.', ' '])
+                .filter_map(|word| word.parse().ok())
+                .collect();
+            let [_, first, last, below, ..] = numbers[..] else {
+                return None;
+            };
+            let block = offset / BLOCK;
+            (first <= block && block <= last)
+                .then(|| (below + block - first) * BLOCK + offset % BLOCK)
+        });
+        let place = place.unwrap_or_else(|| panic!("{told}"));
+        let below = File::options()
+            .read(true)
+            .write(true)
+            .open(self.below.as_ref().unwrap());
+        let below = below.unwrap();
+        let mut byte = [0];
+        below.read_exact_at(&mut byte, place).unwrap();
+        below.write_all_at(&[!byte[0]], place).unwrap();
+        below.sync_all().unwrap();
+        tool("dd")
+            .arg(format!("if={}", file.display()))
+            .words("iflag=nocache count=0 status=none")
+            .ok();
     }
 
     pub(crate) fn point(&self) -> &Path {

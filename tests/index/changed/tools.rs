@@ -9,7 +9,7 @@ use crate::support::pattern::pattern;
 use crate::support::scene::Scene;
 use crate::support::wait_until;
 
-use super::{BLOCK, Nights, Rig, bytes_read, output, synced};
+use super::{BLOCK, Nights, Rig, assert_read, bytes_read, output, synced};
 
 /// An empty file for the metadata of a pool or a dm-era device.
 fn metadata(scene: &Scene, name: &str, restore: &str, xml: &str) -> std::path::PathBuf {
@@ -73,7 +73,7 @@ fn thin_delta_tells_what_changed_between_two_snapshots() {
         assert!(plan.starts_with(would), "{words}: {plan}");
         let synced = nights.sync(&options);
         assert_eq!(synced.blocks, expected, "{words}");
-        assert_eq!(bytes_read(&synced), (10 + 64) * BLOCK + 700, "{words}");
+        assert_read(&synced, 11 + 64, 101);
     }
     let same = output(&scene, "map", "thin_delta", "--snap1 1 --snap2 1", &pool);
     nights.sync_told(&format!("--changed {same} --since n3 --as n4"), &[]);
@@ -201,5 +201,9 @@ fn nbdinfo_tells_what_a_dirty_bitmap_of_qemu_has() {
     assert_eq!(told.blocks, [16, 46, 112, 113]);
     // What was zeroed is a hole, and holes are not read; of the others all that need not be are checked.
     let checked = bytes_read(&told) / BLOCK;
-    assert!((2 + 62..=2 + 64).contains(&checked), "{}", told.said);
+    assert!(
+        (2 + 62..=2 + 64 + 128 / 32).contains(&checked),
+        "{}",
+        told.said
+    );
 }
