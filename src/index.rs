@@ -5,6 +5,7 @@
 
 pub(crate) mod file;
 pub(crate) mod format;
+mod known;
 mod name;
 mod open;
 pub(crate) mod over;
@@ -34,7 +35,8 @@ use file::Store;
 use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN, even};
 
 pub use file::{FileId, Refused};
-pub use name::{default_path, mount_name};
+pub use known::{Known, KnownBlock, KnownError};
+pub use name::{default_path, known_path, mount_name};
 pub use partial::Plan;
 pub(crate) use record::LOOKS_BACK;
 pub use request::{OpenError, Purpose, Request};

@@ -23,6 +23,7 @@ pub mod scan;
 pub mod session;
 pub mod snapshot;
 pub mod sys;
+pub mod verify;
 pub mod volume;
 
 #[cfg(test)]

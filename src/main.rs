@@ -33,6 +33,15 @@ fn run() -> Result<ExitCode> {
             daemon::start(true)?;
             print(&session::scan(&config, map.as_ref())?.text(config.json)?)
         }
+        Command::Sums(config) => {
+            logging::init(config.verbosity);
+            session::sums(&config, &mut std::io::stdout().lock()).map(ExitCode::from)
+        }
+        Command::Verify(config) => {
+            logging::init(config.known.verbosity);
+            daemon::start(true)?;
+            session::verify(&config, &mut std::io::stdout().lock()).map(ExitCode::from)
+        }
         Command::Umount(config) => {
             logging::init(cli::umount_verbosity(&config));
             if let Some(namespace) = &config.namespace {

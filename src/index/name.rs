@@ -24,7 +24,13 @@ pub fn default_path(source: &Path, id: Option<&str>, block_size: BlockSize) -> i
     if let Err(e) = made {
         log::warn!("making the state directory {}: {e}", directory.display());
     }
-    Ok(directory.join(format!("{}-{block_size}.index", file_name(source, id))))
+    known_path(source, id, block_size)
+}
+
+/// The same, for whoever only reads it: nothing is made.
+pub fn known_path(source: &Path, id: Option<&str>, block_size: BlockSize) -> io::Result<PathBuf> {
+    let name = format!("{}-{block_size}.index", file_name(source, id));
+    Ok(state_directory()?.join(name))
 }
 
 /// A name for `source` that fits a path component, the same each time.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, RwLock};
 
-use super::file::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
+use super::file::{FileStore, Loaded, Store, StoreError};
 use super::format::{self, Header};
 use super::over::first_stamp;
 use super::partial::{Plan, Reading};
@@ -303,12 +303,7 @@ fn load(
             record.set(REPORTED);
         }
     });
-    let held = header.place;
-    let copied = held.inode != place.inode
-        || held.born != place.born
-        || held.lock != place.lock
-        || (place.finished - held.finished).abs() > RENAME_TAKES;
-    if copied {
+    if header.place.is_copied_to(&place) {
         return Worth::Unsettled(
             header,
             "it is a copy, and may be older than what was synced last",
