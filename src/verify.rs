@@ -183,7 +183,10 @@ impl<'a> Verification<'a> {
         if let Some(failure) = crate::index::lock(&failed).take() {
             return Err(failure);
         }
-        Ok(self.collect(&verdicts))
+        Ok(Report {
+            bytes_read: tally.read.load(Relaxed),
+            ..self.collect(&verdicts)
+        })
     }
 
     fn work(&self, next: &AtomicUsize, verdicts: &[AtomicU8], tally: &Tally) -> Result<()> {

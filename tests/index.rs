@@ -21,3 +21,5 @@ mod throttle;
 mod tools;
 mod torn;
 mod unsaved;
+mod verify;
+mod verify_refusals;

@@ -104,7 +104,11 @@ impl Known {
     /// for.
     pub fn read(path: &Path, block_size: BlockSize) -> Result<Self, KnownError> {
         let (mut file, place) = open_to_read(path)?.ok_or(KnownError::Missing)?;
-        let read = Version::of(&file.metadata()?);
+        let stat = file.metadata()?;
+        if stat.len() == 0 {
+            return Err(KnownError::Missing);
+        }
+        let read = Version::of(&stat);
         let records: PerBlock<Record> = PerBlock::new();
         let header = Self::read_into(&records, &mut file)?;
         let has = BlockSize::from_bytes(header.block_size).ok_or(FormatError::Damaged)?;
