@@ -130,8 +130,6 @@ pub struct SumsConfig {
     pub index: IndexConfig,
     /// `--sparse`: blocks of zeros need no file.
     pub sparse: bool,
-    /// How much is logged.
-    pub verbosity: Verbosity,
 }
 
 /// Everything that `bmapfs verify SRC BACKUP` was asked to do.
@@ -143,6 +141,8 @@ pub struct VerifyConfig {
     pub backup: PathBuf,
     /// `--part`: which blocks.
     pub part: Part,
+    /// How much is logged.
+    pub verbosity: Verbosity,
     /// Threads that read; `None`: one a processor.
     pub threads: Option<NonZeroUsize>,
     /// `-v`: list the blocks that are not right.

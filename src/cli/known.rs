@@ -16,7 +16,7 @@ pub(super) fn sums(matches: &ArgMatches) -> Result<Command> {
 }
 
 pub(super) fn verify(matches: &ArgMatches) -> Result<Command> {
-    let (known, settings) = known(matches, "verify", &["threads"])?;
+    let (known, settings) = known(matches, "verify", &["quiet", "threads"])?;
     let part = match matches.get_one::<OsString>("part") {
         None => Part::ALL,
         Some(text) => text
@@ -28,6 +28,7 @@ pub(super) fn verify(matches: &ArgMatches) -> Result<Command> {
         known,
         backup: absolute(given(matches, "BACKUP")?)?,
         part,
+        verbosity: settings.verbosity,
         threads: settings.threads,
         list: matches.get_flag("verbose"),
         json: matches.get_flag("json"),
@@ -43,7 +44,7 @@ fn known(
     // There is always an index.
     let mut all = vec![Word::flag("--index", "index", None)];
     all.extend(words(matches)?);
-    let names = ["block-size", "index", "id", "sparse", "quiet"];
+    let names = ["block-size", "index", "id", "sparse"];
     options::only(&all, &[&names[..], more].concat(), face)?;
     let settings = options::resolve(&all, Unknown::Refuse)?;
     let config = SumsConfig {
@@ -51,7 +52,6 @@ fn known(
         block_size: settings.volume.block_size,
         index: settings.index.clone().unwrap_or_default(),
         sparse: settings.volume.sparse,
-        verbosity: settings.verbosity,
     };
     Ok((config, settings))
 }

@@ -308,8 +308,8 @@ fn what_only_reads_an_index_takes_it_by_flags_or_words() {
         Ok(Command::Sums(config)) => *config,
         other => panic!("{arguments:?}: {other:?}"),
     };
-    let flags = sums(&["-b64K", "--index=/i", "--sparse", "-q"]);
-    let words = sums(&["-o", "bs=64K,index=/i,sparse,quiet"]);
+    let flags = sums(&["-b64K", "--index=/i", "--sparse"]);
+    let words = sums(&["-o", "bs=64K,index=/i,sparse"]);
     assert_eq!(flags, words);
     assert_eq!(sums(&["-o", "id=x"]).index.id.as_deref(), Some("x"));
     let verify = parsed(&["verify", "/a", "/b", "--part", "3/10", "--threads=2"]);

@@ -33,7 +33,7 @@ pub fn verify(config: &VerifyConfig, out: &mut dyn Write) -> Result<u8> {
         let name = config.backup.file_name().unwrap_or_default();
         let what = format!("verifying {}", name.to_string_lossy());
         let total = verification.bytes();
-        let _progress = Progress::show(&what, &tally, total, config.known.verbosity);
+        let _progress = Progress::show(&what, &tally, total, config.verbosity);
         verification.run(threads, &tally)?
     };
     let report = Report {

@@ -50,7 +50,7 @@ pub(in crate::cli) fn verify() -> Command {
                 .value_hint(ValueHint::DirPath)
                 .help("The directory that the block files were copied to"),
         )
-        .args(of_an_index(&["threads"]))
+        .args(of_an_index(&["quiet", "threads"]))
         .arg(
             Arg::new("part")
                 .long("part")
@@ -72,8 +72,7 @@ fn of_an_index(more: &'static [&'static str]) -> impl Iterator<Item = Arg> {
     FLAGS
         .iter()
         .filter(|flag| {
-            ["block-size", "index", "sparse", "quiet"].contains(&flag.word)
-                || more.contains(&flag.word)
+            ["block-size", "index", "sparse"].contains(&flag.word) || more.contains(&flag.word)
         })
         .map(|flag| match flag.word {
             "index" => flag
