@@ -22,4 +22,5 @@ mod tools;
 mod torn;
 mod unsaved;
 mod verify;
+mod verify_meanwhile;
 mod verify_refusals;
