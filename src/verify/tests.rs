@@ -1,3 +1,7 @@
+use std::fs::{File, FileTimes};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, SystemTime};
+
 use super::*;
 
 const KNOWN: KnownBlock = KnownBlock {
@@ -96,4 +100,47 @@ fn p28_errors_of_the_connection_are_not_damage() {
         let error = io::Error::from_raw_os_error(number);
         assert_eq!(tells_of_the_file(&error), of_the_file, "{error}");
     }
+}
+
+#[test]
+fn p28_a_file_that_is_copied_just_now_is_not_damaged() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("00000000");
+    let (old, new) = (vec![1; 1 << 20], vec![2; 1 << 20]);
+    let at = |seconds| {
+        FileTimes::new().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+    };
+    let copy = |file: &File, content: &[u8], seconds| {
+        file.write_all_at(content, 0).unwrap();
+        file.set_times(at(seconds)).unwrap();
+    };
+    let file = File::create(&path).unwrap();
+    copy(&file, &old, 100);
+    let geometry = Geometry::new(1 << 20, BlockSize::DEFAULT).unwrap();
+    let known = Known::of(geometry, &[(*blake3::hash(&old).as_bytes(), 100)]);
+    let request = Request {
+        known: &known,
+        backup: place.path(),
+        sparse: false,
+        part: Part::ALL,
+    };
+    let (block, end) = (geometry.last().unwrap(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        // As rsync --inplace does, again and again.
+        scope.spawn(|| {
+            while !end.load(Relaxed) {
+                copy(&file, &new, 102);
+                copy(&file, &old, 100);
+            }
+        });
+        let verification = Verification::begin(request).unwrap();
+        let mut seen = Vec::new();
+        let begin = std::time::Instant::now();
+        while begin.elapsed() < Duration::from_millis(500) {
+            seen.push(verification.look_at(block, &Tally::default()).ok());
+        }
+        end.store(true, Relaxed);
+        let wrong = |verdict: &Option<_>| matches!(verdict, None | Some(Verdict::Damaged));
+        assert!(!seen.is_empty() && !seen.iter().any(wrong), "{seen:?}");
+    });
 }
