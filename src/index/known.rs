@@ -137,28 +137,6 @@ impl Known {
         })
     }
 
-    /// What a test wants to be known: of each block its digest and stamp.
-    #[cfg(test)]
-    pub(crate) fn of(geometry: Geometry, blocks: &[(Digest, i64)]) -> Self {
-        let records: PerBlock<Record> = PerBlock::new();
-        for (block, (digest, stamp)) in (0..).filter_map(BlockIndex::new).zip(blocks) {
-            records.with(block, |record| {
-                record.found(*digest, *stamp);
-            });
-        }
-        Self {
-            path: PathBuf::new(),
-            read: Version {
-                inode: 0,
-                changed: (0, 0),
-            },
-            records,
-            zeros: ZeroDigests::new(geometry.block_size().bytes()),
-            geometry,
-            warning: None,
-        }
-    }
-
     fn read_into(
         records: &PerBlock<Record>,
         file: &mut File,
@@ -211,5 +189,29 @@ impl Known {
     #[must_use]
     pub fn is_current(&self) -> bool {
         std::fs::metadata(&self.path).is_ok_and(|stat| Version::of(&stat) == self.read)
+    }
+}
+
+#[cfg(test)]
+impl Known {
+    /// What a test wants to be known: of each block its digest and stamp.
+    pub(crate) fn of(geometry: Geometry, blocks: &[(Digest, i64)]) -> Self {
+        let records: PerBlock<Record> = PerBlock::new();
+        for (block, (digest, stamp)) in (0..).filter_map(BlockIndex::new).zip(blocks) {
+            records.with(block, |record| {
+                record.found(*digest, *stamp);
+            });
+        }
+        Self {
+            path: PathBuf::new(),
+            read: Version {
+                inode: 0,
+                changed: (0, 0),
+            },
+            records,
+            zeros: ZeroDigests::new(geometry.block_size().bytes()),
+            geometry,
+            warning: None,
+        }
     }
 }

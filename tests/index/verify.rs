@@ -373,8 +373,8 @@ fn p28_the_night_after_is_as_the_readme_has_it() {
     );
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let (_, section) = readme.split_once("### The night after\n").unwrap();
-    let mut pieces = section.split("```\n").skip(1).step_by(2);
-    let (verifying, remote) = (pieces.next().unwrap(), pieces.next().unwrap());
+    let commands = section.split("```\n").nth(1).unwrap();
+    let (verifying, remote) = commands.split_at(commands.find("bmapfs sums").unwrap());
     let run = |commands: &str| {
         let commands = commands
             .replace("SRC", &image.display().to_string())
