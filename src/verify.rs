@@ -10,8 +10,8 @@ use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crate::exit::{Failure, Result, Status};
@@ -171,7 +171,7 @@ impl<'a> Verification<'a> {
             if let Err(failure) = self.work(&next, &verdicts, tally) {
                 // The others need not go on, and one reason is enough.
                 next.store(self.present.len(), Relaxed);
-                crate::index::lock(&failed).get_or_insert(failure);
+                lock(&failed).get_or_insert(failure);
             }
         };
         thread::scope(|scope| {
@@ -180,7 +180,7 @@ impl<'a> Verification<'a> {
             }
             work();
         });
-        if let Some(failure) = crate::index::lock(&failed).take() {
+        if let Some(failure) = lock(&failed).take() {
             return Err(failure);
         }
         Ok(Report {
@@ -359,6 +359,10 @@ fn status_of(error: &io::Error) -> Status {
         io::ErrorKind::PermissionDenied => Status::Usage,
         _ => Status::System,
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The directory cannot be opened or listed.

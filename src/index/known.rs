@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 use super::file::{Refused, StoreError, open_to_read};
 use super::format::{self, FormatError};
-use super::record::{HASHED, Record, SETTLED, STAMPED};
+use super::record::{HASHED, Record, SETTLED};
 use crate::geometry::{BlockIndex, BlockSize, Geometry};
 use crate::per_block::PerBlock;
 use crate::scan::{Digest, ZeroDigests};
+use crate::stamp::STAMPED;
 
 /// Why nothing can be told.
 #[derive(Debug, thiserror::Error)]
@@ -167,8 +168,8 @@ impl Known {
         let record = self.records.peek(block)?;
         record.has(HASHED | SETTLED | STAMPED).then(|| KnownBlock {
             digest: record.digest,
-            stamp: record.stamp,
-            latest: record.latest(),
+            stamp: record.stamp.second(),
+            latest: record.stamp.latest(),
         })
     }
 
