@@ -25,6 +25,7 @@ pub mod session;
 pub mod snapshot;
 mod stamp;
 pub mod sys;
+pub mod verify;
 pub mod volume;
 
 #[cfg(test)]

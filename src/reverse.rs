@@ -34,7 +34,10 @@ use crate::image::{Image, Ownership, Source};
 use crate::volume::handles::Handles;
 use crate::volume::owner::Owners;
 
-use directory::{Directory, Lock};
+pub(crate) use directory::Directory;
+pub(crate) use survey::warn_of_strangers;
+
+use directory::Lock;
 use dirty::Dirty;
 use layout::LayoutError;
 use partitions::{Disk, Partition};
