@@ -14,6 +14,7 @@ mod request;
 mod save;
 mod scan;
 mod served;
+mod skipped;
 mod unsaved;
 mod written;
 
@@ -31,7 +32,7 @@ use crate::per_block::PerBlock;
 use crate::scan::{Digest, ZeroDigests};
 
 use file::Store;
-use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN, even};
+use record::{HASHED, OPENED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN, even};
 
 pub use file::{FileId, Refused};
 pub use name::{default_path, mount_name};
@@ -202,7 +203,7 @@ impl Index {
     /// The block is about to be read.
     pub(crate) fn read(&self, block: BlockIndex) {
         if self.writable {
-            self.records.with(block, |record| record.set(READ));
+            self.records.with(block, |record| record.set(READ | OPENED));
         }
     }
 

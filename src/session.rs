@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use fuser::{Config, Session, SessionACL};
 use nix::sys::signal::Signal;
 
-use crate::blocks::Summary;
+use crate::blocks::{Skipped, Summary};
 use crate::changes::ChangeMap;
 use crate::config::{Access, MountConfig};
 use crate::exit::{OrFail, Result, Status};
@@ -347,6 +347,16 @@ fn describe(summary: &Summary) -> String {
         let _ = write!(
             line,
             "; {untouched} of them were neither written nor given a time"
+        );
+    }
+    // Without an index that was just said.
+    if let Some(skipped) = summary.skipped.filter(|skipped| !skipped.restore) {
+        let Skipped {
+            count, of, first, ..
+        } = skipped;
+        let _ = write!(
+            line,
+            "; {count} of {of} blocks with new times were not opened, the first is {first}"
         );
     }
     if let Some((count, first)) = summary.unreadable {

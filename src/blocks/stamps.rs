@@ -353,6 +353,12 @@ impl Stamps {
         self.touched.load(SeqCst)
     }
 
+    /// Whether the block was written or given a time.
+    pub(crate) fn is_touched(&self, block: BlockIndex) -> bool {
+        let cell = self.own.as_ref().and_then(|own| own.peek(block));
+        cell.is_some_and(|cell| cell.flags & TOUCHED != 0)
+    }
+
     /// Waits until no later mount can show one of the stamps that were made here and shown: none lies in the future, nor
     /// so near that the stamps of a scan could be the same.
     pub(crate) fn let_pass(&self) {

@@ -116,6 +116,23 @@ impl Times {
         }
     }
 
+    /// The block was opened for reading.
+    pub(super) fn opened(&self, block: BlockIndex) {
+        if let Self::Indexed(index) = self {
+            index.opened(block);
+        }
+    }
+
+    /// Of a block that was to be copied: whether it was not. `None`: nothing says that it was to be. `writable`: so is
+    /// the mount.
+    pub(super) fn was_skipped(&self, block: BlockIndex, writable: bool) -> Option<bool> {
+        match self {
+            // Without an index it is a restore, which is of all blocks.
+            Self::Plain(stamps) => writable.then(|| !stamps.is_touched(block)),
+            Self::Indexed(index) => index.was_skipped(block),
+        }
+    }
+
     /// At the end of the mount.
     pub(super) fn let_pass(&self) {
         if let Self::Plain(stamps) = self {

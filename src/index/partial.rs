@@ -217,7 +217,7 @@ impl Index {
                 if !record.has(HASHED) || record.has(SETTLED | STAMPED) {
                     return;
                 }
-                record.restamp(record.next_stamp(now));
+                record.renew(record.next_stamp(now));
                 record.set(SETTLED);
                 report.unsettled += 1;
                 last = Some(block);

@@ -32,6 +32,10 @@ pub(super) const DOUBTED: u16 = 1024;
 
 /// The block could not be read when that was tried last.
 pub(super) const UNREADABLE: u16 = 2048;
+/// The block got a new stamp in a scan of this use, so whoever copies by times has to copy it.
+pub(super) const RENEWED: u16 = 4096;
+/// Since then it was opened for reading, written or given a time.
+pub(super) const OPENED: u16 = 8192;
 
 /// A new stamp is at least this many seconds past the block's last: rsync compares whole seconds, FAT keeps two.
 pub(super) const STEP: i64 = 2;
@@ -105,6 +109,13 @@ impl Record {
         self.clear(REPORTED | READ | TORN | DOUBTED);
     }
 
+    /// Gives the block a new stamp in a scan.
+    pub(super) fn renew(&mut self, stamp: i64) {
+        self.restamp(stamp);
+        self.set(RENEWED);
+        self.clear(OPENED);
+    }
+
     /// What was served with the present stamp is not known to be what the block holds, nor what it will be found to
     /// hold if it has just been written.
     pub(super) fn doubt(&mut self) {
@@ -147,7 +158,7 @@ impl Record {
         if known {
             return false;
         }
-        self.restamp(self.next_stamp(now));
+        self.renew(self.next_stamp(now));
         self.digest = digest;
         self.set(HASHED | SETTLED);
         true

@@ -110,7 +110,7 @@ impl Index {
         for block in (0..blocks).filter_map(BlockIndex::new) {
             let last = block.get() + 1 == blocks;
             self.records.with(block, |record| {
-                record.restamp(if last { first + STEP } else { first });
+                record.renew(if last { first + STEP } else { first });
                 if record.has(HASHED) {
                     record.set(SETTLED);
                 }

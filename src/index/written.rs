@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::record::{
-    DIRTY, HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, TOUCHED, UNREADABLE, WRITTEN,
+    DIRTY, HASHED, OPENED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, TOUCHED, UNREADABLE, WRITTEN,
 };
 use super::{FURTHEST, Index, lock};
 use crate::geometry::BlockIndex;
@@ -160,6 +160,7 @@ impl Index {
     }
 
     fn touch(&self, record: &mut Record) {
+        record.set(OPENED);
         if !record.has(TOUCHED) {
             record.set(TOUCHED);
             self.touched.fetch_add(1, SeqCst);

@@ -1,0 +1,52 @@
+//! What the command, or whoever used the mount, has not copied although it had to (promise P26).
+
+use super::Blocks;
+use crate::geometry::BlockIndex;
+
+/// Blocks that were to be copied and were not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Skipped {
+    /// How many.
+    pub count: u64,
+    /// Of how many that were to be.
+    pub of: u64,
+    /// The first.
+    pub first: BlockIndex,
+    /// They were to be written: this is a restore without an index. Else they were to be read.
+    pub restore: bool,
+}
+
+impl Blocks {
+    /// With an index: blocks with new times that nobody has opened for reading. Without one, of a writable mount: blocks
+    /// that were neither written nor given a time. Only such as have a file that can be read. `None`: there are none.
+    pub(super) fn skipped(&self) -> Option<Skipped> {
+        let restore = self.times.index().is_none();
+        if restore && !self.config.writable {
+            return None;
+        }
+        let geometry = self.geometry();
+        let end = self.image.size().unwrap_or(geometry.image_size());
+        let (mut count, mut of, mut first, mut from) = (0, 0, None, 0);
+        while let Some(block) = self.next_listed(geometry, from) {
+            from = block.get() + 1;
+            // What was cut off cannot be read, whoever opens it.
+            if geometry.span(block).end > end || self.is_unreadable(block) {
+                continue;
+            }
+            let Some(skipped) = self.times.was_skipped(block, self.config.writable) else {
+                continue;
+            };
+            of += 1;
+            if skipped {
+                count += 1;
+                first = first.or(Some(block));
+            }
+        }
+        first.map(|first| Skipped {
+            count,
+            of,
+            first,
+            restore,
+        })
+    }
+}
