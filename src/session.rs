@@ -5,9 +5,11 @@
 mod changes;
 mod content;
 mod prepare;
+mod report;
 mod run;
 mod scan;
 mod source;
+mod verdict;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -39,6 +41,7 @@ use content::Content;
 use prepare::{Prepared, forward_signals};
 
 pub use changes::read_map;
+pub use report::{Known, reported};
 pub use run::run;
 pub use scan::scan;
 

@@ -1,0 +1,62 @@
+//! What the status of a run is, once its command has ended.
+
+use std::path::Path;
+
+use crate::blocks::{Skipped, Summary};
+use crate::index::Meanwhile;
+
+/// The command did not fail, but the copy is not what it seems: some blocks could not be read, or writes were refused;
+/// or, with `-o strict`, the image was, or may have been, written while it was read, or changed blocks were not copied.
+pub(super) const NOT_AS_IT_SEEMS: u8 = 9;
+
+/// The status of a run of `source`: the command's, or another if that is 0 and the copy is not what it seems. Says why.
+/// `strict`: -o strict was given.
+pub(super) fn verdict(status: u8, summary: &Summary, strict: bool, source: &Path) -> u8 {
+    let source = source.display();
+    if let Some(skipped) = &summary.skipped {
+        log::warn!("{source}: {}", describe(skipped));
+    }
+    if status != 0 {
+        return status;
+    }
+    if summary.latched {
+        log::error!(
+            "{source}: not all was written, although the command says nothing of that: see above"
+        );
+        return NOT_AS_IT_SEEMS;
+    }
+    if let Some((count, first)) = summary.unreadable {
+        log::warn!(
+            "{source}: {count} blocks cannot be read, the first is {first}: they are not copied"
+        );
+        return NOT_AS_IT_SEEMS;
+    }
+    if strict && summary.meanwhile != Meanwhile::Quiet {
+        log::warn!("{source}: it was, or may have been, written meanwhile (-o strict)");
+        return NOT_AS_IT_SEEMS;
+    }
+    if strict && summary.skipped.is_some() {
+        return NOT_AS_IT_SEEMS;
+    }
+    0
+}
+
+fn describe(skipped: &Skipped) -> String {
+    let Skipped {
+        count,
+        of,
+        first,
+        restore,
+    } = skipped;
+    if *restore {
+        format!(
+            "the command left {count} of {of} blocks as they were, the first is {first}: not all of the backup, or an \
+             option like -u or --size-only?"
+        )
+    } else {
+        format!(
+            "the command skipped {count} of {of} changed blocks, the first is {first}: a target without times, or an \
+             option like -u or --size-only?"
+        )
+    }
+}
