@@ -431,7 +431,7 @@ impl Index {
         self.wait_for_stamps();
         // Not even a scan must make one that was not noted: its stamps lie back.
         let shown = self.latest().max(self.floor.load(SeqCst));
-        if self.unsaved.load(SeqCst) && self.store.note_ceiling(shown).is_err() {
+        if self.unsaved.load(SeqCst) && self.note(shown).is_err() {
             self.let_pass();
         }
         // That was said at the beginning.

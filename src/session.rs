@@ -9,6 +9,7 @@ mod report;
 mod run;
 mod scan;
 mod source;
+mod vanished;
 mod verdict;
 
 use std::ffi::OsString;

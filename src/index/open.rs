@@ -72,7 +72,8 @@ impl Index {
         let now = request.image.fingerprint().unwrap_or(Fingerprint::Unknown);
         let records = PerBlock::new();
         let worth = load(store.as_ref(), request, &now, &records);
-        let noted = store.noted_ceiling().unwrap_or(i64::MIN);
+        let beside = store.noted();
+        let noted = beside.map_or(i64::MIN, |noted| noted.ceiling);
         let mut promised = noted;
         if let Worth::Good(header) | Worth::Unsettled(header, _) = &worth {
             promised = promised.max(header.ceiling);
@@ -84,7 +85,7 @@ impl Index {
         let mut fingerprint = now.clone();
         match worth {
             Worth::Good(header) => {
-                check_size(request, &header)?;
+                check_size(request, header.image_size)?;
                 let unwritten = matches!(now, Fingerprint::File(_))
                     && now.proves_unwritten_since(&header.fingerprint, false)
                     && header.image_size == request.geometry.image_size()
@@ -103,7 +104,7 @@ impl Index {
                 }
             }
             Worth::Unsettled(header, why) => {
-                check_size(request, &header)?;
+                check_size(request, header.image_size)?;
                 warn_of_loss(request, why);
                 records.for_each(|record: &mut Record| record.clear(SETTLED));
                 count = count.max(header.records);
@@ -112,6 +113,9 @@ impl Index {
                     .max(header.ceiling.max(noted).saturating_add(1));
             }
             Worth::Nothing(why) => {
+                if let Some(size) = beside.and_then(|noted| noted.size) {
+                    check_size(request, size)?;
+                }
                 if let Some(why) = why {
                     warn_of_loss(request, &why);
                 }
@@ -254,8 +258,9 @@ fn find_store(request: &Request<'_>) -> Result<Box<dyn Store>, OpenError> {
     }
 }
 
-fn check_size(request: &Request<'_>, header: &Header) -> Result<(), OpenError> {
-    let (now, then) = (request.geometry.image_size(), header.image_size);
+/// Whether the image may be as long as it is. `then`: what it had when it was last scanned, in bytes.
+fn check_size(request: &Request<'_>, then: u64) -> Result<(), OpenError> {
+    let now = request.geometry.image_size();
     let refuse = matches!(
         request.purpose,
         Purpose::Run {

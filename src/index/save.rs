@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io::{self, Write};
 use std::sync::atomic::Ordering::SeqCst;
 
+use super::file::Noted;
 use super::format::{Header, MAGIC, encode, trailer};
 use super::record::{Record, STAMPED};
 use super::{Index, lock};
@@ -33,6 +34,14 @@ impl Index {
         })
     }
 
+    /// Notes beside the file, in case it is lost, that no stamp is later than `ceiling`, and how long the image is.
+    pub(super) fn note(&self, ceiling: i64) -> io::Result<()> {
+        self.store.note(Noted {
+            ceiling,
+            size: Some(self.geometry().image_size()),
+        })
+    }
+
     fn save_alone(&self, open: bool, least: i64) -> io::Result<()> {
         // The stamp of all blocks at once, if there is one, lies below the floor. Its lock may be held.
         let latest = self.latest().max(self.floor.load(SeqCst)).max(least);
@@ -43,7 +52,7 @@ impl Index {
             latest
         };
         // Without the note an index that is lost costs a wait.
-        let _ = self.store.note_ceiling(ceiling);
+        let _ = self.note(ceiling);
         let count = self.count.load(SeqCst);
         let fingerprint = if open && self.writable {
             Fingerprint::Unknown

@@ -138,6 +138,13 @@ impl Index {
         first.map(|first| (count, first))
     }
 
+    /// Whether the image has blocks, and the last attempt to read each of them failed.
+    #[must_use]
+    pub fn is_all_unreadable(&self) -> bool {
+        self.unreadable()
+            .is_some_and(|(count, _)| count == self.geometry().blocks())
+    }
+
     /// Whether the last attempt to read the block failed.
     pub(crate) fn is_unreadable(&self, block: BlockIndex) -> bool {
         self.records.with(block, |record| record.has(UNREADABLE))

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::Index;
-use super::file::{FileStore, Loaded, Store};
+use super::file::{FileStore, Loaded, Noted, Store};
 use super::format::FilePlace;
 use super::open::Begin;
 use super::over::NEAR;
@@ -71,11 +71,11 @@ impl Store for Nowhere {
 
     fn ending(&self) {}
 
-    fn note_ceiling(&self, _: i64) -> io::Result<()> {
+    fn note(&self, _: Noted) -> io::Result<()> {
         Err(io::ErrorKind::NotFound.into())
     }
 
-    fn noted_ceiling(&self) -> Option<i64> {
+    fn noted(&self) -> Option<Noted> {
         FileStore::noted_beside(&self.path)
     }
 }
@@ -90,7 +90,7 @@ impl Index {
     ) -> Result<(), OpenError> {
         let now = self.clock.now();
         let mut first = begin.first.max(even(begin.promised.saturating_add(1)));
-        let noted = self.store.note_ceiling(first.saturating_add(STEP)).is_ok();
+        let noted = self.note(first.saturating_add(STEP)).is_ok();
         if !noted {
             // Nor was it for whoever came before.
             first = first.max(even(now));
@@ -119,9 +119,7 @@ impl Index {
         self.find_newest();
         self.pass_stamps();
         // They may be later now.
-        let _ = self
-            .store
-            .note_ceiling(self.latest().max(self.floor.load(SeqCst)));
+        let _ = self.note(self.latest().max(self.floor.load(SeqCst)));
         self.unsaved.store(true, SeqCst);
         Ok(())
     }
