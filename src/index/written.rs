@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::record::{
-    DIRTY, HASHED, OPENED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, TOUCHED, UNREADABLE, WRITTEN,
+    DIRTY, HASHED, OPENED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, TOUCHED, UNREADABLE,
+    WRITTEN,
 };
 use super::{FURTHEST, Index, lock};
 use crate::geometry::BlockIndex;

@@ -35,11 +35,7 @@ pub enum Scanned {
 
 /// Scans. `map`: what [`super::read_map`] has read. `known`: takes what there is to report. The signals of [`crate::host::daemon::served_signals`] must be blocked
 /// in every thread.
-pub fn scan(
-    config: &ScanConfig,
-    map: Option<&ChangeMap>,
-    known: &mut Known,
-) -> Result<Scanned> {
+pub fn scan(config: &ScanConfig, map: Option<&ChangeMap>, known: &mut Known) -> Result<Scanned> {
     let (events, _inbox) = channel();
     let tally = forward_signals(events, false)?;
     let source = Source::open(

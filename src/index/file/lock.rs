@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 
-use super::{Noted, StoreError};
 use super::spot::{Refused, Spot};
+use super::{Noted, StoreError};
 use crate::sys::{self, FlockKind};
 
 /// How long a lock that is held is tried for, if its holder does not say that it is ending.
@@ -196,7 +196,10 @@ mod tests {
                 sized(12, false, Some(1_700_000_000), Some(4096)),
             ),
             (b"12 ending 5 0\n", sized(12, true, Some(5), Some(0))),
-            (b"12 using 5 4096 more\n", sized(12, false, Some(5), Some(4096))),
+            (
+                b"12 using 5 4096 more\n",
+                sized(12, false, Some(5), Some(4096)),
+            ),
             (b"12 using 5 -1\n", note(12, false, Some(5))),
             (b"12 using 5 some\n", note(12, false, Some(5))),
             (b"12\n", Found::Foreign),
