@@ -17,8 +17,8 @@ pub struct Skipped {
 }
 
 impl Blocks {
-    /// With an index: blocks with new times that nobody has opened for reading. Without one, of a writable mount: blocks
-    /// that were neither written nor given a time. Only such as have a file that can be read. `None`: there are none.
+    /// Blocks that nobody has opened for reading, nor written: with an index of those with new times, without one of all,
+    /// if the mount is writable. Only such as have a file that can be read. `None`: there are none.
     pub(super) fn skipped(&self) -> Option<Skipped> {
         let restore = self.times.index().is_none();
         if restore && !self.config.writable {
@@ -33,7 +33,7 @@ impl Blocks {
             if geometry.span(block).end > end || self.is_unreadable(block) {
                 continue;
             }
-            let Some(skipped) = self.times.was_skipped(block, self.config.writable) else {
+            let Some(skipped) = self.times.was_skipped(block) else {
                 continue;
             };
             of += 1;

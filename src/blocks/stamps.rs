@@ -90,6 +90,8 @@ const READ: u8 = 4;
 const TOUCHED: u8 = 8;
 /// The stamp was made here, not set by a client.
 const MADE: u8 = 16;
+/// The block was opened for reading, or written.
+const OPENED: u8 = 32;
 
 /// A block's own stamp, if `OWN` is set.
 #[derive(Debug, Clone, Copy, Default)]
@@ -284,7 +286,7 @@ impl Stamps {
     /// The block was read: its stamp may be told to others with this content.
     pub(crate) fn read(&self, block: BlockIndex) {
         if let Some(own) = &self.own {
-            own.with(block, |cell| cell.flags |= READ);
+            own.with(block, |cell| cell.flags |= READ | OPENED);
         }
     }
 
@@ -296,6 +298,7 @@ impl Stamps {
         };
         let new = own.with(block, |cell| {
             self.touch(cell);
+            cell.flags |= OPENED;
             if cell.flags & OWN != 0 && cell.flags & (REPORTED | READ) == 0 {
                 return None;
             }
@@ -303,7 +306,7 @@ impl Stamps {
             *cell = Cell {
                 stamp,
                 lead: 0,
-                flags: OWN | TOUCHED | MADE,
+                flags: OWN | TOUCHED | MADE | OPENED,
             };
             Some(stamp)
         });
@@ -334,7 +337,7 @@ impl Stamps {
             *cell = Cell {
                 stamp,
                 lead: u32::try_from(lead).unwrap_or(u32::MAX),
-                flags: OWN | TOUCHED | REPORTED,
+                flags: OWN | TOUCHED | REPORTED | cell.flags & OPENED,
             };
             replaced
         });
@@ -353,10 +356,17 @@ impl Stamps {
         self.touched.load(SeqCst)
     }
 
-    /// Whether the block was written or given a time.
-    pub(crate) fn is_touched(&self, block: BlockIndex) -> bool {
-        let cell = self.own.as_ref().and_then(|own| own.peek(block));
-        cell.is_some_and(|cell| cell.flags & TOUCHED != 0)
+    /// The block was opened for reading.
+    pub(crate) fn opened(&self, block: BlockIndex) {
+        if let Some(own) = &self.own {
+            own.with(block, |cell| cell.flags |= OPENED);
+        }
+    }
+
+    /// Whether, in a writable mount, the block was neither opened for reading nor written.
+    pub(crate) fn was_skipped(&self, block: BlockIndex) -> Option<bool> {
+        let cell = self.own.as_ref()?.peek(block).unwrap_or_default();
+        Some(cell.flags & OPENED == 0)
     }
 
     /// Waits until no later mount can show one of the stamps that were made here and shown: none lies in the future, nor

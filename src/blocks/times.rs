@@ -118,17 +118,17 @@ impl Times {
 
     /// The block was opened for reading.
     pub(super) fn opened(&self, block: BlockIndex) {
-        if let Self::Indexed(index) = self {
-            index.opened(block);
+        match self {
+            Self::Plain(stamps) => stamps.opened(block),
+            Self::Indexed(index) => index.opened(block),
         }
     }
 
-    /// Of a block that was to be copied: whether it was not. `None`: nothing says that it was to be. `writable`: so is
-    /// the mount.
-    pub(super) fn was_skipped(&self, block: BlockIndex, writable: bool) -> Option<bool> {
+    /// Of a block that was to be copied: whether it was not. `None`: nothing says that it was to be.
+    pub(super) fn was_skipped(&self, block: BlockIndex) -> Option<bool> {
         match self {
-            // Without an index it is a restore, which is of all blocks.
-            Self::Plain(stamps) => writable.then(|| !stamps.is_touched(block)),
+            // If it is writable, it is a restore, which is of all blocks.
+            Self::Plain(stamps) => stamps.was_skipped(block),
             Self::Indexed(index) => index.was_skipped(block),
         }
     }

@@ -34,7 +34,7 @@ pub(super) const DOUBTED: u16 = 1024;
 pub(super) const UNREADABLE: u16 = 2048;
 /// The block got a new stamp in a scan of this use, so whoever copies by times has to copy it.
 pub(super) const RENEWED: u16 = 4096;
-/// Since then it was opened for reading, written or given a time.
+/// Since then it was opened for reading, or written.
 pub(super) const OPENED: u16 = 8192;
 
 /// A new stamp is at least this many seconds past the block's last: rsync compares whole seconds, FAT keeps two.

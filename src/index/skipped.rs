@@ -11,7 +11,8 @@ impl Index {
     }
 
     /// Of a block that got a new stamp in a scan of this use, and that can be read: whether nobody has opened it for
-    /// reading since, nor written it, nor given it a time. `None`: it is no such block.
+    /// reading since, nor written it. Giving it a time is not enough: that is what a restore does with files that it
+    /// takes for equal. `None`: it is no such block.
     pub(crate) fn was_skipped(&self, block: BlockIndex) -> Option<bool> {
         let record = self.records.peek(block)?;
         (record.has(RENEWED) && !record.has(UNREADABLE)).then(|| !record.has(OPENED))

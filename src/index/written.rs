@@ -16,7 +16,7 @@ impl Index {
         let overlaid = self.overlay_stamp().is_some();
         self.make_stamp(block, |record| {
             self.touch(record);
-            record.set(DIRTY | WRITTEN);
+            record.set(DIRTY | WRITTEN | OPENED);
             record.clear(HASHED | SETTLED | UNREADABLE);
             !record.has(STAMPED)
                 || record.has_any(REPORTED | READ)
@@ -161,7 +161,6 @@ impl Index {
     }
 
     fn touch(&self, record: &mut Record) {
-        record.set(OPENED);
         if !record.has(TOUCHED) {
             record.set(TOUCHED);
             self.touched.fetch_add(1, SeqCst);

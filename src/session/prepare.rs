@@ -49,7 +49,7 @@ pub(super) fn prepare(
         log::debug!("PR_SET_IO_FLUSHER: {e}");
     }
     if config.source.is_dir() {
-        return prepare_reverse(config);
+        return prepare_reverse(config, purpose);
     }
     let source = Source::open(
         &config.source,
@@ -136,7 +136,7 @@ fn guards_backup(volume: &VolumeConfig) -> bool {
 }
 
 /// The reverse: opens a directory of block files.
-fn prepare_reverse(config: &MountConfig) -> Result<Prepared> {
+fn prepare_reverse(config: &MountConfig, purpose: Purpose) -> Result<Prepared> {
     let shown = config.source.display();
     if let Some(typed) = &config.typed.image_only {
         return Err(Failure::usage(format!(
@@ -157,6 +157,9 @@ fn prepare_reverse(config: &MountConfig) -> Result<Prepared> {
         },
         Arc::new(SystemClock),
     )?;
+    if matches!(purpose, Purpose::Run { .. }) && reverse.present() == 0 && !config.volume.writable {
+        return Err(vanished::no_block_file(&path));
+    }
     Ok(Prepared {
         content: Content::Reverse(Arc::new(reverse)),
         path,

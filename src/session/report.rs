@@ -69,13 +69,13 @@ struct Object<'a> {
 
 impl Known {
     /// The report cannot be replaced any more if the mounts of a run hide it.
-    pub(super) fn check_reach(&self) -> Result<()> {
-        match &self.file {
-            Some((path, file)) if !file.is_in_reach() => Err(Failure::usage(format!(
-                "{}: bmapfs run mounts over it",
-                writing(path)
-            ))),
-            _ => Ok(()),
+    pub(super) fn check_reach(&mut self) -> Result<()> {
+        match self.file.take_if(|(_, file)| !file.is_in_reach()) {
+            Some((path, _)) => {
+                let why = format!("{}: bmapfs run mounts over it", writing(&path));
+                Err(Failure::usage(why))
+            }
+            None => Ok(()),
         }
     }
 }

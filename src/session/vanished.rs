@@ -21,6 +21,11 @@ pub(super) fn empty(path: &Path) -> Failure {
     )
 }
 
+/// A directory of no block files.
+pub(super) fn no_block_file(path: &Path) -> Failure {
+    refused(path, "it holds no block file, so there is nothing to copy")
+}
+
 /// An image of which nothing can be read.
 pub(super) fn unreadable(path: &Path) -> Failure {
     refused(
