@@ -18,6 +18,8 @@ mod skip;
 mod stamps;
 mod sync;
 mod throttle;
+mod told;
 mod tools;
 mod torn;
 mod unsaved;
+mod vanished;

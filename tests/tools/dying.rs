@@ -72,7 +72,9 @@ impl<'a> Patient<'a> {
             .run("rsync -a --ignore-times")
             .words(options)
             .arg("{}/");
-        rsync.arg(&self.backup).run()
+        let outcome = rsync.arg(&self.backup).run();
+        assert!(!outcome.stderr.contains("skipped"), "{outcome:#?}");
+        outcome
     }
 
     /// From now on only the first `good` blocks can be read.
