@@ -10,6 +10,7 @@ mod killed;
 mod live;
 mod place;
 mod replaced;
+mod report;
 mod rig;
 mod run;
 mod run_ends;
