@@ -201,7 +201,7 @@ Mount options (-o): every long option above is one (-o write,block-size=64K), an
   rescan          read all of SRC, whatever the index knows; with index
   era-block-size=SIZE    length of a block of era_invalidate; with changed
   shrunk          of bmapfs run: go on although SRC is empty, or smaller than the index remembers
-  strict          of bmapfs run: status 9 if SRC was written meanwhile, or changed blocks were skipped
+  strict          of bmapfs run: status 9 if SRC was written meanwhile, or CMD skipped changes
   allow_root      let root in, beside the user who mounts; not with allow_other
   fsname=NAME     what is shown as the mounted source, in place of SRC
   max_read=BYTES, context=..., fscontext=..., defcontext=..., rootcontext=...,
