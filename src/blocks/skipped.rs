@@ -29,13 +29,13 @@ impl Blocks {
         let (mut count, mut of, mut first, mut from) = (0, 0, None, 0);
         while let Some(block) = self.next_listed(geometry, from) {
             from = block.get() + 1;
+            let Some(skipped) = self.times.was_skipped(block) else {
+                continue;
+            };
             // What was cut off cannot be read, whoever opens it.
             if geometry.span(block).end > end || self.is_unreadable(block) {
                 continue;
             }
-            let Some(skipped) = self.times.was_skipped(block) else {
-                continue;
-            };
             of += 1;
             if skipped {
                 count += 1;
