@@ -1,4 +1,4 @@
-//! The index, `bmapfs run` and `bmapfs scan` (promises P20 to P24), with the tools that the stamps are for.
+//! The index, `bmapfs run` and `bmapfs scan` (promises P20 to P24, P26 and P27), with the tools that the stamps are for.
 
 mod below;
 mod bmap;

@@ -21,8 +21,8 @@ use nix::unistd::{Pid, geteuid};
 
 use super::prepare::{forward_signals, prepare};
 use super::report::{Counts, Known};
-use super::verdict::verdict;
-use super::{CONNECTION_END, Event, Served, describe, next_event};
+use super::verdict::{describe, verdict};
+use super::{CONNECTION_END, Event, Served, next_event};
 use crate::blocks::Summary;
 use crate::changes::ChangeMap;
 use crate::config::{MountConfig, RunConfig};

@@ -1,5 +1,6 @@
-//! What the status of a run is, once its command has ended.
+//! What there is to say at the end of a mount, and the status of a run, once its command has ended.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::blocks::{Skipped, Summary};
@@ -14,7 +15,7 @@ pub(super) const NOT_AS_IT_SEEMS: u8 = 9;
 pub(super) fn verdict(status: u8, summary: &Summary, strict: bool, source: &Path) -> u8 {
     let source = source.display();
     if let Some(skipped) = &summary.skipped {
-        log::warn!("{source}: {}", describe(skipped));
+        log::warn!("{source}: {}", warning(skipped));
     }
     if status != 0 {
         return status;
@@ -41,7 +42,7 @@ pub(super) fn verdict(status: u8, summary: &Summary, strict: bool, source: &Path
     0
 }
 
-fn describe(skipped: &Skipped) -> String {
+fn warning(skipped: &Skipped) -> String {
     let Skipped {
         count,
         of,
@@ -59,4 +60,49 @@ fn describe(skipped: &Skipped) -> String {
              option like -u or --size-only?"
         )
     }
+}
+
+/// The rest of the line that every mount ends with.
+pub(super) fn describe(summary: &Summary) -> String {
+    // Writing to a string does not fail.
+    let mut line = format!("{} blocks", summary.blocks);
+    if let Some(report) = &summary.report {
+        let _ = write!(
+            line,
+            ", {} changed, {} zero, {} bytes read, {:.1} seconds",
+            report.changed + report.new,
+            report.zero,
+            report.bytes_read,
+            report.seconds
+        );
+    }
+    if let Some(untouched) = summary.untouched {
+        let _ = write!(
+            line,
+            "; {untouched} of them were neither written nor given a time"
+        );
+    }
+    // Without an index that was just said.
+    if let Some(skipped) = summary.skipped.filter(|skipped| !skipped.restore) {
+        let Skipped {
+            count, of, first, ..
+        } = skipped;
+        let _ = write!(
+            line,
+            "; {count} of {of} blocks with new times were not opened, the first is {first}"
+        );
+    }
+    if let Some((count, first)) = summary.unreadable {
+        let _ = write!(line, "; {count} cannot be read, the first is {first}");
+    }
+    line += match summary.meanwhile {
+        Meanwhile::Quiet => "",
+        Meanwhile::Unknown => {
+            "; the image may have been written meanwhile, then the copy is of two moments"
+        }
+        Meanwhile::Written => {
+            "; the image was written meanwhile, so the copy may be of two moments"
+        }
+    };
+    line
 }
