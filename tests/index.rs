@@ -9,6 +9,7 @@ mod evidence;
 mod killed;
 mod live;
 mod place;
+mod recipe;
 mod replaced;
 mod report;
 mod rig;

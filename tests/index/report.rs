@@ -1,11 +1,8 @@
 //! `--report`: one JSON object tells how a run or a scan ended, whatever the end is.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -19,7 +16,7 @@ use crate::support::wait_until;
 
 use super::rig::{BLOCK, Rig, change, now};
 
-const BLOCKS: u64 = 8;
+pub(super) const BLOCKS: u64 = 8;
 
 /// All fields, in order.
 const FIELDS: [&str; 21] = [
@@ -47,14 +44,15 @@ const FIELDS: [&str; 21] = [
 ];
 
 /// A source with an index, and where the report goes.
-struct Case<'a> {
+#[derive(Debug)]
+pub(super) struct Case<'a> {
     scene: &'a Scene,
-    rig: Rig<'a>,
-    file: PathBuf,
+    pub(super) rig: Rig<'a>,
+    pub(super) file: PathBuf,
 }
 
 impl<'a> Case<'a> {
-    fn new(scene: &'a Scene) -> Self {
+    pub(super) fn new(scene: &'a Scene) -> Self {
         let content = pattern(1, usize::try_from(BLOCKS * BLOCK).unwrap());
         let image = scene.file("a.img", &content);
         Self {
@@ -68,12 +66,12 @@ impl<'a> Case<'a> {
         format!("--report {} {options}", self.file.display())
     }
 
-    fn run(&self, options: &str) -> Tool {
+    pub(super) fn run(&self, options: &str) -> Tool {
         self.rig.run(&self.options(options))
     }
 
     /// What is in the report, after something that has ended with this.
-    fn after(&self, outcome: &Outcome) -> Value {
+    pub(super) fn after(&self, outcome: &Outcome) -> Value {
         let report = report(&self.file);
         assert_eq!(report["status"], outcome.code(), "{outcome:#?}");
         let said = report["error"].as_str();
@@ -89,7 +87,7 @@ impl<'a> Case<'a> {
 }
 
 /// A report, of which every field is there and in its place.
-fn report(file: &Path) -> Value {
+pub(super) fn report(file: &Path) -> Value {
     let text = fs::read_to_string(file).unwrap();
     assert!(
         text.ends_with("}\n") && text.lines().count() == 1,
@@ -380,60 +378,4 @@ fn a_report_replaces_an_older_one_as_a_whole_and_nothing_else() {
     assert_eq!(fs::read(&real).unwrap(), b"precious\n");
     let run = case.rig.run("-q").arg("true");
     assert_eq!(run.run().code(), 0, "the harness");
-}
-
-/// The lines of the README that begin with this one, to the end of the block.
-fn recipe(first: &str) -> String {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(readme).unwrap();
-    let at = readme.find(first).unwrap_or_else(|| panic!("no {first:?}"));
-    let block = &readme[at..];
-    block[..block.find("\n```").unwrap()].to_owned()
-}
-
-#[test]
-fn the_readme_makes_a_ping_and_metrics_of_a_report() {
-    let scene = Scene::new();
-    let case = Case::new(&scene);
-    let outcome = case.run("").args(["sh", "-c", "exit 3"]).run();
-    case.after(&outcome);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let metrics = scene.path("web.prom");
-    let script = recipe("report=")
-        .replace("/var/log/web-backup.json", case.file.to_str().unwrap())
-        .replace(
-            "https://hc-ping.com/UUID",
-            &format!("http://{address}/UUID"),
-        )
-        .replace(
-            "/var/lib/prometheus/node-exporter/bmapfs-web.prom",
-            metrics.to_str().unwrap(),
-        );
-    let asked = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut asked = Vec::new();
-        let mut piece = [0; 4096];
-        while !asked.ends_with(b"}\n") {
-            let len = stream.read(&mut piece).unwrap();
-            assert_ne!(len, 0, "{}", String::from_utf8_lossy(&asked));
-            asked.extend_from_slice(&piece[..len]);
-        }
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nOK";
-        stream.write_all(answer).unwrap();
-        String::from_utf8(asked).unwrap()
-    });
-    tool("sh").args(["-ec", &script]).ok();
-    let asked = asked.join().unwrap();
-    assert!(asked.starts_with("POST /UUID/3 HTTP"), "{asked}");
-    assert!(asked.ends_with(&fs::read_to_string(&case.file).unwrap()));
-    let metrics = fs::read_to_string(&metrics).unwrap();
-    let source = format!("{{source=\"{}\"}}", case.rig.source.display());
-    let has = |line: String| assert!(metrics.lines().any(|found| found == line), "{metrics}");
-    has(format!("bmapfs_status{source} 3"));
-    has(format!("bmapfs_new{source} {BLOCKS}"));
-    has(format!("bmapfs_skipped{source} {BLOCKS}"));
-    let ended = report(&case.file)["ended_seconds"].as_i64().unwrap();
-    has(format!("bmapfs_ended_seconds{source} {ended}"));
-    assert!(!metrics.contains("null") && !metrics.contains("error"));
 }
