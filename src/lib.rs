@@ -17,11 +17,13 @@ pub mod host;
 pub mod image;
 pub mod index;
 mod one_line;
+mod order;
 pub mod per_block;
 pub mod reverse;
 pub mod scan;
 pub mod session;
 pub mod snapshot;
+mod stamp;
 pub mod sys;
 pub mod volume;
 

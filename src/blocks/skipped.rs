@@ -26,22 +26,24 @@ impl Blocks {
         }
         let geometry = self.geometry();
         let end = self.image.size().unwrap_or(geometry.image_size());
-        let (mut count, mut of, mut first, mut from) = (0, 0, None, 0);
+        let (mut count, mut listed, mut first, mut from) = (0, 0, None, 0);
         while let Some(block) = self.next_listed(geometry, from) {
             from = block.get() + 1;
-            let Some(skipped) = self.times.was_skipped(block) else {
-                continue;
-            };
+            listed += 1;
             // What was cut off cannot be read, whoever opens it.
-            if geometry.span(block).end > end || self.is_unreadable(block) {
-                continue;
-            }
-            of += 1;
-            if skipped {
+            if self.times.was_skipped(block)
+                && geometry.span(block).end <= end
+                && !self.is_unreadable(block)
+            {
                 count += 1;
                 first = first.or(Some(block));
             }
         }
+        let of = match self.times.index().map(|index| index.report()) {
+            // What an earlier scan of this mount has found is not in its report.
+            Some(report) => count.max(report.changed + report.new + report.unsettled),
+            None => listed,
+        };
         first.map(|first| Skipped {
             count,
             of,

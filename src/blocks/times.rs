@@ -124,8 +124,8 @@ impl Times {
         }
     }
 
-    /// Of a block that was to be copied: whether it was not. `None`: nothing says that it was to be.
-    pub(super) fn was_skipped(&self, block: BlockIndex) -> Option<bool> {
+    /// Whether the block was to be copied, and was not.
+    pub(super) fn was_skipped(&self, block: BlockIndex) -> bool {
         match self {
             // If it is writable, it is a restore, which is of all blocks.
             Self::Plain(stamps) => stamps.was_skipped(block),

@@ -260,6 +260,7 @@ impl Indexing<'_> {
             changes: self.source.changes().or(named),
             salvage: self.volume.salvage,
             rescan: config.rescan,
+            zeros: self.volume.sparse,
             purpose,
             map: self.bmap,
             threads: self.threads.unwrap_or_else(sys::processors),

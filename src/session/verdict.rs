@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::blocks::{Skipped, Summary};
-use crate::index::Meanwhile;
+use crate::index::{FirstPass, Meanwhile};
 
 /// The command did not fail, but the copy is not what it seems: some blocks could not be read, or writes were refused;
 /// or, with `-o strict`, the image was, or may have been, written while it was read, or changed blocks were not copied.
@@ -75,6 +75,16 @@ pub(super) fn describe(summary: &Summary) -> String {
             report.bytes_read,
             report.seconds
         );
+        if let Some(FirstPass {
+            settled,
+            never_read,
+        }) = report.first_pass
+        {
+            let _ = write!(
+                line,
+                "; not scanned: {settled} blocks have a digest now, {never_read} were never read"
+            );
+        }
     }
     if let Some(untouched) = summary.untouched {
         let _ = write!(
@@ -84,12 +94,10 @@ pub(super) fn describe(summary: &Summary) -> String {
     }
     // Without an index that was just said.
     if let Some(skipped) = summary.skipped.filter(|skipped| !skipped.restore) {
-        let Skipped {
-            count, of, first, ..
-        } = skipped;
+        let Skipped { count, first, .. } = skipped;
         let _ = write!(
             line,
-            "; {count} of {of} blocks with new times were not opened, the first is {first}"
+            "; {count} blocks with new times were not opened, the first is {first}"
         );
     }
     if let Some((count, first)) = summary.unreadable {

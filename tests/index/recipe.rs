@@ -1,4 +1,4 @@
-//! What the README makes of a report.
+//! What doc/BACKUP.md makes of a report.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,17 +11,17 @@ use crate::support::scene::Scene;
 
 use super::report::{BLOCKS, Case, report};
 
-/// The lines of the README that begin with this one, to the end of the block.
+/// The lines of the page that begin with this one, to the end of the block.
 fn recipe(first: &str) -> String {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(readme).unwrap();
-    let at = readme.find(first).unwrap_or_else(|| panic!("no {first:?}"));
-    let block = &readme[at..];
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("doc/BACKUP.md");
+    let page = fs::read_to_string(page).unwrap();
+    let at = page.find(first).unwrap_or_else(|| panic!("no {first:?}"));
+    let block = &page[at..];
     block[..block.find("\n```").unwrap()].to_owned()
 }
 
 #[test]
-fn the_readme_makes_a_ping_and_metrics_of_a_report() {
+fn the_page_makes_a_ping_and_metrics_of_a_report() {
     let scene = Scene::new();
     let case = Case::new(&scene);
     let outcome = case.run("").args(["sh", "-c", "exit 3"]).run();

@@ -142,6 +142,7 @@ fn p27_an_image_that_cannot_be_read_at_all_is_refused() {
     let one = scene.file("one.img", &content()[..65_536]);
     let whole = LoopDevice::with("--direct-io=on", &one);
     let rig_of_one = Rig::new(&scene, whole.path()).with_index(scene.path("one.index"));
+    rig_of_one.sync_well(&scene.dir("one"));
     cut(&one, 32_768);
     let flush = tool("blockdev").arg("--flushbufs");
     flush.arg(whole.path()).ok();

@@ -8,7 +8,7 @@ fn block(number: u64) -> BlockIndex {
 }
 
 /// Of each of three blocks, whether it was to be copied and was not.
-fn skipped(index: &Index) -> [Option<bool>; 3] {
+fn skipped(index: &Index) -> [bool; 3] {
     [0, 1, 2].map(|number| index.was_skipped(block(number)))
 }
 
@@ -16,31 +16,31 @@ fn skipped(index: &Index) -> [Option<bool>; 3] {
 fn p26_a_block_with_a_new_stamp_is_skipped_until_it_is_opened() {
     let fixture = Fixture::new(pattern(2 * BLOCK + 700));
     let index = fixture.with(Index::open).unwrap();
-    assert_eq!(skipped(&index), [Some(true); 3], "all are new");
+    assert_eq!(skipped(&index), [true; 3], "all are new");
     // Who only looks has copied nothing.
     index.report_stamp(block(0));
     index.opened(block(1));
-    assert_eq!(skipped(&index), [Some(true), Some(false), Some(true)]);
+    assert_eq!(skipped(&index), [true, false, true]);
     // Nor has a restore that takes a file for equal.
     index.set(block(2), 7);
-    assert_eq!(skipped(&index), [Some(true), Some(false), Some(true)]);
+    assert_eq!(skipped(&index), [true, false, true]);
     index.close().unwrap();
     drop(index);
     let index = fixture.with(Index::open).unwrap();
-    assert_eq!(skipped(&index), [None; 3], "nothing has changed");
+    assert_eq!(skipped(&index), [false; 3], "nothing has changed");
     index.close().unwrap();
     drop(index);
     fixture.memory.poke(0, &[0xEE; 5]);
     let index = fixture.with(Index::open).unwrap();
-    assert_eq!(skipped(&index), [Some(true), None, None]);
+    assert_eq!(skipped(&index), [true, false, false]);
     index.opened(block(0));
     // While it is mounted, another block changes, and this one again.
     fixture.memory.poke(1, &[4]);
     fixture.memory.poke(BLOCK, &[4]);
     index.rescan(&fixture.tally).unwrap();
-    assert_eq!(skipped(&index), [Some(true), Some(true), None]);
+    assert_eq!(skipped(&index), [true, true, false]);
     index.wrote(block(0));
-    assert_eq!(skipped(&index), [Some(false), Some(true), None]);
+    assert_eq!(skipped(&index), [false, true, false]);
 }
 
 #[test]
@@ -60,16 +60,16 @@ fn p26_what_cannot_be_read_was_not_skipped() {
             })
         });
         let index = index.unwrap();
-        assert_eq!(skipped(&index), [Some(true), None, None]);
+        assert_eq!(skipped(&index), [true, false, false]);
         // The same of a block that only a client finds out of.
         index.cannot_read(block(0));
-        assert_eq!(skipped(&index), [None; 3]);
+        assert_eq!(skipped(&index), [false; 3]);
         index.close().unwrap();
     }
     // It has a new time when it can be read again.
     fixture.memory.faults(|faults| faults.bad.clear());
     let index = fixture.with(Index::open).unwrap();
-    assert_eq!(skipped(&index), [Some(true), Some(true), None]);
+    assert_eq!(skipped(&index), [true, true, false]);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn p26_what_is_copied_again_since_nobody_knows_what_was_copied_counts() {
     drop(index);
     let index = fixture.with(Index::open).unwrap();
     assert_eq!(index.report().unsettled, 1);
-    assert_eq!(skipped(&index), [None, Some(true), None]);
+    assert_eq!(skipped(&index), [false, true, false]);
 }
 
 /// A run that refuses an image which has lost bytes. What it says of them.
