@@ -263,6 +263,14 @@ fn p26_the_last_line_of_a_mount_counts_what_was_not_opened() {
     let log = mount.unmount_for_log();
     let expected = "; 10 blocks with new times were not opened, the first is 00000001";
     assert!(log.contains(expected), "{log}");
+    // Who read none of a block has none of it: it has a new time again.
+    let mount = rig.mount("").up_in_foreground();
+    mount.image();
+    let log = mount.unmount_for_log();
+    assert!(
+        log.contains("10 changed") && !log.contains("not opened"),
+        "{log}"
+    );
     let mount = rig.mount("").up_in_foreground();
     let log = mount.unmount_for_log();
     assert!(!log.contains("not opened"), "{log}");
