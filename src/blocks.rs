@@ -10,6 +10,7 @@ mod lengths;
 mod listing;
 mod open;
 mod resize;
+mod skipped;
 mod sparse;
 mod staged;
 mod staged_volume;
@@ -44,6 +45,7 @@ use stamps::Stamps;
 use times::Times;
 
 pub use listing::Listing;
+pub use skipped::Skipped;
 
 /// The image's size is looked at again no more often than this (promise P2).
 const SIZE_INTERVAL: Duration = Duration::from_secs(1);
@@ -81,6 +83,8 @@ pub struct Blocks {
     sync_failures: AtomicU64,
     /// Changes with every write: what was read ahead before it is stale.
     version: AtomicU64,
+    /// Bytes that readers were given.
+    served: AtomicU64,
     clock: Arc<dyn Clock>,
 }
 
@@ -91,6 +95,10 @@ pub struct Summary {
     pub blocks: u64,
     /// Of a writable mount: blocks that were neither written nor given a time.
     pub untouched: Option<u64>,
+    /// Blocks that were to be copied and were not (promise P26).
+    pub skipped: Option<Skipped>,
+    /// Bytes of block files that readers were given.
+    pub served: u64,
     /// Of a mount with an index: what the last scan found.
     pub report: Option<Report>,
     /// Blocks that could not be read when that was tried last: how many, and the first.
@@ -168,6 +176,7 @@ impl Blocks {
             latched: AtomicBool::new(false),
             sync_failures: AtomicU64::new(0),
             version: AtomicU64::new(0),
+            served: AtomicU64::new(0),
             image,
             config,
             clock,
@@ -274,6 +283,8 @@ impl Blocks {
         Ok(Summary {
             blocks,
             untouched,
+            skipped: self.skipped(),
+            served: self.served.load(SeqCst),
             meanwhile: meanwhile?,
             latched: self.latched.load(SeqCst),
             unreadable: self.unreadable(),

@@ -153,6 +153,7 @@ fn run(matches: &ArgMatches) -> Result<Command> {
         },
         shrunk,
         strict,
+        report: named_file(matches, "report")?,
         command,
     })))
 }
@@ -165,15 +166,7 @@ fn scan(matches: &ArgMatches) -> Result<Command> {
     if settings.volume.writable {
         return Err(Failure::usage("write: a scan never writes"));
     }
-    let bmap = match matches.get_one::<OsString>("bmap") {
-        None => None,
-        Some(file) if file == "-" => {
-            return Err(Failure::usage(
-                "--bmap -: the counts go to stdout; name a file",
-            ));
-        }
-        Some(_) => Some(absolute(given(matches, "bmap")?)?),
-    };
+    let bmap = named_file(matches, "bmap")?;
     let mut index = settings.index.unwrap_or_default();
     let dry_run = matches.get_flag("dry-run");
     if bmap.is_some() {
@@ -193,6 +186,7 @@ fn scan(matches: &ArgMatches) -> Result<Command> {
         verbosity: settings.verbosity,
         dry_run,
         bmap,
+        report: named_file(matches, "report")?,
         list: matches.get_flag("verbose"),
         json: matches.get_flag("json"),
     })))
@@ -356,6 +350,17 @@ fn given<'a>(matches: &'a ArgMatches, id: &str) -> Result<&'a OsStr> {
         )))
     } else {
         Ok(value)
+    }
+}
+
+/// The file that an option names and that is replaced as a whole, if it is given.
+fn named_file(matches: &ArgMatches, id: &str) -> Result<Option<PathBuf>> {
+    match matches.get_one::<OsString>(id) {
+        None => Ok(None),
+        Some(file) if file == "-" => Err(Failure::usage(format!(
+            "--{id} -: it does not go to stdout; name a file"
+        ))),
+        Some(_) => absolute(given(matches, id)?).map(Some),
     }
 }
 

@@ -90,10 +90,12 @@ pub enum MapFile {
 pub struct RunConfig {
     /// What to mount; its mount point is found later.
     pub mount: MountConfig,
-    /// `-o shrunk`: go on although the image is smaller than the index remembers.
+    /// `-o shrunk`: go on although the image is empty, or smaller than the index remembers.
     pub shrunk: bool,
-    /// `-o strict`: status 9 if the image was written meanwhile.
+    /// `-o strict`: status 9 if the image was written meanwhile, or if changed blocks were not copied.
     pub strict: bool,
+    /// `--report`: the file that tells how it ended.
+    pub report: Option<PathBuf>,
     /// The command and its arguments; `{}` in them stands for the mount point.
     pub command: Vec<OsString>,
 }
@@ -117,6 +119,8 @@ pub struct ScanConfig {
     pub list: bool,
     /// `--bmap`: the file that a block map is written to.
     pub bmap: Option<PathBuf>,
+    /// `--report`: the file that tells how it ended.
+    pub report: Option<PathBuf>,
     /// `--json`: print one object.
     pub json: bool,
 }

@@ -23,6 +23,7 @@ mod request;
 mod save;
 mod scan;
 mod served;
+mod skipped;
 mod unsaved;
 mod written;
 
@@ -44,7 +45,7 @@ use clockwork::Clockwork;
 use counters::Counters;
 use evidence::Evidence;
 use file::Store;
-use record::{HASHED, OWN, Record, SETTLED, UNREAD};
+use record::{HASHED, OWN, Record, SETTLED, UNOPENED, UNREAD};
 
 pub use counters::Report;
 pub use evidence::Meanwhile;
@@ -145,7 +146,10 @@ impl Index {
     /// The block is about to be read.
     pub(crate) fn read(&self, block: BlockIndex) {
         if self.writable {
-            self.records.with(block, |record| record.add(READ));
+            self.records.with(block, |record| {
+                record.add(READ);
+                record.clear(UNOPENED);
+            });
         }
     }
 
@@ -270,7 +274,7 @@ impl Index {
         self.wait_for_stamps();
         // Not even a scan must make one that was not noted: its stamps lie back.
         let shown = self.latest();
-        if self.unsaved.load(SeqCst) && self.store.note_ceiling(shown).is_err() {
+        if self.unsaved.load(SeqCst) && self.note(shown).is_err() {
             self.let_pass();
         }
         // That was said at the beginning.

@@ -24,15 +24,24 @@ fn run() -> Result<ExitCode> {
         Command::Mount(request) => mount(*request).map(ExitCode::from),
         Command::Run(config) => {
             logging::init(config.mount.verbosity);
-            let map = session::read_map(config.mount.index.as_ref())?;
-            daemon::start(true)?;
-            session::run(&config, map.as_ref()).map(ExitCode::from)
+            let report = config.report.as_deref();
+            let status = session::reported(report, "run", &config.mount.source, |known| {
+                let map = session::read_map(config.mount.index.as_ref())?;
+                daemon::start(true)?;
+                session::run(&config, map.as_ref(), known)
+            });
+            status.map(ExitCode::from)
         }
         Command::Scan(config) => {
             logging::init(config.verbosity);
-            let map = session::read_map(Some(&config.index))?;
-            daemon::start(true)?;
-            print(&session::scan(&config, map.as_ref())?.text(config.json)?)
+            let report = config.report.as_deref();
+            let status = session::reported(report, "scan", &config.source, |known| {
+                let map = session::read_map(Some(&config.index))?;
+                daemon::start(true)?;
+                print(&session::scan(&config, map.as_ref(), known)?.text(config.json)?)?;
+                Ok(Status::Success.code())
+            });
+            status.map(ExitCode::from)
         }
         Command::Sums(config) => {
             logging::init(Verbosity::Normal);

@@ -5,14 +5,16 @@
 mod changes;
 mod content;
 mod prepare;
+mod report;
 mod run;
 mod scan;
 mod source;
 mod sums;
+mod vanished;
+mod verdict;
 mod verify;
 
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -32,15 +34,17 @@ use crate::exit::{OrFail, Result, Status};
 use crate::fuse::{Adapter, Gate};
 use crate::host::daemon::Ready;
 use crate::host::mount::{self, Mount, Outcome, Request};
-use crate::index::{FirstPass, Meanwhile, Purpose};
+use crate::index::Purpose;
 use crate::scan::Tally;
 use crate::sys;
 use crate::volume::Volume;
 
 use content::Content;
 use prepare::{Prepared, forward_signals};
+use verdict::describe;
 
 pub use changes::read_map;
+pub use report::{Known, reported};
 pub use run::run;
 pub use scan::scan;
 pub use sums::sums;
@@ -331,51 +335,6 @@ fn next_event(inbox: &Receiver<Event>, until: Option<Instant>) -> Result<Option<
         Err(RecvTimeoutError::Timeout) => Ok(None),
         Err(e) => Err(e).or_fail(Status::Internal, || "waiting for the session"),
     }
-}
-
-/// The rest of the line that every mount ends with.
-fn describe(summary: &Summary) -> String {
-    // Writing to a string does not fail.
-    let mut line = format!("{} blocks", summary.blocks);
-    if let Some(report) = &summary.report {
-        let _ = write!(
-            line,
-            ", {} changed, {} zero, {} bytes read, {:.1} seconds",
-            report.changed + report.new,
-            report.zero,
-            report.bytes_read,
-            report.seconds
-        );
-        if let Some(FirstPass {
-            settled,
-            never_read,
-        }) = report.first_pass
-        {
-            let _ = write!(
-                line,
-                "; not scanned: {settled} blocks have a digest now, {never_read} were never read"
-            );
-        }
-    }
-    if let Some(untouched) = summary.untouched {
-        let _ = write!(
-            line,
-            "; {untouched} of them were neither written nor given a time"
-        );
-    }
-    if let Some((count, first)) = summary.unreadable {
-        let _ = write!(line, "; {count} cannot be read, the first is {first}");
-    }
-    line += match summary.meanwhile {
-        Meanwhile::Quiet => "",
-        Meanwhile::Unknown => {
-            "; the image may have been written meanwhile, then the copy is of two moments"
-        }
-        Meanwhile::Written => {
-            "; the image was written meanwhile, so the copy may be of two moments"
-        }
-    };
-    line
 }
 
 /// A scan that SIGHUP has asked for, while the mount is served.

@@ -189,6 +189,7 @@ fn each_command_takes_what_the_manual_says() {
     let mount = of_help("--help");
     let mut run = of_help("run --help");
     assert!(run.insert("foreground".to_owned()), "-f is not for run");
+    assert!(run.remove("report"), "--report is for run and scan");
     assert_eq!(run, mount, "run takes what a mount does, and -f");
     let scan = of_help("scan --help");
     let shared = set(scan.intersection(&mount));
@@ -210,7 +211,7 @@ fn each_command_takes_what_the_manual_says() {
     );
     assert_eq!(
         set(scan.difference(&mount)),
-        set(["bmap", "dry-run", "json"])
+        set(["bmap", "dry-run", "json", "report"])
     );
     let sums = set(["block-size", "help", "index", "sparse", "version"]);
     assert_eq!(of_help("sums --help"), sums);
@@ -376,6 +377,7 @@ fn exit_statuses_are_those_of_the_program() {
     let mut known: BTreeSet<u32> = constants("src/exit.rs").into_values().collect();
     assert!(known.len() > 4, "{known:?}");
     known.extend(constants("src/session/run.rs").into_values());
+    known.extend(constants("src/session/verdict.rs").into_values());
     assert!(known.contains(&126), "{known:?}");
     let readme = text("README.md");
     let in_readme: BTreeSet<_> = tables(&readme, "| status | meaning |")

@@ -1,4 +1,4 @@
-//! The index, `bmapfs run` and `bmapfs scan` (promises P20 to P24), with the tools that the stamps are for.
+//! The index, `bmapfs run` and `bmapfs scan` (promises P20 to P24, P26 and P27), with the tools that the stamps are for.
 
 mod below;
 mod bmap;
@@ -11,7 +11,9 @@ mod killed;
 mod live;
 mod place;
 mod recheck;
+mod recipe;
 mod replaced;
+mod report;
 mod rig;
 mod run;
 mod run_ends;
@@ -20,9 +22,11 @@ mod skip;
 mod stamps;
 mod sync;
 mod throttle;
+mod told;
 mod tools;
 mod torn;
 mod unsaved;
+mod vanished;
 mod verify;
 mod verify_meanwhile;
 mod verify_refusals;

@@ -65,16 +65,20 @@ impl Blocks {
         Some((others.count() as u64, first))
     }
 
+    /// Whether the last attempt to read the block failed.
+    pub(super) fn is_unreadable(&self, block: BlockIndex) -> bool {
+        match self.times.index() {
+            Some(index) => index.is_unreadable(block),
+            None => self.failing.blocks.has(block),
+        }
+    }
+
     /// Refuses to open a block for reading that cannot be read: after a read error it is tried first.
     pub(super) fn check_readable(&self, block: BlockIndex) -> Result<()> {
         if self.config.salvage {
             return Ok(());
         }
-        let known = match self.times.index() {
-            Some(index) => index.is_unreadable(block),
-            None => self.failing.blocks.has(block),
-        };
-        if known {
+        if self.is_unreadable(block) {
             log::debug!("block {block} cannot be read: not opened");
             return Err(Errno::EIO);
         }

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::geometry::BlockIndex;
 use crate::image::{Fingerprint, Image};
 use crate::per_block::PerBlock;
-use crate::stamp::{Given, LOOKS_BACK, MADE, READ, REPORTED, STAMPED, STEP, Stamp};
+use crate::stamp::{Given, LOOKS_BACK, MADE, READ, REPORTED, RULE, STAMPED, STEP, Stamp};
 
 /// How often a file that was just written is looked at again.
 const LOOKS: usize = 3;
@@ -81,6 +81,10 @@ impl Follow {
         self.range = (self.range.0.min(stamp), self.range.1.max(stamp));
     }
 }
+
+/// Flag of a block's own stamp, beside those of the rule: the block was opened for reading, or written.
+const OPENED: u16 = 1;
+const _: () = assert!(OPENED & RULE == 0, "kept in one word");
 
 /// The stamps of all blocks.
 #[derive(Debug)]
@@ -232,7 +236,7 @@ impl Stamps {
     /// The block was read: others may know its stamp with this content.
     pub(crate) fn read(&self, block: BlockIndex) {
         if let Some(own) = &self.own {
-            own.with(block, |stamp| stamp.add(READ));
+            own.with(block, |stamp| stamp.add(READ | OPENED));
         }
     }
 
@@ -244,6 +248,7 @@ impl Stamps {
         };
         let new = own.with(block, |stamp| {
             self.given.touch(stamp);
+            stamp.add(OPENED);
             stamp.had(base);
             stamp.is_known().then(|| {
                 stamp.restamp(stamp.next(self.clock.now()));
@@ -287,6 +292,19 @@ impl Stamps {
     /// How many blocks were written or given a time.
     pub(crate) fn touched(&self) -> u64 {
         self.given.touched()
+    }
+
+    /// The block was opened for reading.
+    pub(crate) fn opened(&self, block: BlockIndex) {
+        if let Some(own) = &self.own {
+            own.with(block, |stamp| stamp.add(OPENED));
+        }
+    }
+
+    /// Whether, in a writable mount, the block was neither opened for reading nor written.
+    pub(crate) fn was_skipped(&self, block: BlockIndex) -> bool {
+        let own = self.own.as_ref();
+        own.is_some_and(|own| !own.peek(block).unwrap_or_default().has(OPENED))
     }
 
     /// Waits until no later mount can show one of the stamps that were made here and shown: none lies in the future, nor

@@ -116,6 +116,23 @@ impl Times {
         }
     }
 
+    /// The block was opened for reading.
+    pub(super) fn opened(&self, block: BlockIndex) {
+        match self {
+            Self::Plain(stamps) => stamps.opened(block),
+            Self::Indexed(index) => index.opened(block),
+        }
+    }
+
+    /// Whether the block was to be copied, and was not.
+    pub(super) fn was_skipped(&self, block: BlockIndex) -> bool {
+        match self {
+            // If it is writable, it is a restore, which is of all blocks.
+            Self::Plain(stamps) => stamps.was_skipped(block),
+            Self::Indexed(index) => index.was_skipped(block),
+        }
+    }
+
     /// At the end of the mount.
     pub(super) fn let_pass(&self) {
         if let Self::Plain(stamps) = self {

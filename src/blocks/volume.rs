@@ -1,7 +1,7 @@
 //! The block directory's answers, one operation a function.
 
 use std::ffi::OsStr;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::Blocks;
 use super::data::write_failed;
@@ -71,6 +71,7 @@ impl Volume for Blocks {
         }
         if !write {
             self.check_readable(block)?;
+            self.times.opened(block);
         }
         self.handles.insert(self.open_block(block, write))
     }
@@ -111,6 +112,7 @@ impl Volume for Blocks {
         self.times.read(block, whole);
         match self.read_block(&open, block, &mut out[..len], span.start, end, whole) {
             Ok(got) => {
+                self.served.fetch_add(got as u64, Relaxed);
                 let hash = open.note_served(got);
                 reply(Ok(&out[..got]));
                 if hash {

@@ -205,8 +205,8 @@ Mount options (-o): every long option above is one (-o write,block-size=64K), an
   rescan          read all of SRC, whatever the index knows; with index
   recheck=N       also read an N-th part of what need not be read, another one each time
   era-block-size=SIZE    length of a block of era_invalidate; with changed
-  shrunk          of bmapfs run: go on although SRC is smaller than the index remembers
-  strict          of bmapfs run: end with status 9 if SRC was written meanwhile
+  shrunk          of bmapfs run: go on although SRC is empty, or smaller than the index remembers
+  strict          of bmapfs run: status 9 if SRC was written meanwhile, or CMD skipped changes
   allow_root      let root in, beside the user who mounts; not with allow_other
   fsname=NAME     what is shown as the mounted source, in place of SRC
   max_read=BYTES, context=..., fscontext=..., defcontext=..., rootcontext=...,
@@ -228,7 +228,8 @@ const AFTER_RUN: &str = "\
 bmapfs --help lists the mount options. The command may write SRC if -w is given.
 Exit status: the command's; 128 + N if signal N ended it, 127 if there is no such command, 126 if
 it cannot be run; 9 if it succeeded but part of SRC could not be read or writes were refused
-(another block size), with -o strict also if SRC was written meanwhile; else bmapfs's own.";
+(another block size), with -o strict also if SRC was written meanwhile or changed blocks were not
+copied; else bmapfs's own.";
 
 const AFTER_SCAN: &str = "bmapfs --help lists the mount options.";
 
@@ -271,6 +272,7 @@ pub(super) fn run() -> Command {
         )
         .arg(read())
         .args(FLAGS.iter().filter(|flag| flag.word != "foreground").map(|flag| flag.arg()))
+        .arg(report())
         .arg(options())
 }
 
@@ -304,14 +306,11 @@ pub(super) fn scan() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Leave the index as it is; with --changed only say what would be read"),
         )
-        .arg(
-            Arg::new("bmap")
-                .long("bmap")
-                .value_name("FILE")
-                .value_parser(bytes())
-                .value_hint(ValueHint::FilePath)
-                .help("Read all of SRC and write a block map of it, for bmaptool"),
-        )
+        .arg(file(
+            "bmap",
+            "Read all of SRC and write a block map of it, for bmaptool",
+        ))
+        .arg(report())
         .arg(switch(
             "verbose",
             'v',
@@ -326,6 +325,23 @@ fn json() -> Arg {
         .long("json")
         .action(ArgAction::SetTrue)
         .help("Print one JSON object")
+}
+
+/// A file that is replaced as a whole.
+fn file(id: &'static str, help: &'static str) -> Arg {
+    Arg::new(id)
+        .long(id)
+        .value_name("FILE")
+        .value_parser(bytes())
+        .value_hint(ValueHint::FilePath)
+        .help(help)
+}
+
+fn report() -> Arg {
+    file(
+        "report",
+        "Replace FILE by a JSON object that tells how it ended, however it ends",
+    )
 }
 
 fn read() -> Arg {

@@ -4,7 +4,7 @@
 
 use std::fs::{File, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -13,6 +13,7 @@ use tempfile::NamedTempFile;
 #[derive(Debug)]
 pub struct Replaced {
     path: PathBuf,
+    beginning: &'static [u8],
     new: NamedTempFile,
 }
 
@@ -22,7 +23,7 @@ impl Replaced {
     /// # Errors
     /// There is something at `path` that is not empty and does not begin with `beginning`, so it is not an older one:
     /// maybe an image whose name was typed in the wrong place. Or nothing can be made there.
-    pub fn open(path: &Path, beginning: &[u8]) -> io::Result<Self> {
+    pub fn open(path: &Path, beginning: &'static [u8]) -> io::Result<Self> {
         let path = match std::fs::canonicalize(path) {
             Ok(old) => {
                 check(&old, beginning)?;
@@ -39,7 +40,11 @@ impl Replaced {
             // As far as the umask lets.
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(directory.unwrap_or(Path::new(".")))?;
-        Ok(Self { path, new })
+        Ok(Self {
+            path,
+            beginning,
+            new,
+        })
     }
 
     /// What is written to this is the new content.
@@ -48,9 +53,25 @@ impl Replaced {
         self.new.as_file()
     }
 
+    /// Whether the new file is still where it was made: a mount over its directory hides it.
+    #[must_use]
+    pub fn is_in_reach(&self) -> bool {
+        let made = self.new.as_file().metadata();
+        let there = std::fs::symlink_metadata(self.new.path());
+        made.and_then(|made| Ok((made, there?)))
+            .is_ok_and(|(made, there)| (made.dev(), made.ino()) == (there.dev(), there.ino()))
+    }
+
     /// Puts the new file in the old one's place.
+    ///
+    /// # Errors
+    /// It cannot be written, or something else has come to its place since [`Self::open`].
     pub fn finish(self) -> io::Result<()> {
         self.new.as_file().sync_all()?;
+        match check(&self.path, self.beginning) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
         self.new.persist(&self.path).map_err(|e| e.error)?;
         Ok(())
     }

@@ -6,7 +6,7 @@ use super::Index;
 use super::record::Record;
 use crate::geometry::BlockIndex;
 
-pub(crate) use super::file::{Loaded, Store};
+pub(crate) use super::file::{Loaded, Noted, Store};
 pub(crate) use super::format::FilePlace;
 pub(crate) use super::over::NEAR;
 pub(crate) use super::record::{HASHED, TORN, UNREAD};

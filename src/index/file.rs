@@ -37,6 +37,15 @@ pub(crate) struct Loaded {
     pub(crate) place: FilePlace,
 }
 
+/// What is noted beside an index, in case it is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Noted {
+    /// No stamp made is later than this second.
+    pub(crate) ceiling: i64,
+    /// Bytes that the image had; `None`: an older bmapfs has noted nothing of that.
+    pub(crate) size: Option<u64>,
+}
+
 /// Something that keeps one index.
 pub(crate) trait Store: fmt::Debug + Send + Sync {
     /// What was saved last; `None`: nothing yet. [`FilePlace::finished`] is the file's last change.
@@ -53,11 +62,11 @@ pub(crate) trait Store: fmt::Debug + Send + Sync {
     /// Tells whoever waits for this store that it will be free soon.
     fn ending(&self);
 
-    /// Notes beside the index, in case it is lost, that no stamp made is later than `ceiling`.
-    fn note_ceiling(&self, ceiling: i64) -> io::Result<()>;
+    /// Notes this beside the index.
+    fn note(&self, noted: Noted) -> io::Result<()>;
 
-    /// The ceiling noted last.
-    fn noted_ceiling(&self) -> Option<i64>;
+    /// What was noted last.
+    fn noted(&self) -> Option<Noted>;
 }
 
 /// Why a store cannot be had.
@@ -147,7 +156,7 @@ impl FileStore {
     }
 
     /// What was noted beside an index that cannot be locked.
-    pub(super) fn noted_beside(index: &Path) -> Option<i64> {
+    pub(super) fn noted_beside(index: &Path) -> Option<Noted> {
         let spot = Spot::find(index, None).ok()?;
         let file = spot
             .open(&with(spot.name(), ".lock"), OFlag::O_RDONLY)
@@ -155,7 +164,7 @@ impl FileStore {
         lock::noted(&file)
     }
 
-    fn note(&self, change: impl FnOnce(&mut Note)) -> io::Result<()> {
+    fn change_note(&self, change: impl FnOnce(&mut Note)) -> io::Result<()> {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut noted);
         lock::write(&self.lock, *noted).inspect_err(|e| log::debug!("{}: {e}", self.path.display()))
@@ -221,18 +230,18 @@ impl Store for FileStore {
 
     fn ending(&self) {
         // Whoever waits is only less patient then.
-        let _ = self.note(|note| note.ending = true);
+        let _ = self.change_note(|note| note.ending = true);
     }
 
-    fn note_ceiling(&self, ceiling: i64) -> io::Result<()> {
-        self.note(|note| note.ceiling = Some(ceiling))
+    fn note(&self, noted: Noted) -> io::Result<()> {
+        self.change_note(|note| note.noted = Some(noted))
     }
 
-    fn noted_ceiling(&self) -> Option<i64> {
+    fn noted(&self) -> Option<Noted> {
         self.noted
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .ceiling
+            .noted
     }
 }
 

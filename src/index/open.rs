@@ -113,12 +113,17 @@ impl Index {
         let now = request.image.fingerprint().unwrap_or(Fingerprint::Unknown);
         let records = PerBlock::new();
         let worth = load(store.as_ref(), request, &now, &records);
-        check_size(request, worth.header.as_ref())?;
+        let beside = store.noted();
+        let size = match &worth.header {
+            Some(header) => Some(header.image_size),
+            None => beside.and_then(|noted| noted.size),
+        };
+        check_size(request, size.unwrap_or(0))?;
         if let Some(why) = &worth.doubt {
             let index = request.path.display();
             log::warn!("index {index}: {why}; every block gets a new time");
         }
-        let noted = store.noted_ceiling();
+        let noted = beside.map(|noted| noted.ceiling);
         let good = worth.good().is_some();
         let known = good || noted.is_some();
         let noted = noted.unwrap_or(i64::MIN);
@@ -229,10 +234,9 @@ fn find_store(request: &Request<'_>) -> Result<Box<dyn Store>, OpenError> {
     }
 }
 
-/// Refuses an image that is smaller than `header` says, if that is asked for.
-fn check_size(request: &Request<'_>, header: Option<&Header>) -> Result<(), OpenError> {
+/// Refuses an image that is smaller than it was `then`, when it was scanned last, in bytes, if that is asked for.
+fn check_size(request: &Request<'_>, then: u64) -> Result<(), OpenError> {
     let now = request.geometry.image_size();
-    let then = header.map_or(0, |header| header.image_size);
     let refuse = matches!(
         request.purpose,
         Purpose::Run {

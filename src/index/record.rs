@@ -27,9 +27,21 @@ pub(super) const DOUBTED: u16 = 1024;
 pub(super) const UNREADABLE: u16 = 2048;
 /// The stamp was made without a look at the block: its digest is that of what is served first (promise P32).
 pub(crate) const UNREAD: u16 = 8192;
+/// The block got a new stamp at the beginning of this use, or in a scan of it, and nobody has opened it for reading since,
+/// nor written it (promise P26).
+pub(super) const UNOPENED: u16 = 16384;
 
-const OURS: u16 =
-    HASHED | SETTLED | UNSERVED | TORN | DIRTY | WRITTEN | OWN | DOUBTED | UNREADABLE | UNREAD;
+const OURS: u16 = HASHED
+    | SETTLED
+    | UNSERVED
+    | TORN
+    | DIRTY
+    | WRITTEN
+    | OWN
+    | DOUBTED
+    | UNREADABLE
+    | UNREAD
+    | UNOPENED;
 const _: () = assert!(OURS & RULE == 0, "kept in one word");
 
 /// One block. 48 bytes, which is what a block may cost.
@@ -69,6 +81,12 @@ impl Record {
         self.add(UNSERVED);
     }
 
+    /// The same, at the beginning or in a scan: who copies by times has to copy the block.
+    pub(super) fn renew(&mut self, stamp: i64) {
+        self.restamp(stamp);
+        self.add(UNOPENED);
+    }
+
     /// Gives the block the time that a client wants, who has the content.
     pub(super) fn set_stamp(&mut self, stamp: i64) {
         self.stamp.set(stamp);
@@ -86,7 +104,7 @@ impl Record {
 
     /// The block gets a stamp, of second `now` or later, without being read.
     pub(super) fn stamp_unread(&mut self, now: i64) {
-        self.restamp(self.next_stamp(now));
+        self.renew(self.next_stamp(now));
         self.clear(HASHED | SETTLED | UNREADABLE);
         self.add(UNREAD);
     }
@@ -130,7 +148,7 @@ impl Record {
         if known {
             return false;
         }
-        self.restamp(self.next_stamp(now));
+        self.renew(self.next_stamp(now));
         self.digest = digest;
         self.add(HASHED | SETTLED);
         true

@@ -18,7 +18,7 @@ pub enum Purpose {
     Mount,
     /// A mount for one command, which shows what the scan found for all its life.
     Run {
-        /// An image that is smaller than the index remembers is refused.
+        /// An image that is empty, or smaller than the index or what is noted beside it remembers, is refused.
         refuse_shrunk: bool,
         /// So is an index that cannot be saved.
         strict: bool,

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::Index;
+use super::file::Noted;
 use super::format::{Header, MAGIC, encode, trailer};
 use super::record::Record;
 use crate::image::Fingerprint;
@@ -34,6 +35,14 @@ impl Index {
         })
     }
 
+    /// Notes beside the file, in case it is lost, that no stamp is later than `ceiling`, and how long the image is.
+    pub(super) fn note(&self, ceiling: i64) -> io::Result<()> {
+        self.store.note(Noted {
+            ceiling,
+            size: Some(self.geometry().image_size()),
+        })
+    }
+
     fn save_alone(&self, open: bool, least: i64) -> io::Result<()> {
         let latest = self.latest().max(least);
         let ceiling = if open {
@@ -43,7 +52,7 @@ impl Index {
             latest
         };
         // Without the note an index that is lost costs a wait.
-        let _ = self.store.note_ceiling(ceiling);
+        let _ = self.note(ceiling);
         let count = self.count.load(SeqCst);
         // Both from before the records: a scan that ends meanwhile only makes these newer than what they rest on.
         let (mut fingerprint, vouched) =

@@ -132,7 +132,7 @@ impl Index {
         let geometry = self.geometry();
         for block in (0..geometry.blocks()).filter_map(BlockIndex::new) {
             self.records.with(block, |record| {
-                record.restamp(first);
+                record.renew(first);
                 if record.has(HASHED) {
                     record.add(SETTLED);
                 }
@@ -148,6 +148,13 @@ impl Index {
     #[must_use]
     pub fn unreadable(&self) -> Option<(u64, BlockIndex)> {
         self.records.unreadable(self.geometry().blocks())
+    }
+
+    /// Whether the image has blocks, and the last attempt to read each of them failed.
+    #[must_use]
+    pub fn is_all_unreadable(&self) -> bool {
+        self.unreadable()
+            .is_some_and(|(count, _)| count == self.geometry().blocks())
     }
 
     /// Whether the last attempt to read the block failed.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::Index;
-use super::file::{FileStore, Loaded, Store};
+use super::file::{FileStore, Loaded, Noted, Store};
 use super::format::FilePlace;
 use super::open::Begin;
 use super::over::NEAR;
@@ -70,11 +70,11 @@ impl Store for Nowhere {
 
     fn ending(&self) {}
 
-    fn note_ceiling(&self, _: i64) -> io::Result<()> {
+    fn note(&self, _: Noted) -> io::Result<()> {
         Err(io::ErrorKind::NotFound.into())
     }
 
-    fn noted_ceiling(&self) -> Option<i64> {
+    fn noted(&self) -> Option<Noted> {
         FileStore::noted_beside(&self.path)
     }
 }
@@ -89,7 +89,7 @@ impl Index {
     ) -> Result<(), OpenError> {
         let now = self.clock.now();
         let mut first = begin.first.max(even(begin.promised.saturating_add(1)));
-        let noted = self.store.note_ceiling(first.saturating_add(STEP)).is_ok();
+        let noted = self.note(first.saturating_add(STEP)).is_ok();
         if !noted {
             // Nor was it for whoever came before.
             first = first.max(even(now));
@@ -109,7 +109,7 @@ impl Index {
         self.pass_stamps();
         self.over.call_once(|| {});
         // They may be later now.
-        let _ = self.store.note_ceiling(self.latest());
+        let _ = self.note(self.latest());
         self.unsaved.store(true, SeqCst);
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::Index;
-use super::record::{DIRTY, HASHED, OWN, Record, SETTLED, UNREAD, UNREADABLE, WRITTEN};
+use super::record::{DIRTY, HASHED, OWN, Record, SETTLED, UNOPENED, UNREAD, UNREADABLE, WRITTEN};
 use crate::geometry::BlockIndex;
 use crate::scan::Hasher;
 use crate::stamp::{REPORTED, STAMPED};
@@ -15,7 +15,7 @@ impl Index {
         self.make_stamp(block, |record| {
             self.counters.given.touch(&mut record.stamp);
             record.add(DIRTY | WRITTEN);
-            record.clear(HASHED | SETTLED | UNREADABLE | UNREAD);
+            record.clear(HASHED | SETTLED | UNREADABLE | UNREAD | UNOPENED);
             record.stamp.is_known() || (overlaid && !record.has(OWN))
         });
         if overlaid {

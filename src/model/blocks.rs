@@ -6,6 +6,7 @@ mod faults;
 mod lengths;
 mod promises;
 mod resize;
+mod skipped;
 mod stamps;
 mod world;
 

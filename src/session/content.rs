@@ -44,6 +44,8 @@ impl Content {
                 Ok(Summary {
                     blocks: reverse.present(),
                     untouched: None,
+                    skipped: None,
+                    served: 0,
                     report: None,
                     unreadable: None,
                     meanwhile: Meanwhile::Quiet,

@@ -13,6 +13,7 @@ use super::Event;
 use super::changes::named;
 use super::content::Content;
 use super::source::Source;
+use super::vanished;
 use crate::blocks::{Blocks, BlocksError, Listing};
 use crate::changes::{ChangeMap, ChangeSource};
 use crate::clock::SystemClock;
@@ -48,7 +49,7 @@ pub(super) fn prepare(
         log::debug!("PR_SET_IO_FLUSHER: {e}");
     }
     if config.source.is_dir() {
-        return prepare_reverse(config);
+        return prepare_reverse(config, purpose);
     }
     let source = Source::open(
         &config.source,
@@ -57,6 +58,9 @@ pub(super) fn prepare(
         Some(&config.mountpoint),
         false,
     )?;
+    if let Purpose::Run { refuse_shrunk, .. } = purpose {
+        refuse_vanished(&source, &config.volume, refuse_shrunk, tally)?;
+    }
     let index = match &config.index {
         None => None,
         Some(index) => {
@@ -70,6 +74,15 @@ pub(super) fn prepare(
             Some(request.open(index, purpose, config.verbosity, tally)?)
         }
     };
+    if let (Purpose::Run { .. }, Some(index)) = (purpose, &index)
+        && guards_backup(&config.volume)
+        && index.is_all_unreadable()
+    {
+        if let Err(e) = index.close() {
+            log::warn!("saving the index: {e}");
+        }
+        return Err(vanished::unreadable(&source.path));
+    }
     if index.as_ref().is_some_and(Index::is_saved) {
         source.index_saved();
     }
@@ -96,8 +109,34 @@ pub(super) fn prepare(
     })
 }
 
+/// Refuses the source of a run that is gone. `empty`: also one of no bytes.
+fn refuse_vanished(
+    source: &Source,
+    volume: &VolumeConfig,
+    empty: bool,
+    tally: &Tally,
+) -> Result<()> {
+    let (image, path) = (source.image.as_ref(), &source.path);
+    let size = image
+        .size()
+        .or_fail(Status::System, || format!("reading {}", path.display()))?;
+    let geometry = Geometry::new(size, volume.block_size)
+        .map_err(|e| unshowable(&BlocksError::Geometry(e), path))?;
+    match size {
+        0 if empty => Err(vanished::empty(path)),
+        1.. if guards_backup(volume) => vanished::refuse_unreadable(image, geometry, path, tally),
+        _ => Ok(()),
+    }
+}
+
+/// Whether what cannot be read stays in the backup. Not where the image is what is restored, nor where what is left of it
+/// is wanted.
+fn guards_backup(volume: &VolumeConfig) -> bool {
+    !volume.writable && !volume.salvage
+}
+
 /// The reverse: opens a directory of block files.
-fn prepare_reverse(config: &MountConfig) -> Result<Prepared> {
+fn prepare_reverse(config: &MountConfig, purpose: Purpose) -> Result<Prepared> {
     let shown = config.source.display();
     if let Some(typed) = &config.typed.image_only {
         return Err(Failure::usage(format!(
@@ -118,6 +157,9 @@ fn prepare_reverse(config: &MountConfig) -> Result<Prepared> {
         },
         Arc::new(SystemClock),
     )?;
+    if matches!(purpose, Purpose::Run { .. }) && reverse.present() == 0 && !config.volume.writable {
+        return Err(vanished::no_block_file(&path));
+    }
     Ok(Prepared {
         content: Content::Reverse(Arc::new(reverse)),
         path,
@@ -245,7 +287,7 @@ impl Indexing<'_> {
     }
 }
 
-fn interrupted() -> Failure {
+pub(super) fn interrupted() -> Failure {
     Failure::new(
         Status::Interrupted,
         "interrupted before the mount was ready; the index is as it was",

@@ -20,18 +20,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
 use super::prepare::{forward_signals, prepare};
-use super::{CONNECTION_END, Event, Served, describe, next_event};
+use super::report::{Counts, Known};
+use super::verdict::{describe, verdict};
+use super::{CONNECTION_END, Event, Served, next_event};
 use crate::blocks::Summary;
 use crate::changes::ChangeMap;
 use crate::config::{MountConfig, RunConfig};
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::host::mount::denied_root;
-use crate::index::{Meanwhile, Purpose, mount_name};
+use crate::index::{Purpose, mount_name};
 use crate::sys;
 
-/// The command did not fail, but the copy is not what it seems: some blocks could not be read, or writes were refused; or,
-/// with `-o strict`, the image was, or may have been, written while it was read.
-pub(super) const NOT_AS_IT_SEEMS: u8 = 9;
 /// As env(1): the command was found, but cannot be run.
 const CANNOT_RUN: u8 = 126;
 /// As env(1): there is no such command.
@@ -39,10 +38,10 @@ const NOT_FOUND: u8 = 127;
 /// As shells: a signal ended the command; its number is added.
 const BY_SIGNAL: i32 = 128;
 
-/// Mounts, runs the command, unmounts. `map`: what [`super::read_map`] has read. The status to exit with: the
-/// command's, or 9 if that is 0 and the copy is not what it seems. Must be called before the first thread, with the
+/// Mounts, runs the command, unmounts. `map`: what [`super::read_map`] has read. `known`: takes what there is to report.
+/// The status to exit with: the command's, or 9 if that is 0 and the copy is not what it seems. Must be called before the first thread, with the
 /// signals of [`crate::host::daemon::served_signals`] blocked.
-pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
+pub fn run(config: &RunConfig, map: Option<&ChangeMap>, known: &mut Known) -> Result<u8> {
     let private = geteuid().is_root();
     if private {
         enter_private_namespace()?;
@@ -53,15 +52,18 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
         .or_fail(Status::MountFailed, || {
             format!("opening {}", config.mount.source.display())
         })?;
+    known.source = Some(source.clone());
     let id = config
         .mount
         .index
         .as_ref()
         .and_then(|index| index.id.as_deref());
     let place = mount_directory(&mount_name(&source, id), private)?;
+    known.check_reach()?;
     let place = crate::host::mount::check_mountpoint(&place, &source)?;
     let purpose = Purpose::Run {
-        refuse_shrunk: !config.shrunk,
+        // What is restored makes the image longer.
+        refuse_shrunk: !config.shrunk && !config.mount.volume.writable,
         strict: config.strict,
     };
     let mount_config = MountConfig {
@@ -73,7 +75,11 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
         .and_then(|served| {
             let mut ended = false;
             let status = serve_command(&served, config, &place, events, &inbox, &mut ended);
+            known.command = status.as_ref().ok().copied();
             let summary = finish(&served, &inbox, ended);
+            if let Ok(summary) = &summary {
+                known.counts = Counts::of_run(summary);
+            }
             match (status?, summary?) {
                 // What it has seen was not all the image.
                 (0, summary) if ended => Ok((Status::System.code(), summary)),
@@ -85,30 +91,7 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>) -> Result<u8> {
         let _ = std::fs::remove_dir(&place);
     }
     let (status, summary) = ended?;
-    if status == 0 && summary.latched {
-        log::error!(
-            "{}: not all was written, although the command says nothing of that: see above",
-            source.display()
-        );
-        return Ok(NOT_AS_IT_SEEMS);
-    }
-    if let (0, Some((count, first))) = (status, summary.unreadable) {
-        log::warn!(
-            "{}: {count} blocks cannot be read, the first is {first}: they are not copied",
-            source.display()
-        );
-        return Ok(NOT_AS_IT_SEEMS);
-    }
-    match (status, summary.meanwhile) {
-        (0, Meanwhile::Written | Meanwhile::Unknown) if config.strict => {
-            log::warn!(
-                "{}: it was, or may have been, written meanwhile (-o strict)",
-                source.display()
-            );
-            Ok(NOT_AS_IT_SEEMS)
-        }
-        (status, _) => Ok(status),
-    }
+    Ok(verdict(status, &summary, config.strict, &source))
 }
 
 /// Mounts made from here on are seen by this process and its children alone, and go with them.

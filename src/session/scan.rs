@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::mpsc::channel;
 
 use super::prepare::{Indexing, forward_signals};
+use super::report::{Counts, Known};
 use super::source::Source;
 use crate::changes::ChangeMap;
 use crate::config::ScanConfig;
@@ -32,9 +33,9 @@ pub enum Scanned {
     },
 }
 
-/// Scans. `map`: what [`super::read_map`] has read. The signals of [`crate::host::daemon::served_signals`] must be blocked
+/// Scans. `map`: what [`super::read_map`] has read. `known`: takes what there is to report. The signals of [`crate::host::daemon::served_signals`] must be blocked
 /// in every thread.
-pub fn scan(config: &ScanConfig, map: Option<&ChangeMap>) -> Result<Scanned> {
+pub fn scan(config: &ScanConfig, map: Option<&ChangeMap>, known: &mut Known) -> Result<Scanned> {
     let (events, _inbox) = channel();
     let tally = forward_signals(events, false)?;
     let source = Source::open(
@@ -44,6 +45,7 @@ pub fn scan(config: &ScanConfig, map: Option<&ChangeMap>) -> Result<Scanned> {
         None,
         config.dry_run,
     )?;
+    known.source = Some(source.path.clone());
     let purpose = Purpose::Scan {
         list: config.list,
         dry_run: config.dry_run,
@@ -68,11 +70,13 @@ pub fn scan(config: &ScanConfig, map: Option<&ChangeMap>) -> Result<Scanned> {
     let index = request.open(&config.index, purpose, config.verbosity, &tally)?;
     let (report, restamped) = (index.report(), index.restamped());
     let size = index.geometry().image_size();
+    known.counts = Counts::of_scan(&report, None);
     if !config.dry_run {
         source.index_saved();
-        index
+        let meanwhile = index
             .close()
             .or_fail(Status::System, || "saving the index")?;
+        known.counts = Counts::of_scan(&report, Some(meanwhile));
     }
     if let Some(mapping) = mapping {
         mapping.finish(size)?;

@@ -2,7 +2,7 @@
 
 use std::io::{BufWriter, Write};
 
-use super::run::NOT_AS_IT_SEEMS;
+use super::verdict::NOT_AS_IT_SEEMS;
 use crate::config::SumsConfig;
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::geometry::BlockIndex;

@@ -5,8 +5,8 @@ use std::sync::mpsc::channel;
 use std::time::Instant;
 
 use super::prepare::forward_signals;
-use super::run::NOT_AS_IT_SEEMS;
 use super::sums::read_known;
+use super::verdict::NOT_AS_IT_SEEMS;
 use crate::config::VerifyConfig;
 use crate::exit::{OrFail, Result, Status};
 use crate::host::progress::Progress;

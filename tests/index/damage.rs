@@ -116,7 +116,7 @@ fn p21_used_at_another_block_size_in_between() {
         let outcome = tool(program)
             .args(run)
             .arg(&rig.source)
-            .words("-- true")
+            .args(["--", "sh", "-c", "cat {}/* > /dev/null"])
             .run();
         assert_eq!(outcome.code(), 0);
         warned(&outcome.stderr, "65536");

@@ -118,6 +118,7 @@ impl<'a> Rig<'a> {
     /// The same, for a source that nobody writes: the backup must be equal to it.
     pub(super) fn sync_well(&self, backup: &Path) -> Vec<u64> {
         let synced = self.sync(backup);
+        assert!(!synced.said.contains("skipped"), "{}", synced.said);
         self.same(backup);
         synced.blocks
     }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 
-use super::StoreError;
 use super::spot::{Refused, Spot};
+use super::{Noted, StoreError};
 use crate::sys::{self, FlockKind};
 
 /// How long a lock that is held is tried for, if its holder does not say that it is ending.
@@ -27,7 +27,7 @@ const LONGEST: u64 = 256;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Note {
     pub(super) ending: bool,
-    pub(super) ceiling: Option<i64>,
+    pub(super) noted: Option<Noted>,
 }
 
 /// What was found in a lock file.
@@ -98,10 +98,10 @@ fn await_holder(file: &File, name: &OsStr, kind: FlockKind) -> Result<Option<Not
     }
 }
 
-/// The ceiling that was noted last.
-pub(super) fn noted(file: &File) -> Option<i64> {
+/// What was noted last.
+pub(super) fn noted(file: &File) -> Option<Noted> {
     match read(file).ok()? {
-        Found::Note(_, note) => note.ceiling,
+        Found::Note(_, note) => note.noted,
         Found::Nothing | Found::Foreign => None,
     }
 }
@@ -109,11 +109,18 @@ pub(super) fn noted(file: &File) -> Option<i64> {
 /// Says that this process has the lock.
 pub(super) fn write(mut file: &File, note: Note) -> io::Result<()> {
     let state = if note.ending { ENDING } else { USING };
-    let ceiling = note
-        .ceiling
-        .map(|ceiling| ceiling.to_string())
-        .unwrap_or_default();
-    let text = format!("{} {state} {ceiling}\n", std::process::id());
+    let noted = match note.noted {
+        None => String::new(),
+        Some(Noted {
+            ceiling,
+            size: None,
+        }) => ceiling.to_string(),
+        Some(Noted {
+            ceiling,
+            size: Some(size),
+        }) => format!("{ceiling} {size}"),
+    };
+    let text = format!("{} {state} {noted}\n", std::process::id());
     file.seek(SeekFrom::Start(0))?;
     file.write_all(text.as_bytes())?;
     file.set_len(text.len() as u64)
@@ -147,8 +154,15 @@ fn parse_line(bytes: &[u8]) -> Option<Found> {
         ENDING => true,
         _ => return None,
     };
-    let ceiling = words.next().map(str::parse).transpose().ok()?;
-    Some(Found::Note(holder, Note { ending, ceiling }))
+    let noted = match words.next() {
+        None => None,
+        Some(ceiling) => Some(Noted {
+            ceiling: ceiling.parse().ok()?,
+            // Older ones have none. What comes behind it is for others.
+            size: words.next().and_then(|size| size.parse().ok()),
+        }),
+    };
+    Some(Found::Note(holder, Note { ending, noted }))
 }
 
 /// A lock's holder, for an error.
@@ -176,7 +190,11 @@ mod tests {
 
     #[test]
     fn only_what_bmapfs_writes_is_a_note() {
-        let note = |holder, ending, ceiling| Found::Note(holder, Note { ending, ceiling });
+        let sized = |holder, ending, ceiling: Option<i64>, size| {
+            let noted = ceiling.map(|ceiling| Noted { ceiling, size });
+            Found::Note(holder, Note { ending, noted })
+        };
+        let note = |holder, ending, ceiling| sized(holder, ending, ceiling, None);
         for (text, found) in [
             (&b""[..], Found::Nothing),
             (&[0; 30], Found::Nothing),
@@ -192,8 +210,15 @@ mod tests {
             ),
             (
                 b"12 using 1700000000 4096\n",
-                note(12, false, Some(1_700_000_000)),
+                sized(12, false, Some(1_700_000_000), Some(4096)),
             ),
+            (b"12 ending 5 0\n", sized(12, true, Some(5), Some(0))),
+            (
+                b"12 using 5 4096 more\n",
+                sized(12, false, Some(5), Some(4096)),
+            ),
+            (b"12 using 5 -1\n", note(12, false, Some(5))),
+            (b"12 using 5 some\n", note(12, false, Some(5))),
             (b"12\n", Found::Foreign),
             (b"12 asleep 5\n", Found::Foreign),
             (b"12 using soon\n", Found::Foreign),

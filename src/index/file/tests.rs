@@ -102,7 +102,8 @@ fn p21_a_holder_that_is_ending_is_waited_for() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("index");
     let first = open(&path).unwrap();
-    first.note_ceiling(77).unwrap();
+    let noted = |ceiling, size| Noted { ceiling, size };
+    first.note(noted(77, Some(4096))).unwrap();
     first.ending();
     let start = Instant::now();
     let waiting = thread::spawn(move || open(&path));
@@ -113,12 +114,12 @@ fn p21_a_holder_that_is_ending_is_waited_for() {
     assert!(start.elapsed() > PATIENCE);
     assert_eq!(place_of(&second).unwrap(), b"last!");
     assert_eq!(
-        second.noted_ceiling(),
-        Some(77),
+        second.noted(),
+        Some(noted(77, Some(4096))),
         "the note outlives its writer"
     );
-    second.note_ceiling(5).unwrap();
-    assert_eq!(second.noted_ceiling(), Some(5));
+    second.note(noted(5, None)).unwrap();
+    assert_eq!(second.noted(), Some(noted(5, None)));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::clock::testing::TestClock;
 use crate::geometry::{BlockIndex, BlockSize, Geometry};
 use crate::image::Image;
 use crate::image::faulty::Memory;
-use crate::index::file::{Loaded, Store};
+use crate::index::file::{Loaded, Noted, Store};
 use crate::index::record::{HASHED, SETTLED};
 use crate::index::{Index, Purpose, Report, Request};
 use crate::scan::Tally;
@@ -74,11 +74,11 @@ impl Store for InPlace {
 
     fn ending(&self) {}
 
-    fn note_ceiling(&self, _: i64) -> io::Result<()> {
+    fn note(&self, _: Noted) -> io::Result<()> {
         Ok(())
     }
 
-    fn noted_ceiling(&self) -> Option<i64> {
+    fn noted(&self) -> Option<Noted> {
         None
     }
 }

@@ -13,6 +13,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
+mod told;
+
 const BLOCK: usize = 4096;
 
 /// An image, its index's file, and a clock.

@@ -10,7 +10,7 @@ use crate::clock::testing::TestClock;
 use crate::geometry::{BlockIndex, BlockSize, Geometry};
 use crate::image::Image;
 use crate::image::faulty::{Memory, pattern};
-use crate::index::file::{Loaded, Store};
+use crate::index::file::{Loaded, Noted, Store};
 use crate::index::format::FilePlace;
 use crate::index::{Index, Purpose, Request};
 use crate::scan::Tally;
@@ -66,11 +66,11 @@ impl Store for SlowDisk {
 
     fn ending(&self) {}
 
-    fn note_ceiling(&self, _ceiling: i64) -> io::Result<()> {
+    fn note(&self, _: Noted) -> io::Result<()> {
         Ok(())
     }
 
-    fn noted_ceiling(&self) -> Option<i64> {
+    fn noted(&self) -> Option<Noted> {
         None
     }
 }

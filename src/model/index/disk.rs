@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::op::{Fault, Place as Keeping};
 use crate::clock::{Clock, testing::TestClock};
-use crate::index::door::{FilePlace, Loaded, Store};
+use crate::index::door::{FilePlace, Loaded, Noted, Store};
 
 #[derive(Debug, Clone)]
 struct Version {
@@ -17,7 +17,7 @@ struct Version {
 struct DiskState {
     versions: Vec<Version>,
     present: Option<Version>,
-    note: Option<i64>,
+    note: Option<Noted>,
     inodes: u64,
     /// After so many more saves.
     fault: Option<(usize, Fault, bool)>,
@@ -208,18 +208,18 @@ impl Store for DiskStore {
 
     fn ending(&self) {}
 
-    fn note_ceiling(&self, ceiling: i64) -> io::Result<()> {
+    fn note(&self, noted: Noted) -> io::Result<()> {
         let mut state = self.disk.state();
         if self.is_nowhere() {
             return Err(io::ErrorKind::NotFound.into());
         }
         if !state.dead {
-            state.note = Some(ceiling);
+            state.note = Some(noted);
         }
         Ok(())
     }
 
-    fn noted_ceiling(&self) -> Option<i64> {
+    fn noted(&self) -> Option<Noted> {
         if self.place == Keeping::Hidden {
             return None;
         }
