@@ -97,6 +97,9 @@ pub struct Summary {
     pub untouched: Option<u64>,
     /// Blocks that were to be copied and were not (promise P26).
     pub skipped: Option<Skipped>,
+    /// Of a mount with an index: blocks of which nobody was served all since they changed, before or in part: how many,
+    /// and the first.
+    pub uncopied: Option<(u64, BlockIndex)>,
     /// Bytes of block files that readers were given.
     pub served: u64,
     /// Of a mount with an index: what the last scan found.
@@ -284,6 +287,7 @@ impl Blocks {
             blocks,
             untouched,
             skipped: self.skipped(),
+            uncopied: self.uncopied(),
             served: self.served.load(SeqCst),
             meanwhile: meanwhile?,
             latched: self.latched.load(SeqCst),

@@ -51,4 +51,20 @@ impl Blocks {
             restore,
         })
     }
+
+    /// With an index: blocks that nobody was served whole since they changed, in this run or in one before: how many, and
+    /// the first. Those that were skipped in this one are not among them.
+    pub(super) fn uncopied(&self) -> Option<(u64, BlockIndex)> {
+        let index = self.times.index()?;
+        let geometry = self.geometry();
+        let (mut count, mut first, mut from) = (0, None, 0);
+        while let Some(block) = self.next_listed(geometry, from) {
+            from = block.get() + 1;
+            if index.is_uncopied(block) {
+                count += 1;
+                first = first.or(Some(block));
+            }
+        }
+        first.map(|first| (count, first))
+    }
 }

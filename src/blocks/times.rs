@@ -72,6 +72,7 @@ impl Times {
                 index.read(block);
                 if cached {
                     index.served(block, None, index.epoch());
+                    index.copied_unseen(block);
                 }
             }
         }

@@ -45,6 +45,7 @@ impl Content {
                     blocks: reverse.present(),
                     untouched: None,
                     skipped: None,
+                    uncopied: None,
                     served: 0,
                     report: None,
                     unreadable: None,

@@ -42,9 +42,11 @@ pub(super) struct Counts {
     new: Option<u64>,
     unsettled: Option<u64>,
     skipped: Option<u64>,
+    uncopied: Option<u64>,
     unreadable: Option<u64>,
     zero: Option<u64>,
     bytes_read: Option<u64>,
+    rechecked: Option<u64>,
     bytes_served: Option<u64>,
     written_meanwhile: Option<&'static str>,
 }
@@ -89,6 +91,7 @@ impl Counts {
         Self {
             blocks: Some(summary.blocks),
             skipped: knows.then(|| summary.skipped.map_or(0, |skipped| skipped.count)),
+            uncopied: scanned.map(|_| summary.uncopied.map_or(0, |(count, _)| count)),
             unreadable: Some(summary.unreadable.map_or(0, |(count, _)| count)),
             bytes_served: Some(summary.served),
             written_meanwhile: Some(word(summary.meanwhile)),
@@ -114,6 +117,7 @@ impl Counts {
             unsettled: Some(report.unsettled),
             zero: Some(report.zero),
             bytes_read: Some(report.bytes_read),
+            rechecked: Some(report.rechecked),
             ..Self::default()
         }
     }

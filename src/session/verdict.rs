@@ -100,6 +100,12 @@ pub(super) fn describe(summary: &Summary) -> String {
             "; {count} blocks with new times were not opened, the first is {first}"
         );
     }
+    if let Some((count, first)) = summary.uncopied {
+        let _ = write!(
+            line,
+            "; {count} others have not been read whole since they changed, the first is {first}"
+        );
+    }
     if let Some((count, first)) = summary.unreadable {
         let _ = write!(line, "; {count} cannot be read, the first is {first}");
     }

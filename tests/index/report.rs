@@ -19,7 +19,7 @@ use super::rig::{BLOCK, Rig, change, now};
 pub(super) const BLOCKS: u64 = 8;
 
 /// All fields, in order.
-const FIELDS: [&str; 21] = [
+const FIELDS: [&str; 23] = [
     "bmapfs_report",
     "version",
     "task",
@@ -33,9 +33,11 @@ const FIELDS: [&str; 21] = [
     "new",
     "unsettled",
     "skipped",
+    "uncopied",
     "unreadable",
     "zero",
     "bytes_read",
+    "rechecked",
     "bytes_served",
     "written_meanwhile",
     "command_status",

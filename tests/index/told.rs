@@ -364,3 +364,48 @@ fn p26_a_whole_restore_to_a_new_image_is_not_warned_of() {
         assert!(blocks::read(&new) == blocks::read(&image), "{options}");
     }
 }
+
+#[test]
+fn p26_what_was_skipped_is_told_of_until_somebody_has_it() {
+    let scene = Scene::new();
+    let rig = rig(&scene, "a");
+    let backup = scene.dir("backup");
+    let said = |options: &str, command: &str| {
+        let tool = rig.run(options).args(["sh", "-ec", command, "sh", "{}"]);
+        let outcome = tool.arg(&backup).run();
+        let said = outcome.stderr.clone();
+        outcome.ok();
+        said
+    };
+    let hint = |count: u64, first: &str| {
+        format!("{count} others have not been read whole since they changed, the first is {first}")
+    };
+    let copy = "rsync -a --inplace \"$1\"/ \"$2\"";
+    assert!(!said("", copy).contains("others have not"));
+    rig.change(3, b"changed");
+    rig.change(7, b"changed");
+    // Block 3 is read in part, block 7 is skipped.
+    let first = said("", "head -c 9 \"$1\"/00000003");
+    assert!(
+        first.contains("skipped 1 of 2 changed blocks, the first is 00000007"),
+        "{first}"
+    );
+    assert!(first.contains(&hint(1, "00000003")), "{first}");
+    // In the next run nothing changed: no error, also with -o strict, and a scan in between makes no difference.
+    rig.scan("").ok();
+    let second = said("-o strict", "true");
+    assert!(
+        second.contains(&hint(2, "00000003")) && !second.contains("skipped"),
+        "{second}"
+    );
+    let third = said("-o strict", "cat \"$1\"/00000007");
+    assert!(third.contains(&hint(1, "00000003")), "{third}");
+    let fourth = said("-o strict", copy);
+    assert!(!fourth.contains("others have not"), "{fourth}");
+    assert!(!said("-o strict", "true").contains("others have not"));
+    assert_same(
+        "the backup",
+        &blocks::concatenated(&backup),
+        &fs::read(&rig.source).unwrap(),
+    );
+}

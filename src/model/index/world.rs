@@ -304,6 +304,10 @@ impl World {
         let (readers, writers) = {
             let mut model = self.model();
             model.ending = true;
+            if mounted.mode == Mode::Write || mounted.mode == Mode::Force {
+                // What was written through it is not part of a state that was named before its end.
+                model.checkpoint = None;
+            }
             let readers = std::mem::take(&mut model.readers);
             (readers, std::mem::take(&mut model.writers))
         };
@@ -399,6 +403,7 @@ impl World {
             model.ending = false;
             model.calm = None;
             model.behind = true;
+            model.checkpoint = None;
             model.mount.take()
         };
         if let Some(ended) = &ended {
