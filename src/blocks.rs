@@ -33,6 +33,7 @@ use crate::scan::Tally;
 use crate::volume::handles::Handles;
 use crate::volume::inode::Inode;
 use crate::volume::owner::Owners;
+use crate::volume::sync_errors::SyncErrors;
 use crate::volume::{Attr, Errno, FileKind, Handle, Result};
 
 use failing::Failing;
@@ -77,8 +78,7 @@ pub struct Blocks {
     latched: AtomicBool,
     /// At the mount, of a mount that is read-only.
     fingerprint: Fingerprint,
-    /// How many times making writes durable has failed.
-    sync_failures: AtomicU64,
+    sync_errors: SyncErrors,
     /// Changes with every write: what was read ahead before it is stale.
     version: AtomicU64,
     clock: Arc<dyn Clock>,
@@ -166,7 +166,7 @@ impl Blocks {
             lengths: Lengths::default(),
             staged_handles: Handles::new(),
             latched: AtomicBool::new(false),
-            sync_failures: AtomicU64::new(0),
+            sync_errors: SyncErrors::default(),
             version: AtomicU64::new(0),
             image,
             config,
@@ -420,23 +420,8 @@ impl Blocks {
             return Err(Errno::EBADF);
         }
         self.check_latch()?;
-        open.wrote.store(true, SeqCst);
+        open.seen_errors.wrote();
         Ok((open, block))
-    }
-
-    /// Tells a handle that wrote of every sync failure since it was last told (promise P9).
-    fn unseen_failure(&self, open: &Open, tell: bool) -> Result<()> {
-        let failures = self.sync_failures.load(SeqCst);
-        let seen = if tell {
-            open.seen_failures.swap(failures, SeqCst)
-        } else {
-            open.seen_failures.load(SeqCst)
-        };
-        if open.wrote.load(SeqCst) && seen < failures {
-            Err(Errno::EIO)
-        } else {
-            Ok(())
-        }
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use crate::clock::Clock;
 use crate::config::OwnerConfig;
@@ -33,6 +33,7 @@ use crate::geometry::{BlockIndex, BlockSize, Geometry, Span};
 use crate::image::{Image, Ownership, Source};
 use crate::volume::handles::Handles;
 use crate::volume::owner::Owners;
+use crate::volume::sync_errors::SyncErrors;
 
 use directory::{Directory, Lock};
 use dirty::Dirty;
@@ -91,8 +92,7 @@ pub struct Reverse {
     newest_before: i64,
     /// Whether it was said that somebody else writes the block files.
     said_changed: AtomicBool,
-    /// How many times making writes durable has failed.
-    sync_failures: AtomicU64,
+    sync_errors: SyncErrors,
     clock: Arc<dyn Clock>,
 }
 
@@ -144,7 +144,7 @@ impl Reverse {
             newest: AtomicI64::new(survey.newest()),
             newest_before: survey.newest(),
             said_changed: AtomicBool::new(false),
-            sync_failures: AtomicU64::new(0),
+            sync_errors: SyncErrors::default(),
             config: config.clone(),
             directory,
             geometry,
@@ -242,7 +242,7 @@ impl Reverse {
             result = Err(e);
         }
         if result.is_err() {
-            self.sync_failures.fetch_add(1, SeqCst);
+            self.sync_errors.note();
         }
         result
     }
@@ -271,7 +271,7 @@ impl Reverse {
             self.dirty.synced(block, mark);
             if let Err(e) = synced {
                 log::error!("making writes to block {block} durable: {e}; they may be lost");
-                self.sync_failures.fetch_add(1, SeqCst);
+                self.sync_errors.note();
             }
         }
     }

@@ -6,11 +6,14 @@
 pub(crate) mod handles;
 pub mod inode;
 pub(crate) mod owner;
+pub(crate) mod sync_errors;
 
 use std::ffi::OsStr;
 use std::fmt;
 
 pub use nix::errno::Errno;
+
+use crate::clock::Clock;
 
 use inode::Inode;
 
@@ -71,6 +74,16 @@ pub enum SetTime {
     Now,
     /// Whole seconds since the epoch.
     At(i64),
+}
+
+impl SetTime {
+    /// In seconds since the epoch, by the clock of whoever is asked.
+    pub(crate) fn seconds(self, clock: &dyn Clock) -> i64 {
+        match self {
+            Self::Now => clock.now(),
+            Self::At(seconds) => seconds,
+        }
+    }
 }
 
 /// What a setattr request changes; `None` is left as it is.
@@ -230,8 +243,17 @@ pub trait Volume: fmt::Debug + Send + Sync + 'static {
     /// Renames a file; `replace` is false with `RENAME_NOREPLACE`.
     fn rename(&self, from: &OsStr, to: &OsStr, replace: bool) -> Result<()>;
 
+    /// Whether anything may be changed.
+    fn is_writable(&self) -> bool;
+
     /// The errno for what a directory of block files never has: directories, links, device nodes.
-    fn refuse(&self) -> Errno;
+    fn refuse(&self) -> Errno {
+        if self.is_writable() {
+            Errno::EPERM
+        } else {
+            Errno::EROFS
+        }
+    }
 
     /// statfs(2).
     fn space(&self) -> Space;

@@ -1,6 +1,5 @@
 //! Open files and directories, and what each was served.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Blocks;
@@ -8,6 +7,7 @@ use crate::budget::Share;
 use crate::geometry::BlockIndex;
 use crate::image::readahead::ReadAhead;
 use crate::index::{Index, Served};
+use crate::volume::sync_errors::SeenErrors;
 
 /// An open file or directory.
 #[derive(Debug)]
@@ -15,9 +15,7 @@ pub(super) struct Open {
     /// `None`: the root.
     pub(super) block: Option<BlockIndex>,
     pub(super) writable: bool,
-    pub(super) wrote: AtomicBool,
-    /// The sync failures that this handle has been told of, or that are older than it.
-    pub(super) seen_failures: AtomicU64,
+    pub(super) seen_errors: SeenErrors,
     pub(super) ahead: Option<Mutex<ReadAhead>>,
     watched: Option<Watched>,
     /// Told when the last writer of a block has gone.
@@ -48,8 +46,7 @@ impl Blocks {
         Open {
             block: Some(block),
             writable: write,
-            wrote: AtomicBool::new(false),
-            seen_failures: AtomicU64::new(self.sync_failures.load(SeqCst)),
+            seen_errors: self.sync_errors.of_new_handle(),
             ahead: self
                 .image
                 .is_direct()
@@ -66,12 +63,11 @@ impl Blocks {
 }
 
 impl Open {
-    pub(super) fn directory() -> Self {
+    pub(super) fn directory(seen_errors: SeenErrors) -> Self {
         Self {
             block: None,
             writable: false,
-            wrote: AtomicBool::new(false),
-            seen_failures: AtomicU64::new(0),
+            seen_errors,
             ahead: None,
             watched: None,
             writer_of: None,

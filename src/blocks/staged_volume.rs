@@ -175,14 +175,10 @@ impl Blocks {
                 ..attr
             });
         }
-        let now = self.clock.now();
-        let seconds = |time: SetTime| match time {
-            SetTime::Now => now,
-            SetTime::At(seconds) => seconds,
-        };
+        let seconds = |time: SetTime| time.seconds(self.clock.as_ref());
         if let Some(size) = change.size {
             self.resize_staged(&mut state, size)?;
-            state.mtime = now;
+            state.mtime = self.clock.now();
             state.mtime_set = false;
         }
         if let Some(mode) = change.mode {

@@ -1,7 +1,6 @@
 //! The block directory's answers, one operation a function.
 
 use std::ffi::OsStr;
-use std::sync::atomic::Ordering::SeqCst;
 
 use super::Blocks;
 use super::data::write_failed;
@@ -9,10 +8,8 @@ use super::open::Open;
 use super::staged_volume::{Resolved, is_staged};
 use crate::geometry::{BlockIndex, MAX_BLOCKS};
 use crate::volume::inode::{Inode, block_name, parse_block_name};
-use crate::volume::owner::RootTime;
 use crate::volume::{
-    Allocate, Attr, Change, Create, Errno, Handle, Listed, LookupEntry, Result, Seek, SetTime,
-    Space, Volume,
+    Allocate, Attr, Change, Create, Errno, Handle, Listed, LookupEntry, Result, Seek, Space, Volume,
 };
 
 /// Listing positions: 1 after ".", 2 after "..", N + 3 after block N, then staged files by number.
@@ -149,7 +146,7 @@ impl Volume for Blocks {
             Some(Resolved::Block(inner)) => inner,
             Some(Resolved::Staged(_)) => return Ok(()),
         };
-        self.unseen_failure(self.handle(handle)?.as_ref(), false)
+        self.sync_errors.look(&self.handle(handle)?.seen_errors)
     }
 
     fn sync(&self, handle: Handle, data_only: bool) -> Result<()> {
@@ -169,10 +166,10 @@ impl Volume for Blocks {
         }
         let synced = self.image.sync(data_only);
         if let Err(e) = &synced {
-            self.sync_failures.fetch_add(1, SeqCst);
+            self.sync_errors.note();
             log::error!("making writes durable: {e}; what was written may be lost");
         }
-        self.unseen_failure(&open, true)?;
+        self.sync_errors.tell(&open.seen_errors)?;
         synced.map_err(|_| Errno::EIO)
     }
 
@@ -264,7 +261,8 @@ impl Volume for Blocks {
             return Err(Errno::ENOTDIR);
         }
         self.refresh();
-        self.handles.insert(Open::directory())
+        self.handles
+            .insert(Open::directory(self.sync_errors.of_new_handle()))
     }
 
     fn list(
@@ -361,12 +359,8 @@ impl Volume for Blocks {
         }
     }
 
-    fn refuse(&self) -> Errno {
-        if self.config.writable {
-            Errno::EPERM
-        } else {
-            Errno::EROFS
-        }
+    fn is_writable(&self) -> bool {
+        self.config.writable
     }
 
     fn space(&self) -> Space {
@@ -415,47 +409,19 @@ impl Blocks {
     }
 
     pub(super) fn set_owner_and_times(&self, inode: Inode, change: &Change) -> Result<()> {
-        let seconds = |time: SetTime| match time {
-            SetTime::Now => self.clock.now(),
-            SetTime::At(seconds) => seconds,
-        };
+        let clock = self.clock.as_ref();
         let before = self.attr(inode)?;
+        let mut change = *change;
         if let (Inode::Block(block), Some(mtime)) = (inode, change.mtime) {
-            self.times
-                .set(block, seconds(mtime), self.times.base(self.image.as_ref()));
+            let base = self.times.base(self.image.as_ref());
+            self.times.set(block, mtime.seconds(clock), base);
+            change.mtime = None;
         }
-        let widest = self.owners.widest(inode);
         // An atime that is handed back as it was shown is no wish; else every restored block would cost memory.
-        let atime = change
+        change
             .atime
-            .map(seconds)
-            .filter(|atime| *atime != before.atime);
-        let root_mtime = change
-            .mtime
-            .filter(|_| inode == Inode::Root)
-            .map(|time| RootTime {
-                set: seconds(time),
-                made: self.times.made(),
-            });
-        let asked = [
-            change.mode.is_some(),
-            change.uid.is_some(),
-            change.gid.is_some(),
-            atime.is_some(),
-            root_mtime.is_some(),
-        ];
-        if asked.contains(&true) {
-            self.owners.change(inode, |set| {
-                if let Some(mode) = change.mode {
-                    let bits = u16::try_from(mode & 0o7777).unwrap_or(0);
-                    set.mode = Some(bits & widest);
-                }
-                set.uid = change.uid.or(set.uid);
-                set.gid = change.gid.or(set.gid);
-                set.atime = atime.or(set.atime);
-                set.mtime = root_mtime.or(set.mtime);
-            });
-        }
+            .take_if(|atime| atime.seconds(clock) == before.atime);
+        self.owners.change(inode, &change, self.times.made(), clock);
         Ok(())
     }
 }
