@@ -3,6 +3,7 @@
 //! Invariants: what a client reads is what the image holds now; a write reaches the image before it is
 //! acknowledged and never leaves its block; nothing but a client's request changes a byte.
 
+mod attributes;
 mod block_set;
 mod data;
 mod failing;
@@ -12,12 +13,12 @@ mod open;
 mod resize;
 mod sparse;
 mod staged;
-mod staged_volume;
+mod staged_names;
+mod staged_open;
 mod stamps;
 mod times;
 mod volume;
 
-use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -26,21 +27,19 @@ use std::time::{Duration, Instant};
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::VolumeConfig;
-use crate::geometry::{BlockIndex, BlockSize, Geometry, GeometryError, Span};
+use crate::geometry::{BlockIndex, BlockSize, Geometry, GeometryError};
 use crate::image::{Fingerprint, Image};
 use crate::index::{Index, Meanwhile, Report};
 use crate::scan::Tally;
+use crate::volume::Errno;
 use crate::volume::handles::Handles;
-use crate::volume::inode::Inode;
 use crate::volume::owner::Owners;
 use crate::volume::sync_errors::SyncErrors;
-use crate::volume::{Attr, Errno, FileKind, Handle, Result};
 
 use failing::Failing;
 use lengths::Lengths;
 use open::Open;
 use staged::Staging;
-use staged_volume::StagedOpen;
 use stamps::Stamps;
 use times::Times;
 
@@ -48,8 +47,6 @@ pub use listing::Listing;
 
 /// The image's size is looked at again no more often than this (promise P2).
 const SIZE_INTERVAL: Duration = Duration::from_secs(1);
-/// Extents of a block that are added up for its allocated size; with more it counts as full.
-const MOST_EXTENTS: usize = 8;
 /// What all open handles may keep together beside what they are, in bytes: pieces that were served early, what was read
 /// ahead. With more, an index knows less, and a device is read in smaller pieces.
 const HANDLE_MEMORY: u64 = 64 << 20;
@@ -74,7 +71,6 @@ pub struct Blocks {
     resizing: Mutex<()>,
     /// Of a writable mount: how long clients make the files.
     lengths: Lengths,
-    staged_handles: Handles<StagedOpen>,
     latched: AtomicBool,
     /// At the mount, of a mount that is read-only.
     fingerprint: Fingerprint,
@@ -99,17 +95,6 @@ pub struct Summary {
     pub meanwhile: Meanwhile,
     /// Whether writes were refused, because the backup seems to have another block size (promise P25).
     pub latched: bool,
-}
-
-/// One moment's view of what all block files have in common, so that a listing asks once.
-#[derive(Debug)]
-struct View {
-    geometry: Geometry,
-    base: i64,
-    /// The image's present size; smaller than the geometry's if it was cut.
-    size: u64,
-    /// A run that was hole at that moment.
-    hole: Cell<Span>,
 }
 
 /// Why an image cannot be shown.
@@ -164,7 +149,6 @@ impl Blocks {
             pending: AtomicU64::new(resize::NONE),
             resizing: Mutex::new(()),
             lengths: Lengths::default(),
-            staged_handles: Handles::new(),
             latched: AtomicBool::new(false),
             sync_errors: SyncErrors::default(),
             version: AtomicU64::new(0),
@@ -314,114 +298,6 @@ impl Blocks {
         }
         self.follow_holes();
         self.times.refresh(self.image.as_ref());
-    }
-
-    fn view(&self) -> View {
-        let geometry = self.geometry();
-        View {
-            geometry,
-            base: self.times.base(self.image.as_ref()),
-            size: self.image.size().unwrap_or(geometry.image_size()),
-            hole: Cell::new(Span::new(0, 0)),
-        }
-    }
-
-    fn attr_in(&self, view: &View, inode: Inode) -> Result<Attr> {
-        let set = self.owners.of(inode);
-        let (kind, links, size, sectors, stamp) = match inode {
-            Inode::Root => {
-                // An empty image has no block with a time.
-                let newest = match self.times.newest(view.base, view.geometry.blocks()) {
-                    i64::MIN => 0,
-                    newest => newest,
-                };
-                let set = set.mtime.filter(|time| time.made == self.times.made());
-                (
-                    FileKind::Directory,
-                    2,
-                    0,
-                    0,
-                    set.map_or(newest, |time| time.set),
-                )
-            }
-            Inode::Block(block) if self.has(view.geometry, block) => {
-                let span = view.geometry.span(block);
-                let sectors = self.allocated(span, view).div_ceil(512);
-                (
-                    FileKind::File,
-                    1,
-                    span.len(),
-                    sectors,
-                    self.times.report_stamp(block, view.base),
-                )
-            }
-            _ => return Err(Errno::ENOENT),
-        };
-        Ok(Attr {
-            inode,
-            kind,
-            size,
-            sectors,
-            stamp,
-            atime: set.atime.unwrap_or(stamp),
-            mode: set.mode.unwrap_or_else(|| self.owners.widest(inode)),
-            links,
-            uid: set.uid.unwrap_or_else(|| self.owners.uid()),
-            gid: set.gid.unwrap_or_else(|| self.owners.gid()),
-        })
-    }
-
-    /// Bytes of `span` that take space: 0 only if all of it is hole at the view's moment; all of it where that is
-    /// not told quickly (promise P6). What was cut off is no hole.
-    fn allocated(&self, span: Span, view: &View) -> u64 {
-        if span.is_empty() || view.size < span.end {
-            return span.len();
-        }
-        if view.hole.get().contains(span) {
-            return 0;
-        }
-        let mut from = span.start;
-        let mut data = 0;
-        for _ in 0..MOST_EXTENTS {
-            let start = match self.image.next_data(from) {
-                Ok(start) => start.unwrap_or(view.size),
-                Err(_) => return span.len(),
-            };
-            if start >= span.end {
-                view.hole.set(Span::new(from, start));
-                return data;
-            }
-            let Ok(end) = self.image.next_hole(start) else {
-                return span.len();
-            };
-            data += end.min(span.end).saturating_sub(start);
-            if end >= span.end {
-                return data;
-            }
-            from = end;
-        }
-        span.len()
-    }
-
-    fn handle(&self, handle: Handle) -> Result<Arc<Open>> {
-        self.handles.get(handle).ok_or(Errno::EBADF)
-    }
-
-    fn file(&self, handle: Handle) -> Result<(Arc<Open>, BlockIndex)> {
-        let open = self.handle(handle)?;
-        let block = open.block.ok_or(Errno::EISDIR)?;
-        Ok((open, block))
-    }
-
-    /// A handle that may write, unless the mount has been latched.
-    fn writer(&self, handle: Handle) -> Result<(Arc<Open>, BlockIndex)> {
-        let (open, block) = self.file(handle)?;
-        if !open.writable {
-            return Err(Errno::EBADF);
-        }
-        self.check_latch()?;
-        open.seen_errors.wrote();
-        Ok((open, block))
     }
 }
 

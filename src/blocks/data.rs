@@ -3,11 +3,11 @@
 use std::io;
 use std::sync::atomic::Ordering::SeqCst;
 
-use super::open::Open;
+use super::open::OpenBlock;
 use super::{Blocks, errno};
 use crate::geometry::{BlockIndex, BlockSize, Span};
 use crate::image::{read_span, write_span, zeros};
-use crate::volume::{Errno, Result};
+use crate::volume::{Allocate, Errno, Result, Seek};
 
 impl Blocks {
     pub(super) fn check_latch(&self) -> Result<()> {
@@ -64,11 +64,42 @@ impl Blocks {
         zeros::write(self.image.as_ref(), data, offset)
     }
 
-    /// Reads `out` from the part of a block that it is cut for.
-    pub(super) fn read_block(
+    /// As [`crate::volume::Volume::read_and`].
+    pub(super) fn read_file(
         &self,
-        open: &Open,
-        block: BlockIndex,
+        open: &OpenBlock,
+        offset: u64,
+        out: &mut [u8],
+        whole: bool,
+        reply: &mut dyn FnMut(Result<&[u8]>),
+    ) {
+        let block = open.block;
+        let geometry = self.geometry();
+        let span = geometry.clip(block, offset, out.len() as u64);
+        let Ok(len) = usize::try_from(span.len()) else {
+            return reply(Err(Errno::EINVAL));
+        };
+        if len == 0 {
+            return reply(Ok(&[]));
+        }
+        let end = geometry.span(block).end;
+        self.times.read(block, whole);
+        match self.read_block(open, &mut out[..len], span.start, end, whole) {
+            Ok(got) => {
+                let hash = open.note_served(got);
+                reply(Ok(&out[..got]));
+                if hash {
+                    open.hash(offset, &out[..got]);
+                }
+            }
+            Err(e) => reply(Err(e)),
+        }
+    }
+
+    /// Reads `out` from the part of a block that it is cut for.
+    fn read_block(
+        &self,
+        open: &OpenBlock,
         out: &mut [u8],
         offset: u64,
         end: u64,
@@ -90,7 +121,7 @@ impl Blocks {
         let Some(error) = got.error else {
             return Ok(got.len);
         };
-        self.cannot_read(block, offset + got.len as u64, &error);
+        self.cannot_read(open.block, offset + got.len as u64, &error);
         if got.len > 0 && !whole {
             Ok(got.len)
         } else {
@@ -98,7 +129,110 @@ impl Blocks {
         }
     }
 
-    pub(super) fn write_block(&self, block: BlockIndex, data: &[u8], offset: u64) -> Result<usize> {
+    /// EBADF: it is not open for writing; EPERM: the mount has been latched.
+    fn check_writer(&self, open: &OpenBlock) -> Result<()> {
+        if !open.writable {
+            return Err(Errno::EBADF);
+        }
+        self.check_latch()?;
+        open.seen_errors.wrote();
+        Ok(())
+    }
+
+    /// As [`crate::volume::Volume::write`].
+    pub(super) fn write_file(&self, open: &OpenBlock, offset: u64, data: &[u8]) -> Result<usize> {
+        self.check_writer(open)?;
+        let block = open.block;
+        self.grow_for(block, offset.saturating_add(data.len() as u64))?;
+        let span = self.geometry().clip(block, offset, data.len() as u64);
+        let len = usize::try_from(span.len()).map_err(|_| Errno::EINVAL)?;
+        if data.is_empty() {
+            return Ok(0);
+        }
+        if len == 0 {
+            self.latch(block, &format!("a write at {offset}, past its end"), None);
+            return Err(Errno::EFBIG);
+        }
+        let written = self.write_block(block, &data[..len], span.start)?;
+        self.lengths.wrote(block, offset + written as u64);
+        Ok(written)
+    }
+
+    /// As [`crate::volume::Volume::sync`].
+    pub(super) fn sync_file(&self, open: &OpenBlock, data_only: bool) -> Result<()> {
+        if !self.config.writable {
+            return Ok(());
+        }
+        let synced = self.image.sync(data_only);
+        if let Err(e) = &synced {
+            self.sync_errors.note();
+            log::error!("making writes durable: {e}; what was written may be lost");
+        }
+        self.sync_errors.tell(&open.seen_errors)?;
+        synced.map_err(|_| Errno::EIO)
+    }
+
+    /// As [`crate::volume::Volume::allocate`].
+    pub(super) fn allocate_file(
+        &self,
+        open: &OpenBlock,
+        what: Allocate,
+        keep_size: bool,
+        offset: u64,
+        len: u64,
+    ) -> Result<()> {
+        self.check_writer(open)?;
+        let block = open.block;
+        let span = self.geometry().clip(block, offset, len);
+        if what == Allocate::Reserve {
+            self.lengths.announced(block, offset.saturating_add(len));
+        }
+        if span.len() < len && !keep_size {
+            return Err(Errno::EFBIG);
+        }
+        match what {
+            _ if span.is_empty() => Ok(()),
+            Allocate::Zero => {
+                self.zero_block(block, span)?;
+                self.lengths.wrote(block, offset + span.len());
+                Ok(())
+            }
+            Allocate::Reserve => self
+                .image
+                .reserve(span)
+                .map_err(|e| write_failed(&e, span.start)),
+        }
+    }
+
+    /// As [`crate::volume::Volume::seek`].
+    pub(super) fn seek_file(&self, block: BlockIndex, offset: u64, towards: Seek) -> Result<u64> {
+        let span = self.geometry().span(block);
+        let from = span.start.saturating_add(offset);
+        if from >= span.end {
+            return Err(Errno::ENXIO);
+        }
+        let io = |e: io::Error| errno(&e);
+        self.image.flush().map_err(io)?;
+        // What was cut off is not a hole: it is data that cannot be read.
+        let cut = self.image.size().map_err(io)?.max(span.start);
+        let found = match towards {
+            Seek::Data => match self.image.next_data(from).map_err(io)? {
+                Some(data) => data,
+                None => from.max(cut),
+            },
+            Seek::Hole if from >= cut => span.end,
+            Seek::Hole => match self.image.next_hole(from).map_err(io)? {
+                hole if hole >= cut => span.end,
+                hole => hole,
+            },
+        };
+        match towards {
+            Seek::Data if found >= span.end => Err(Errno::ENXIO),
+            _ => Ok(found.min(span.end) - span.start),
+        }
+    }
+
+    fn write_block(&self, block: BlockIndex, data: &[u8], offset: u64) -> Result<usize> {
         let written = self.write_parts(data, offset);
         self.changed(block);
         self.appear(block);

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Blocks;
-use super::open::Open;
+use super::open::OpenBlock;
 use crate::geometry::BlockIndex;
 
 /// What is known of a block's file. All lengths are in bytes.
@@ -118,10 +118,11 @@ impl Lengths {
 
 impl Blocks {
     /// A handle of a block was closed: if it was the last that could write, the file has its length now.
-    pub(super) fn closed(&self, open: &Open) {
-        let Some(block) = open.block.filter(|_| open.writable) else {
+    pub(super) fn closed(&self, open: &OpenBlock) {
+        if !open.writable {
             return;
-        };
+        }
+        let block = open.block;
         let _alone = self.alone();
         let len = self.geometry().span(block).len();
         if let Some(has) = self.lengths.closed(block, len, self.whole()) {
