@@ -68,13 +68,8 @@ impl Blocks {
         }
     }
 
-    /// Opens a block. ENOENT: it has no place in the image; EIO: it cannot be read, and that is what for.
-    pub(super) fn open_block(&self, block: BlockIndex, write: bool) -> Result<OpenBlock> {
-        self.check_open(block, write)?;
-        Ok(self.opened_block(block, write))
-    }
-
-    /// Whether a block may be opened.
+    /// Whether a block may be opened. ENOENT: it has no place in the image; EROFS: nothing may be written; EIO: it is
+    /// to be read, and cannot be.
     pub(super) fn check_open(&self, block: BlockIndex, write: bool) -> Result<()> {
         if !self.has(self.geometry(), block) {
             return Err(Errno::ENOENT);
@@ -90,7 +85,7 @@ impl Blocks {
     }
 
     /// After [`Self::check_open`]. It ends with [`Self::closed`].
-    pub(super) fn opened_block(&self, block: BlockIndex, write: bool) -> OpenBlock {
+    pub(super) fn open_block(&self, block: BlockIndex, write: bool) -> OpenBlock {
         let index = self.times.index();
         let writer_of = index.filter(|_| write).cloned();
         if write {

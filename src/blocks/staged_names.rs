@@ -144,7 +144,8 @@ impl Blocks {
         let span = self.geometry().span(block);
         let inode = Inode::Block(block);
         // Opened, so that the index hashes the block when it is closed.
-        let open = self.open_block(block, true)?;
+        self.check_open(block, true)?;
+        let open = self.open_block(block, true);
         let put = || -> Result<Change> {
             // Held all along: a write to the staged file comes before or after, and then goes to the block.
             let mut state = staged.lock();

@@ -33,19 +33,19 @@ impl Blocks {
         if open.block().is_none() {
             self.check_open(block, open.write)?;
         }
-        let opened = || self.opened_block(block, open.write);
+        let opened = || self.open_block(block, open.write);
         Ok(OpenFile::Block(open.block.get_or_init(opened)))
     }
 
     pub(super) fn open_staged(&self, staged: &Arc<Staged>, write: bool) -> Result<Handle> {
-        staged.opened();
-        let open = Open::Staged(OpenStaged {
-            staged: Arc::clone(staged),
-            write,
-            block: OnceLock::new(),
-        });
-        let inserted = self.handles.insert(open);
-        inserted.inspect_err(|_| self.staging.closed(staged))
+        self.handles.insert(|| {
+            staged.opened();
+            Open::Staged(OpenStaged {
+                staged: Arc::clone(staged),
+                write,
+                block: OnceLock::new(),
+            })
+        })
     }
 
     /// Opens inode `Other(id)`, which may be a block by now.

@@ -60,8 +60,9 @@ impl Volume for Blocks {
             Inode::Other(id) => return self.staged_open(id, write),
             Inode::Block(block) => block,
         };
+        self.check_open(block, write)?;
         self.handles
-            .insert(Open::Block(self.open_block(block, write)?))
+            .insert(|| Open::Block(self.open_block(block, write)))
     }
 
     fn read_and(
@@ -148,7 +149,7 @@ impl Volume for Blocks {
             return Err(Errno::ENOTDIR);
         }
         self.refresh();
-        self.handles.insert(Open::Directory)
+        self.handles.insert(|| Open::Directory)
     }
 
     fn list(

@@ -281,7 +281,7 @@ impl Reverse {
     }
 
     fn insert(&self, view: Option<Arc<View>>, writable: bool) -> Result<Handle> {
-        self.handles.insert(Open {
+        self.handles.insert(|| Open {
             view,
             writable,
             seen_errors: self.sync_errors.of_new_handle(),
