@@ -3,6 +3,7 @@
 //! Each function is a thin, safe wrapper around one call. Nothing here knows what it is used for.
 #![allow(unsafe_code)]
 
+pub mod device;
 pub mod links;
 pub mod mountinfo;
 

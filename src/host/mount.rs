@@ -23,7 +23,8 @@ use nix::unistd::{getegid, geteuid};
 
 use crate::exit::{self, Failure, Status};
 use crate::sys;
-use crate::sys::mountinfo::{DeviceId, Table};
+use crate::sys::device::DeviceNumber;
+use crate::sys::mountinfo::Table;
 
 /// The type that mountinfo shows for all our mounts.
 pub const FS_TYPE: &str = "fuse.bmapfs";
@@ -49,7 +50,7 @@ pub struct Request<'a> {
 #[derive(Debug)]
 pub struct Mount {
     mountpoint: PathBuf,
-    device: Option<DeviceId>,
+    device: Option<DeviceNumber>,
 }
 
 /// How an attempt to unmount ended.
@@ -119,7 +120,7 @@ pub fn mount(request: &Request<'_>) -> exit::Result<(OwnedFd, Mount)> {
 /// The name of the thread that a serving process has for as long as the kernel is connected to it: by it
 /// umount's helper finds the daemon. At most 15 bytes, as much as the kernel keeps, since the major is 0.
 #[must_use]
-pub fn marker_name(device: DeviceId) -> String {
+pub fn marker_name(device: DeviceNumber) -> String {
     format!("fuse {device}")
 }
 
@@ -127,7 +128,7 @@ impl Mount {
     /// The device number of the file system. `None` only if it was unmounted at once by somebody else, or for
     /// `/dev/fd/N` where the kernel does not tell.
     #[must_use]
-    pub fn device(&self) -> Option<DeviceId> {
+    pub fn device(&self) -> Option<DeviceNumber> {
         self.device
     }
 
@@ -180,7 +181,7 @@ impl Mount {
         Ok(outcome)
     }
 
-    fn known_device(&self) -> io::Result<DeviceId> {
+    fn known_device(&self) -> io::Result<DeviceNumber> {
         self.device.ok_or_else(|| {
             io::Error::other(format!(
                 "{}: whoever mounted it must unmount it",
@@ -307,26 +308,26 @@ fn adopt(number: i32) -> io::Result<OwnedFd> {
 }
 
 /// Which file system a /dev/fuse descriptor serves, on kernels that show it in fdinfo.
-fn connection_of(descriptor: &OwnedFd) -> Option<DeviceId> {
+fn connection_of(descriptor: &OwnedFd) -> Option<DeviceNumber> {
     let text =
         std::fs::read_to_string(format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd())).ok()?;
     parse_connection(&text)
 }
 
-fn parse_connection(fdinfo: &str) -> Option<DeviceId> {
+fn parse_connection(fdinfo: &str) -> Option<DeviceNumber> {
     let number = fdinfo
         .lines()
         .find_map(|line| line.strip_prefix("fuse_connection:"))?;
-    let number: u32 = number.trim().parse().ok()?;
+    let number: u64 = number.trim().parse().ok()?;
     // The kernel's own form of a device number: 20 bits of minor.
-    Some(DeviceId {
+    Some(DeviceNumber {
         major: number >> 20,
         minor: number & 0xf_ffff,
     })
 }
 
 /// The mount that was just made: the highest of its kind, should somebody have mounted over it meanwhile.
-fn find_mounted(request: &Request<'_>) -> Option<DeviceId> {
+fn find_mounted(request: &Request<'_>) -> Option<DeviceNumber> {
     let table = Table::read().ok()?;
     let mut stack = table.stack(request.mountpoint).into_iter().rev();
     stack
@@ -340,13 +341,13 @@ mod tests {
 
     #[test]
     fn the_marker_fits_a_thread_name() {
-        let name = marker_name(DeviceId {
+        let name = marker_name(DeviceNumber {
             major: 0,
             minor: 57,
         });
         assert_eq!(name, "fuse 0:57");
         assert!(
-            marker_name(DeviceId {
+            marker_name(DeviceNumber {
                 major: 0,
                 minor: 0xf_ffff
             })
@@ -360,14 +361,14 @@ mod tests {
         for (text, device) in [
             (
                 "pos:\t0\nfuse_connection:\t57\n",
-                Some(DeviceId {
+                Some(DeviceNumber {
                     major: 0,
                     minor: 57,
                 }),
             ),
             (
                 "fuse_connection:\t1048577\n",
-                Some(DeviceId { major: 1, minor: 1 }),
+                Some(DeviceNumber { major: 1, minor: 1 }),
             ),
             ("pos:\t0\n", None),
             ("fuse_connection:\tx\n", None),

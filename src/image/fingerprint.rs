@@ -18,8 +18,8 @@ use nix::sys::statfs::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::activity::{self, Counters, DeviceNumber};
-use crate::sys;
+use super::activity::{self, Counters};
+use crate::sys::{self, device::DeviceNumber};
 
 /// Between two processes a file's times count only if they are older than this many seconds (promise P23).
 const SETTLED_AFTER: i64 = 2;

@@ -12,14 +12,13 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
 
-use super::activity::DeviceNumber;
 use super::direct::Direct;
 use super::extents::{Extents, is_unsupported};
 use super::uncached::UncachedReads;
 use super::zero::Zeroing;
 use super::{Fingerprint, Image, Ownership};
 use crate::geometry::Span;
-use crate::sys;
+use crate::sys::{self, device::DeviceNumber};
 
 /// The sector that a regular file counts as: pages are what its reads fail by.
 const FILE_SECTOR: u64 = 512;

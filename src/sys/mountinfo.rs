@@ -10,20 +10,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// The device number of a file system, as stat(2) of its files and mountinfo show it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct DeviceId {
-    /// Major number; 0 for file systems without a device, which all of ours are.
-    pub major: u32,
-    /// Minor number, below 2^20.
-    pub minor: u32,
-}
-
-impl fmt::Display for DeviceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.major, self.minor)
-    }
-}
+use super::device::DeviceNumber;
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +20,7 @@ pub struct MountEntry {
     /// Number of the mount that this one lies on.
     pub parent: u64,
     /// The file system that is mounted.
-    pub device: DeviceId,
+    pub device: DeviceNumber,
     /// What of the file system is shown: `/` unless it is a bind mount of a part.
     pub root: PathBuf,
     /// Where, seen from this process's root.
@@ -54,6 +41,13 @@ impl MountEntry {
         options
             .split(',')
             .find_map(|option| option.strip_prefix("user_id=")?.parse().ok())
+    }
+
+    /// Whether the file system itself, not only this mount of it, is read-only.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        let mut options = self.options.as_bytes().split(|byte| *byte == b',');
+        options.any(|option| option == b"ro")
     }
 }
 
@@ -99,8 +93,13 @@ impl Table {
         }
     }
 
+    /// All mounts, in the kernel's order.
+    pub fn iter(&self) -> impl Iterator<Item = &MountEntry> {
+        self.entries.iter()
+    }
+
     /// All mounts of one file system, in the kernel's order.
-    pub fn of_device(&self, device: DeviceId) -> impl Iterator<Item = &MountEntry> {
+    pub fn of_device(&self, device: DeviceNumber) -> impl Iterator<Item = &MountEntry> {
         self.entries
             .iter()
             .filter(move |entry| entry.device == device)
@@ -163,11 +162,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = number(fields.next()?)?;
     let parent = number(fields.next()?)?;
-    let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
-    let device = DeviceId {
-        major: major.parse().ok()?,
-        minor: minor.parse().ok()?,
-    };
+    let device = DeviceNumber::parse(std::str::from_utf8(fields.next()?).ok()?)?;
     let root = PathBuf::from(unescape(fields.next()?));
     let point = PathBuf::from(unescape(fields.next()?));
     let _mount_options = fields.next()?;
