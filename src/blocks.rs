@@ -4,7 +4,6 @@
 //! acknowledged and never leaves its block; nothing but a client's request changes a byte.
 
 mod attributes;
-mod block_set;
 mod data;
 mod failing;
 mod lengths;

@@ -1,8 +1,12 @@
-//! A value for every block of an image, which costs nothing until it is used.
+//! A value for every block of an image, which costs nothing until it is used; and a set of blocks.
+
+mod block_set;
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::geometry::{BlockIndex, MAX_BLOCKS};
+
+pub(crate) use block_set::BlockSet;
 
 /// Blocks that share one lock and one allocation. Unit tests make thousands of small images.
 const PAGE: usize = if cfg!(test) { 32 } else { 4096 };

@@ -12,8 +12,8 @@ mod holes;
 mod layout;
 mod partitions;
 mod pool;
-mod present;
 mod private;
+mod sectors;
 mod survey;
 mod views;
 mod volume;
@@ -31,6 +31,7 @@ use crate::config::OwnerConfig;
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::geometry::{BlockIndex, BlockSize, Geometry, Span};
 use crate::image::{Image, Ownership, Source};
+use crate::per_block::BlockSet;
 use crate::volume::handles::Handles;
 use crate::volume::owner::Owners;
 use crate::volume::sync_errors::SyncErrors;
@@ -40,7 +41,7 @@ use dirty::Dirty;
 use layout::LayoutError;
 use partitions::{Disk, Partition};
 use pool::Pool;
-use present::{BlockSet, Sectors};
+use sectors::Sectors;
 use survey::Survey;
 use views::Views;
 use volume::Open;
@@ -133,7 +134,7 @@ impl Reverse {
             .or_fail(Status::System, || format!("reading {}", path.display()))?;
         let whole = Span::new(0, geometry.image_size());
         let mut reverse = Self {
-            present: BlockSet::new(geometry, survey.blocks()),
+            present: survey.blocks().collect(),
             sectors: Sectors::new(),
             views: Views::new(whole, &[]),
             pool: Pool::new(files),

@@ -10,10 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::SIZE_INTERVAL;
-use super::block_set::BlockSet;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::{Fingerprint, Image};
 use crate::index::Index;
+use crate::per_block::BlockSet;
 use crate::scan::{Found, Hasher, Tally, ZeroDigests};
 
 /// The blocks that have a file.
@@ -258,11 +258,9 @@ fn by_reading(
 }
 
 fn ends(geometry: Geometry) -> BlockSet {
-    let present = BlockSet::default();
     geometry
         .block(0)
         .into_iter()
         .chain(geometry.last())
-        .for_each(|block| present.insert(block));
-    present
+        .collect()
 }

@@ -1,8 +1,8 @@
 //! Sparse directories (--sparse): blocks without data have no file.
 
 use super::Blocks;
-use super::block_set::BlockSet;
 use crate::geometry::{BlockIndex, Geometry};
+use crate::per_block::BlockSet;
 use crate::scan::Tally;
 use crate::volume::{Errno, Result};
 

@@ -96,7 +96,7 @@ impl Reverse {
     /// A file for a block that has none, all hole.
     fn create(&self, block: BlockIndex) -> io::Result<File> {
         let file = self.build(block, self.ownership, false, |_| Ok(()))?;
-        self.present.add(block);
+        self.present.insert(block);
         Ok(file)
     }
 
