@@ -5,7 +5,8 @@ use std::cell::Cell;
 use super::Blocks;
 use crate::geometry::{Geometry, Span};
 use crate::volume::inode::Inode;
-use crate::volume::{Attr, Errno, FileKind, Result};
+use crate::volume::owner::Content;
+use crate::volume::{Attr, Errno, Result};
 
 /// Extents of a block that are added up for its allocated size; with more it counts as full.
 const MOST_EXTENTS: usize = 8;
@@ -33,48 +34,27 @@ impl Blocks {
     }
 
     pub(super) fn attr_in(&self, view: &View, inode: Inode) -> Result<Attr> {
-        let set = self.owners.of(inode);
-        let (kind, links, size, sectors, stamp) = match inode {
+        let made = self.times.made();
+        let (content, stamp) = match inode {
             Inode::Root => {
                 // An empty image has no block with a time.
                 let newest = match self.times.newest(view.base, view.geometry.blocks()) {
                     i64::MIN => 0,
                     newest => newest,
                 };
-                let set = set.mtime.filter(|time| time.made == self.times.made());
-                (
-                    FileKind::Directory,
-                    2,
-                    0,
-                    0,
-                    set.map_or(newest, |time| time.set),
-                )
+                (Content::Names, newest)
             }
             Inode::Block(block) if self.has(view.geometry, block) => {
                 let span = view.geometry.span(block);
-                let sectors = self.allocated(span, view).div_ceil(512);
-                (
-                    FileKind::File,
-                    1,
-                    span.len(),
-                    sectors,
-                    self.times.report_stamp(block, view.base),
-                )
+                let content = Content::Bytes {
+                    size: span.len(),
+                    sectors: self.allocated(span, view).div_ceil(512),
+                };
+                (content, self.times.report_stamp(block, view.base))
             }
             _ => return Err(Errno::ENOENT),
         };
-        Ok(Attr {
-            inode,
-            kind,
-            size,
-            sectors,
-            stamp,
-            atime: set.atime.unwrap_or(stamp),
-            mode: set.mode.unwrap_or_else(|| self.owners.widest(inode)),
-            links,
-            uid: set.uid.unwrap_or_else(|| self.owners.uid()),
-            gid: set.gid.unwrap_or_else(|| self.owners.gid()),
-        })
+        Ok(self.owners.attr(inode, content, stamp, made))
     }
 
     /// Bytes of `span` that take space: 0 only if all of it is hole at the view's moment; all of it where that is

@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering::SeqCst;
 use super::Reverse;
 use super::views::View;
 use crate::volume::inode::Inode;
+use crate::volume::owner::Content;
 use crate::volume::sync_errors::SeenErrors;
 use crate::volume::{
-    Allocate, Attr, Change, Create, Errno, FileKind, Handle, Listed, LookupEntry, Result, Seek,
-    Space, Volume,
+    Allocate, Attr, Change, Create, Errno, Handle, Listed, LookupEntry, Result, Seek, Space, Volume,
 };
 
 /// An open file or directory.
@@ -39,29 +39,16 @@ impl Volume for Reverse {
 
     fn attr(&self, inode: Inode) -> Result<Attr> {
         let newest = self.newest.load(SeqCst);
-        let (kind, links, size, sectors) = if inode == Inode::Root {
-            (FileKind::Directory, 2, 0, 0)
+        let content = if inode == Inode::Root {
+            Content::Names
         } else {
             let view = self.views.of(inode).ok_or(Errno::ENOENT)?;
-            (FileKind::File, 1, view.size(), view.sectors())
+            Content::Bytes {
+                size: view.size(),
+                sectors: view.sectors(),
+            }
         };
-        let set = self.owners.of(inode);
-        let stamp = set
-            .mtime
-            .filter(|time| time.made == newest)
-            .map_or(newest, |time| time.set);
-        Ok(Attr {
-            inode,
-            kind,
-            size,
-            sectors,
-            stamp,
-            atime: set.atime.unwrap_or(stamp),
-            mode: set.mode.unwrap_or_else(|| self.owners.widest(inode)),
-            links,
-            uid: set.uid.unwrap_or_else(|| self.owners.uid()),
-            gid: set.gid.unwrap_or_else(|| self.owners.gid()),
-        })
+        Ok(self.owners.attr(inode, content, newest, newest))
     }
 
     fn change(&self, inode: Inode, change: &Change) -> Result<Attr> {

@@ -5,29 +5,38 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{PoisonError, RwLock};
 
 use super::inode::Inode;
-use super::{Change, SetTime};
+use super::{Attr, Change, FileKind, SetTime};
 use crate::clock::Clock;
 use crate::config::OwnerConfig;
 use crate::image::Ownership;
 
 /// What a client has set on one file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Override {
-    pub(crate) mode: Option<u16>,
-    pub(crate) uid: Option<u32>,
-    pub(crate) gid: Option<u32>,
-    pub(crate) atime: Option<i64>,
+struct Override {
+    mode: Option<u16>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    atime: Option<i64>,
     /// Not of a block file, whose time is its stamp.
-    pub(crate) mtime: Option<SetMtime>,
+    mtime: Option<SetMtime>,
 }
 
 /// An mtime that was set on a file whose time is else the newest of all. It holds until there is a new stamp; the times
 /// that clients set on blocks do not count, since a restore sets them all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SetMtime {
-    pub(crate) set: i64,
+struct SetMtime {
+    set: i64,
     /// How many stamps had been made when it was set, or anything else that tells.
-    pub(crate) made: i64,
+    made: i64,
+}
+
+/// What is in a file or directory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Content {
+    /// It is a directory.
+    Names,
+    /// It is a file of `size` bytes, which take `sectors` units of 512 bytes.
+    Bytes { size: u64, sectors: u64 },
 }
 
 /// The owner and mode of all files, and what clients have changed for some.
@@ -62,16 +71,34 @@ impl Owners {
         }
     }
 
-    pub(crate) fn uid(&self) -> u32 {
-        self.uid
-    }
-
-    pub(crate) fn gid(&self) -> u32 {
-        self.gid
+    /// What stat(2) shows of a file with this content, whose time is `stamp` unless a client has set another: that
+    /// holds while there are so many `stamps`.
+    pub(crate) fn attr(&self, inode: Inode, content: Content, stamp: i64, stamps: i64) -> Attr {
+        let set = self.of(inode);
+        let (kind, links, size, sectors) = match content {
+            Content::Names => (FileKind::Directory, 2, 0, 0),
+            Content::Bytes { size, sectors } => (FileKind::File, 1, size, sectors),
+        };
+        let stamp = set
+            .mtime
+            .filter(|time| time.made == stamps)
+            .map_or(stamp, |time| time.set);
+        Attr {
+            inode,
+            kind,
+            size,
+            sectors,
+            stamp,
+            atime: set.atime.unwrap_or(stamp),
+            mode: set.mode.unwrap_or_else(|| self.widest(inode)),
+            links,
+            uid: set.uid.unwrap_or(self.uid),
+            gid: set.gid.unwrap_or(self.gid),
+        }
     }
 
     /// What clients have set on this file.
-    pub(crate) fn of(&self, inode: Inode) -> Override {
+    fn of(&self, inode: Inode) -> Override {
         if !self.any.load(Relaxed) {
             return Override::default();
         }
