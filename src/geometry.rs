@@ -48,6 +48,31 @@ impl fmt::Display for BlockIndex {
     }
 }
 
+/// A byte of a block file, counted from the file's start. Bytes of the image are plain numbers and [`Span`]s; only a
+/// [`Geometry`] turns one into the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileOffset(u64);
+
+impl FileOffset {
+    /// So many bytes behind the file's start; it may lie behind the file's end.
+    #[must_use]
+    pub fn new(bytes: u64) -> Self {
+        Self(bytes)
+    }
+
+    /// As a number, for those who know the file alone.
+    #[must_use]
+    pub fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The byte `len` bytes behind it; the largest number if that is larger.
+    #[must_use]
+    pub fn after(self, len: u64) -> Self {
+        Self(self.0.saturating_add(len))
+    }
+}
+
 /// A run of bytes of the image, `start..end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
@@ -189,17 +214,30 @@ impl Geometry {
     /// Where in the image a block lies. Empty for a block that the image does not have.
     #[must_use]
     pub fn span(self, block: BlockIndex) -> Span {
-        let start = block.get() * self.block.bytes();
+        let start = self.block.start_of(block);
         Span::new(start, (start + self.block.bytes()).min(self.image))
     }
 
     /// The part of `span(block)` that a request for `len` bytes at `offset` of the block file means,
     /// cut at the block's end. Empty if `offset` lies at or past the end.
     #[must_use]
-    pub fn clip(self, block: BlockIndex, offset: u64, len: u64) -> Span {
+    pub fn clip(self, block: BlockIndex, offset: FileOffset, len: u64) -> Span {
+        let start = self.image_offset(block, offset);
+        Span::new(start, start.saturating_add(len).min(self.span(block).end))
+    }
+
+    /// Where in the image a byte of a block file lies; the block's end for all that lie behind it.
+    #[must_use]
+    pub fn image_offset(self, block: BlockIndex, offset: FileOffset) -> u64 {
         let span = self.span(block);
-        let start = span.start.saturating_add(offset).min(span.end);
-        Span::new(start, start.saturating_add(len).min(span.end))
+        span.start.saturating_add(offset.0).min(span.end)
+    }
+
+    /// Where in its file the byte `image` of a block lies; the block's ends for what lies outside.
+    #[must_use]
+    pub fn file_offset(self, block: BlockIndex, image: u64) -> FileOffset {
+        let span = self.span(block);
+        FileOffset(image.clamp(span.start, span.end) - span.start)
     }
 }
 
@@ -260,7 +298,10 @@ mod tests {
             let (offset, len) = if small { (offset % 5000, len % 5000) } else { (offset, len) };
             let block = geometry.last().unwrap();
             let span = geometry.span(block);
-            let clipped = geometry.clip(block, offset, len);
+            let clipped = geometry.clip(block, FileOffset(offset), len);
+            let back = geometry.file_offset(block, clipped.start);
+            prop_assert_eq!(back, FileOffset(offset.min(span.len())));
+            prop_assert_eq!(geometry.image_offset(block, back), clipped.start);
             prop_assert!(span.contains(clipped));
             prop_assert!(clipped.len() <= len);
             if offset < span.len() && len > 0 {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use super::open::OpenBlock;
 use super::{Blocks, errno};
-use crate::geometry::{BlockIndex, BlockSize, Span};
+use crate::geometry::{BlockIndex, BlockSize, FileOffset, Span};
 use crate::image::{read_span, write_span, zeros};
 use crate::volume::{Allocate, Errno, Result, Seek};
 
@@ -68,7 +68,7 @@ impl Blocks {
     pub(super) fn read_file(
         &self,
         open: &OpenBlock,
-        offset: u64,
+        offset: FileOffset,
         out: &mut [u8],
         whole: bool,
         reply: &mut dyn FnMut(Result<&[u8]>),
@@ -140,21 +140,30 @@ impl Blocks {
     }
 
     /// As [`crate::volume::Volume::write`].
-    pub(super) fn write_file(&self, open: &OpenBlock, offset: u64, data: &[u8]) -> Result<usize> {
+    pub(super) fn write_file(
+        &self,
+        open: &OpenBlock,
+        offset: FileOffset,
+        data: &[u8],
+    ) -> Result<usize> {
         self.check_writer(open)?;
         let block = open.block;
-        self.grow_for(block, offset.saturating_add(data.len() as u64))?;
+        self.grow_for(block, offset.after(data.len() as u64))?;
         let span = self.geometry().clip(block, offset, data.len() as u64);
         let len = usize::try_from(span.len()).map_err(|_| Errno::EINVAL)?;
         if data.is_empty() {
             return Ok(0);
         }
         if len == 0 {
-            self.latch(block, &format!("a write at {offset}, past its end"), None);
+            self.latch(
+                block,
+                &format!("a write at {}, past its end", offset.get()),
+                None,
+            );
             return Err(Errno::EFBIG);
         }
         let written = self.write_block(block, &data[..len], span.start)?;
-        self.lengths.wrote(block, offset + written as u64);
+        self.lengths.wrote(block, offset.after(written as u64));
         Ok(written)
     }
 
@@ -178,14 +187,14 @@ impl Blocks {
         open: &OpenBlock,
         what: Allocate,
         keep_size: bool,
-        offset: u64,
+        offset: FileOffset,
         len: u64,
     ) -> Result<()> {
         self.check_writer(open)?;
         let block = open.block;
         let span = self.geometry().clip(block, offset, len);
         if what == Allocate::Reserve {
-            self.lengths.announced(block, offset.saturating_add(len));
+            self.lengths.announced(block, offset.after(len));
         }
         if span.len() < len && !keep_size {
             return Err(Errno::EFBIG);
@@ -194,7 +203,7 @@ impl Blocks {
             _ if span.is_empty() => Ok(()),
             Allocate::Zero => {
                 self.zero_block(block, span)?;
-                self.lengths.wrote(block, offset + span.len());
+                self.lengths.wrote(block, offset.after(span.len()));
                 Ok(())
             }
             Allocate::Reserve => self
@@ -205,9 +214,15 @@ impl Blocks {
     }
 
     /// As [`crate::volume::Volume::seek`].
-    pub(super) fn seek_file(&self, block: BlockIndex, offset: u64, towards: Seek) -> Result<u64> {
-        let span = self.geometry().span(block);
-        let from = span.start.saturating_add(offset);
+    pub(super) fn seek_file(
+        &self,
+        block: BlockIndex,
+        offset: FileOffset,
+        towards: Seek,
+    ) -> Result<FileOffset> {
+        let geometry = self.geometry();
+        let span = geometry.span(block);
+        let from = geometry.image_offset(block, offset);
         if from >= span.end {
             return Err(Errno::ENXIO);
         }
@@ -228,7 +243,7 @@ impl Blocks {
         };
         match towards {
             Seek::Data if found >= span.end => Err(Errno::ENXIO),
-            _ => Ok(found.min(span.end) - span.start),
+            _ => Ok(geometry.file_offset(block, found)),
         }
     }
 

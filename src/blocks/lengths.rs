@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Blocks;
 use super::open::OpenBlock;
-use crate::geometry::BlockIndex;
+use crate::geometry::{BlockIndex, FileOffset};
 
 /// What is known of a block's file. All lengths are in bytes.
 #[derive(Debug, Default)]
@@ -75,16 +75,16 @@ impl Lengths {
     }
 
     /// The file has bytes up to `end`.
-    pub(super) fn wrote(&self, block: BlockIndex, end: u64) {
+    pub(super) fn wrote(&self, block: BlockIndex, end: FileOffset) {
         if let Some(file) = self.lock().get_mut(&block) {
-            file.len = file.len.map(|len| len.max(end));
+            file.len = file.len.map(|len| len.max(end.get()));
         }
     }
 
     /// The file will have bytes up to `end`.
-    pub(super) fn announced(&self, block: BlockIndex, end: u64) {
+    pub(super) fn announced(&self, block: BlockIndex, end: FileOffset) {
         if let Some(file) = self.lock().get_mut(&block) {
-            file.announced = file.announced.max(end);
+            file.announced = file.announced.max(end.get());
         }
     }
 

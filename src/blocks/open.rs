@@ -6,7 +6,7 @@ use super::Blocks;
 use super::staged::StagedState;
 use super::staged_open::OpenStaged;
 use crate::budget::Share;
-use crate::geometry::BlockIndex;
+use crate::geometry::{BlockIndex, FileOffset};
 use crate::image::readahead::ReadAhead;
 use crate::index::{Index, Served};
 use crate::volume::sync_errors::SeenErrors;
@@ -142,13 +142,13 @@ impl OpenBlock {
     }
 
     /// Hashes what was served.
-    pub(super) fn hash(&self, offset: u64, bytes: &[u8]) {
+    pub(super) fn hash(&self, offset: FileOffset, bytes: &[u8]) {
         if let Some(watched) = &self.watched {
             watched
                 .served
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .hash(offset, bytes);
+                .hash(offset.get(), bytes);
         }
     }
 

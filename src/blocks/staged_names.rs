@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use super::Blocks;
 use super::staged::{Staged, StagedPlace, Staging};
-use crate::geometry::BlockIndex;
+use crate::geometry::{BlockIndex, FileOffset};
 use crate::volume::inode::{Inode, parse_block_name};
 use crate::volume::{Change, Create, Errno, Handle, Listed, LookupEntry, Result, SetTime, Volume};
 
@@ -166,7 +166,8 @@ impl Blocks {
             self.lengths.cut(block, len, self.whole());
             let mut done = 0;
             while done < state.content.len() {
-                done += self.write_file(&open, done as u64, &state.content[done..])?;
+                done +=
+                    self.write_file(&open, FileOffset::new(done as u64), &state.content[done..])?;
             }
             if state.sync {
                 self.sync_file(&open, true)?;

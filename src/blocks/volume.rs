@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use super::Blocks;
 use super::open::{Open, OpenFile};
-use crate::geometry::{BlockIndex, MAX_BLOCKS};
+use crate::geometry::{BlockIndex, FileOffset, MAX_BLOCKS};
 use crate::volume::inode::{Inode, block_name, parse_block_name};
 use crate::volume::{
     Allocate, Attr, Change, Create, Errno, Handle, Listed, LookupEntry, Result, Seek, Space, Volume,
@@ -78,7 +78,9 @@ impl Volume for Blocks {
             Err(e) => return reply(Err(e)),
         };
         match self.file(&open) {
-            Ok(OpenFile::Block(block)) => self.read_file(block, offset, out, whole, reply),
+            Ok(OpenFile::Block(block)) => {
+                self.read_file(block, FileOffset::new(offset), out, whole, reply);
+            }
             Ok(OpenFile::Staged(_, state)) => {
                 let len = state.read(offset, out);
                 drop(state);
@@ -90,7 +92,7 @@ impl Volume for Blocks {
 
     fn write(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<usize> {
         match self.file(self.handle(handle)?.as_ref())? {
-            OpenFile::Block(block) => self.write_file(block, offset, data),
+            OpenFile::Block(block) => self.write_file(block, FileOffset::new(offset), data),
             OpenFile::Staged(open, mut state) => self.write_staged(open, &mut state, offset, data),
         }
     }
@@ -130,7 +132,9 @@ impl Volume for Blocks {
         len: u64,
     ) -> Result<()> {
         match self.file(self.handle(handle)?.as_ref())? {
-            OpenFile::Block(block) => self.allocate_file(block, what, keep_size, offset, len),
+            OpenFile::Block(block) => {
+                self.allocate_file(block, what, keep_size, FileOffset::new(offset), len)
+            }
             OpenFile::Staged(_, mut state) => {
                 self.allocate_staged(&mut state, what, keep_size, offset, len)
             }
@@ -139,7 +143,9 @@ impl Volume for Blocks {
 
     fn seek(&self, handle: Handle, offset: u64, towards: Seek) -> Result<u64> {
         match self.file(self.handle(handle)?.as_ref())? {
-            OpenFile::Block(block) => self.seek_file(block.block, offset, towards),
+            OpenFile::Block(block) => self
+                .seek_file(block.block, FileOffset::new(offset), towards)
+                .map(FileOffset::get),
             OpenFile::Staged(_, state) => state.seek(offset, towards),
         }
     }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use super::MAX_BLOCKS;
+use super::{BlockIndex, MAX_BLOCKS};
 
 /// The length of a block file: a power of two from 4 KiB to 1 GiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +44,12 @@ impl BlockSize {
     #[must_use]
     pub fn bytes(self) -> u64 {
         1 << self.shift
+    }
+
+    /// The image's byte where a block starts.
+    #[must_use]
+    pub fn start_of(self, block: BlockIndex) -> u64 {
+        block.get() * self.bytes()
     }
 
     /// The smallest block size that cuts `image` bytes into at most [`MAX_BLOCKS`] blocks, if there is one.
