@@ -244,7 +244,7 @@ measure_resync() {
     done
 }
 
-# The table that the README shows, too.
+# The table that doc/COMPARISON.md shows, too.
 resync_table() {
     # The backquotes are Markdown's.
     # shellcheck disable=SC2016
@@ -282,12 +282,12 @@ report_resync() {
     echo "Goals at 1 %: 5 times faster than the whole image, and one pass of BLAKE3 plus 0.5 s."
 }
 
-# Puts a table between the marks in the README: into_readme README NAME, where NAME_table prints it.
-into_readme() {
+# Puts a table between the marks in a page: into_comparison PAGE NAME, where NAME_table prints it.
+into_comparison() {
     local new
     new=$(mktemp)
-    "$2_table" >"$work_disk/readme-table"
-    awk -v table="$work_disk/readme-table" -v name="$2" '
+    "$2_table" >"$work_disk/comparison-table"
+    awk -v table="$work_disk/comparison-table" -v name="$2" '
         index($0, "<!-- end of " name " -->") == 1 { skip = 0 }
         !skip { print }
         index($0, "<!-- " name ":") == 1 { while ((getline line < table) > 0) print line; skip = 1 }' "$1" >"$new"

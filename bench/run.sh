@@ -2,7 +2,7 @@
 # Measures bmapfs in one run: a mount against the raw image (reads and writes, a walk over a million block files,
 # mount time and memory), scans against a bare loop, resyncs against rsync on the whole image, sparse ones too. Prints
 # ratios, appends them to RESULTS.md, draws results.svg, resync.svg and snapshot.svg, and puts the tables of resyncs
-# into the README.
+# into doc/COMPARISON.md.
 # README.md beside this file explains the method and the variables.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
@@ -42,7 +42,7 @@ results=${BENCH_RESULTS:-$here/RESULTS.md}
 plot=${BENCH_PLOT:-$here/results.svg}
 resync_plot=${BENCH_RESYNC_PLOT:-$here/resync.svg}
 snapshot_plot=${BENCH_SNAPSHOT_PLOT:-$here/snapshot.svg}
-readme=${BENCH_README-$here/../README.md}
+comparison=${BENCH_COMPARISON-$here/../doc/COMPARISON.md}
 read -r -a options <<<"${BENCH_OPTIONS:-}"
 if [ -n "$quick" ]; then
     media=${BENCH_MEDIA:-ram}
@@ -63,7 +63,7 @@ if [ -n "$quick" ]; then
     virtsync_list_mib=${BENCH_VIRTSYNC_LIST_MIB:-256}
     snapshot_gib=${BENCH_SNAPSHOT_GIB:-1}
     snapshot_plot=${BENCH_SNAPSHOT_PLOT:-/dev/null}
-    readme=${BENCH_README-}
+    comparison=${BENCH_COMPARISON-}
 fi
 # The block size of the I/O part is bmapfs's default, so that opening the block files is part of what is measured.
 block_mib=4
@@ -369,6 +369,6 @@ if [ -s "$table" ]; then "$here/plot.sh" "$table" "$caption" >"$plot"; fi
 if [ -s "$snapshots" ]; then "$here/plot-snapshot.sh" "$snapshots" "$caption" >"$snapshot_plot"; fi
 if [ -s "$resyncs" ]; then
     "$here/plot-resync.sh" "$resyncs" "$caption" >"$resync_plot"
-    if [ -n "$readme" ]; then into_readme "$readme" resync; fi
+    if [ -n "$comparison" ]; then into_comparison "$comparison" resync; fi
 fi
-if [ -s "$virtsyncs" ] && [ -n "$readme" ]; then into_readme "$readme" virtsync; fi
+if [ -s "$virtsyncs" ] && [ -n "$comparison" ]; then into_comparison "$comparison" virtsync; fi

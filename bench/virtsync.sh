@@ -120,7 +120,7 @@ measure_sparse_list() {
     rm -f "$work/image" "$work/files"
 }
 
-# The table that the README shows, too.
+# The table that doc/COMPARISON.md shows, too.
 virtsync_table() {
     # The backquotes are Markdown's.
     # shellcheck disable=SC2016

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-/// Bytes that all who draw on it may hold together.
+/// A number of bytes that all its users together may hold.
 #[derive(Debug)]
 pub struct Budget {
     limit: u64,

@@ -64,7 +64,7 @@ pub struct Failure {
     cause: anyhow::Error,
 }
 
-/// What everything above the data path returns.
+/// The result of everything that is not on the way of a read or write.
 pub type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {

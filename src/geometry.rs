@@ -1,4 +1,4 @@
-//! Pure arithmetic on sizes, offsets and block indexes: all of bmapfs's sums about where a byte lives.
+//! Pure arithmetic on sizes, offsets and block indexes: all calculations of where a byte is.
 //!
 //! Invariant: a [`Geometry`] never describes more than [`MAX_BLOCKS`] blocks, so a block index fits
 //! eight decimal digits and no sum here can overflow. This module knows no files.

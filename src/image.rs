@@ -87,7 +87,7 @@ pub trait Image: fmt::Debug + Send + Sync {
     /// Gives a file the present time as its mtime. A device keeps none.
     fn touch(&self) -> io::Result<()>;
 
-    /// When a regular file was last written, in seconds and nanoseconds, by its own word. `None`: it is a device.
+    /// The mtime of a regular file, in seconds and nanoseconds. `None`: it is a device.
     fn mtime(&self) -> io::Result<Option<(i64, i64)>>;
 
     /// Flushes the image and notes what can later prove that it was not written since.
@@ -100,7 +100,7 @@ pub trait Image: fmt::Debug + Send + Sync {
         self.read_at(out, offset)
     }
 
-    /// The smallest piece, in bytes, that can be read on its own: what a bad place costs.
+    /// The smallest piece, in bytes, that can be read on its own: so much is lost with one bad byte.
     fn sector(&self) -> u64;
 
     /// Whether each read goes to the device, so that reading ahead pays.

@@ -2,7 +2,7 @@
 //! message leaves the process.
 
 /// `text` on one line: control characters, and those that break lines or turn the direction of writing, as escapes
-/// such as `\n` and `\u{1b}`. Done twice, it changes nothing more.
+/// such as `\n` and `\u{1b}`. A text that has been through it once is not changed by it again.
 pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {

@@ -38,7 +38,7 @@ pub enum Found {
     Unreadable(io::Error),
 }
 
-/// How a scan goes along: read by whoever shows progress, written by the workers.
+/// The progress of a scan: written by the workers, read by whoever shows it.
 #[derive(Debug, Default)]
 pub struct Tally {
     /// Bytes of the image that are done, holes included.

@@ -1,7 +1,7 @@
 //! The texts that programs print about what changed, told apart by their content.
 //!
-//! Each reader takes the whole text, and refuses whatever it does not know: a word that is not understood may be the
-//! one that says what changed.
+//! Each reader takes the whole text, and refuses each word that it does not know, since that may be the one that says
+//! what changed.
 
 mod era;
 mod json;

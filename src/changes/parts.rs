@@ -1,4 +1,5 @@
-//! What a map of changes consists of, and why a text is none: what its readers and the map itself share.
+//! What the readers of maps of changes and the map itself share: the parts of a map, and the error for a text that is
+//! none.
 
 use std::fmt;
 
@@ -63,7 +64,7 @@ impl fmt::Display for MapError {
     }
 }
 
-/// A number of bytes that no disk's write ends at.
+/// The error for a number of bytes that is not a multiple of a sector.
 pub(super) fn not_sectors(number: u64) -> MapError {
     MapError::new(format!(
         "{number} is not a multiple of {SECTOR}: OFFSET and LENGTH must be bytes, not sectors or blocks"

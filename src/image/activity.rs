@@ -1,4 +1,4 @@
-//! Who wrote to a block device: the kernel's own count of what went through it.
+//! Whether a block device was written: the kernel's own count of what went through it.
 //!
 //! Invariant: equal [`Counters`] mean that nothing was written through this kernel's block layer between the
 //! two moments; whatever is in doubt is `None`, "may have been written". The counters cannot see what goes

@@ -1,7 +1,7 @@
 //! Where a regular file has data and where it has holes, by lseek(2).
 //!
-//! Invariant: a hole is only reported when the file system says so at this moment. What is remembered is data
-//! runs only, since calling a hole data is merely slower, and calling data a hole would lose it.
+//! Invariant: a hole is reported only when the file system says so at this moment. Only runs of data are remembered: to
+//! take a hole for data is slower, and to take data for a hole would lose it.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +15,7 @@ use nix::unistd::{Whence, lseek};
 
 use crate::geometry::Span;
 
-/// Whether this file system's word on holes is believed (promise P6): ext4, XFS, Btrfs and tmpfs.
+/// Whether what this file system says of holes is believed (promise P6): ext4, XFS, Btrfs and tmpfs.
 pub(crate) fn believes(file: &File) -> bool {
     const TRUSTED: [FsType; 4] = [
         EXT4_SUPER_MAGIC,
@@ -98,7 +98,7 @@ fn seek(file: &File, from: u64, whence: Whence) -> nix::Result<u64> {
     u64::try_from(found).map_err(|_| Errno::EOVERFLOW)
 }
 
-/// Whether an error of fallocate(2) only says that the operation is not to be had here.
+/// Whether an error of fallocate(2) says only that the operation is not supported here.
 pub(super) fn is_unsupported(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

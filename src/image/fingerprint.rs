@@ -1,8 +1,8 @@
 //! Evidence whether an image was written: noted once, compared later (promises P23 and P24).
 //!
-//! Invariant: a proof is about one instance, and names it. For a file that is the boot and the mount of its file
-//! system; for a device its sequence number. It holds only where nobody can write without leaving a trace, and for
-//! writes that have ended. Where any of that is missing or differs, there is no proof, and the image is read.
+//! Invariant: a proof is about one instance of the image, and a fingerprint says which: for a file by the boot and the
+//! mount of its file system, for a device by its sequence number. A proof holds only where each write leaves a trace, and
+//! only for writes that have ended. Where any of that is missing or differs, there is no proof, and the image is read.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
@@ -24,7 +24,7 @@ use crate::sys::{self, device::DeviceNumber};
 /// Between two processes a file's times count only if they are older than this many seconds (promise P23).
 const SETTLED_AFTER: i64 = 2;
 
-/// No kernel's clock for file times ticks more slowly: within a tick a second write does not move them.
+/// The longest tick of the kernel's clock for file times: a second write within the same tick does not change them.
 const TICK: Duration = Duration::from_millis(12);
 
 /// Other file systems that nobody writes but through this kernel, which sees who has a file open: tmpfs, ZFS, F2FS and
@@ -63,8 +63,8 @@ pub enum Fingerprint {
     Device(DeviceFingerprint),
 }
 
-/// What a regular file looks like, and what its times are worth. An index of an older version lacks some of it, and
-/// so proves nothing.
+/// What identifies a regular file and its content, and what its times can prove. An index of an older version lacks some
+/// of it, and so proves nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileFingerprint {
     /// A later write gives it other times: a file system of this machine keeps them, finer than a second, the last write
@@ -88,7 +88,7 @@ pub struct FileFingerprint {
     pub(crate) ctime: (i64, i64),
 }
 
-/// What a device looks like.
+/// What identifies a device, and its statistics.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceFingerprint {
     /// Its statistics count every write to its content: nothing can be written below it.
@@ -159,7 +159,7 @@ impl Fingerprint {
     /// Of an open regular file that has just been flushed.
     pub(super) fn of_file(file: &File) -> io::Result<Self> {
         let stat = file.metadata()?;
-        // After the times were read: who had written before that, and has ended, has nothing on its way any more.
+        // After the times were read: of a writer that has closed the file before that, no write is still to come.
         let writers = sys::is_open_for_writing(file.as_fd()).ok();
         let last_age = age_of_last(&stat);
         let kind = fstatfs(file)?.filesystem_type();
@@ -228,7 +228,7 @@ impl Keeper {
 }
 
 impl FileFingerprint {
-    /// With what its times are worth in second `now`; `last_age`: how long ago the later of both is.
+    /// Fills in what its times can prove in second `now`. `last_age`: how long ago the later of the two was.
     pub(crate) fn judged(self, keeper: Keeper, last_age: Duration, now: i64) -> Self {
         let last = self.mtime.0.max(self.ctime.0);
         // Where times are whole seconds, a clock that is set back can repeat one. Only the kernel sets ctime.

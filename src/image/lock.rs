@@ -2,7 +2,7 @@
 //!
 //! Invariant: only locks are taken; nothing is read from or written to the image, and nothing is opened that
 //! could touch it. A lock lives as long as the open file it was taken through. This module knows neither mounts
-//! nor devices ([`super::holders`] does), and leaves it to its caller what a conflict leads to.
+//! nor devices ([`super::holders`] does). What follows from a conflict is decided by the caller.
 //!
 //! QEMU's rules: byte 100 + N read-locked says "I use permission N", byte 200 + N "others must not have
 //! permission N". All of these are read locks of the open file (`F_OFD_SETLK`), so that any number of
@@ -133,7 +133,7 @@ pub fn acquire_directory(directory: &File, intent: Intent) -> io::Result<Option<
     })
 }
 
-/// What came of an attempt to take a lock.
+/// The outcome of an attempt to take a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Taken {
     Yes,
@@ -269,7 +269,7 @@ fn take_ranges(file: &File, intent: Intent, resize: bool) -> io::Result<Option<V
     // First say what we do, then look what others do: of two that start at once, at least one sees the other.
     let mut obstacles = Vec::new();
     for byte in [READS].iter().chain(&ours) {
-        // Only an exclusive lock, which is not QEMU's, keeps read locks out. It is found below.
+        // Only an exclusive lock conflicts with a read lock, and QEMU takes none. It is found below.
         if set(file, libc::F_RDLCK, *byte)? == Taken::Unsupported {
             return Ok(None);
         }

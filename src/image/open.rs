@@ -137,8 +137,8 @@ fn create_missing(path: &Path) -> Result<()> {
         .map_err(|e| refused_writing(path, &e))
 }
 
-/// Whether a new file would lie where devices are, so that its name must be a mistyped one. Other file systems below
-/// /dev, like /dev/shm, are as good as any.
+/// Whether a new file would lie in the file system of /dev, so that its name must be that of a device, mistyped. Other file
+/// systems below /dev, like /dev/shm, are allowed.
 fn is_among_devices(path: &Path) -> bool {
     let device = |path: &Path| std::fs::metadata(path).ok().map(|stat| stat.dev());
     path.starts_with("/dev") && path.parent().and_then(device) == device(Path::new("/dev"))
@@ -172,7 +172,7 @@ fn open_for_use(path: &Path, kind: PathKind, config: &VolumeConfig) -> Result<(F
     }
 }
 
-/// Who has claimed a device, if its locks tell: another bmapfs, most likely.
+/// Who has claimed a device, if its locks say it: most likely another bmapfs.
 fn claimed(path: &Path, error: &io::Error) -> Failure {
     let holders = open_as(path, OFlag::empty(), false)
         .and_then(|file| lock::acquire(&file, Intent::Write, false))
@@ -254,7 +254,7 @@ fn kind_of(path: &Path) -> Result<PathKind> {
     )))
 }
 
-/// An open(2) error as a failure: what the caller may not do is its mistake, the rest a failed mount.
+/// An open(2) error as a failure: a usage error if the caller has no permission, else a failed mount.
 fn refused(path: &Path, error: &io::Error) -> Failure {
     let status = match error.kind() {
         io::ErrorKind::PermissionDenied => Status::Usage,
@@ -297,7 +297,7 @@ pub(crate) fn reason(error: &io::Error) -> String {
     }
 }
 
-/// Formats that hold a disk inside themselves: what is mounted is the container, which surprises.
+/// Warns of a file that contains a disk in a format of its own (qcow2): what is shown is the file, not the disk.
 fn warn_of_formats(file: &File, path: &Path) {
     let mut magic = [0; 4];
     let read = UncachedReads::default().read_at(file, &mut magic, 0);

@@ -20,9 +20,9 @@ use super::{Fingerprint, Image, Ownership};
 use crate::geometry::Span;
 use crate::sys::{self, device::DeviceNumber};
 
-/// The sector that a regular file counts as: pages are what its reads fail by.
+/// What counts as the sector of a regular file, in bytes. Its reads fail by whole pages, which are multiples of it.
 const FILE_SECTOR: u64 = 512;
-/// Holes of a file that is being written are not flushed for more often than this.
+/// A file that is being written is flushed for its holes no more often than this.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What kind of source it is, with what only that kind has.
@@ -47,7 +47,7 @@ pub struct Source {
     kind: SourceKind,
     extents: Extents,
     zeroing: Zeroing,
-    /// A flush that nobody asked for has failed: whoever asks next is told.
+    /// A flush of our own has failed: the next client that asks for one gets the error.
     flush_failed: AtomicBool,
     /// Unless reads pass the page cache anyway.
     once: Option<UncachedReads>,
@@ -162,8 +162,8 @@ impl Source {
     }
 }
 
-/// Whether fsync(2) failed because there is none: EINVAL on a file system that can only be read (squashfs, erofs, ...),
-/// where nothing is ever on its way to the disk.
+/// Whether fsync(2) failed because the file system has none: EINVAL on one that can only be read (squashfs, erofs, ...),
+/// where there is never anything to write.
 fn has_no_flush(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

@@ -58,7 +58,7 @@ impl UncachedReads {
 fn read_and_drop(own: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
     let got = own.read_at(out, offset)?;
     if let (Ok(start), Ok(len)) = (i64::try_from(offset), i64::try_from(got)) {
-        // It is only a kindness; the bytes are right without it.
+        // A failure is ignored: the bytes are right, only the pages stay.
         let _ = posix_fadvise(own, start, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
     Ok(got)

@@ -1,6 +1,6 @@
 //! Making a range zeros, and free where the source can: punch, else zero in place, else write zeros.
 //!
-//! What a source turns out not to support is not tried again.
+//! What a source has refused once is not tried again.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -71,7 +71,7 @@ impl Zeroing {
             match fallocate(fd.as_fd(), mode, start, len).map_err(io::Error::from) {
                 Ok(()) => return Ok(true),
                 Err(e) if is_unsupported(&e) => {
-                    log::debug!("fallocate {mode:?} is not to be had: {e}");
+                    log::debug!("fallocate {mode:?} is not supported here: {e}");
                     can.store(false, Relaxed);
                 }
                 Err(e) => return Err(e),

@@ -1,7 +1,8 @@
 //! The index file: bytes to records and back. Pure functions; every byte is checked.
 //!
 //! Layout: magic, records of [`RECORD`] bytes each, header as JSON, its length (u32), BLAKE3 of all before.
-//! Numbers are little-endian. The header comes last so that it can tell when the file was finished.
+//! Numbers are little-endian. The header comes last so that it can tell when the file was finished. doc/INDEX-FORMAT.md
+//! has all of it.
 
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
@@ -179,3 +180,6 @@ fn read_checked(
     }
     Ok(header)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,5 @@
 //! A block map of an image in the format bmap 2.0: which of its units of 4096 bytes have data, with the SHA-256 of each
-//! run of them. It is made on the way, of what a scan reads for its digests.
+//! run of them. It is made from the bytes that a scan reads for its digests, so that nothing is read twice.
 //!
 //! Invariant: every byte that is not in a hole is in exactly one run, and the sum of a run is of what was hashed.
 

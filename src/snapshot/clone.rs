@@ -17,7 +17,7 @@ use nix::sys::time::TimeSpec;
 use super::names::{self, Tag};
 use crate::sys::{self, FlockKind};
 
-/// How often a clone is tried that somebody else takes away, or of a source whose size changes meanwhile.
+/// How many times a clone is tried if somebody else removes it meanwhile, or the size of the source changes.
 const ATTEMPTS: usize = 16;
 
 /// Btrfs shares between two files only if both or none of them have this attribute (`chattr +C`), and that excludes
@@ -70,7 +70,7 @@ pub(super) fn make(
     Err(CloneError::Io(io::Error::other(why)))
 }
 
-/// A new, empty file, locked. `None`: there is one of this name already, or somebody takes it away.
+/// A new, empty file, locked. `None`: there is one of this name already, or somebody else removes it.
 fn create(directory: BorrowedFd<'_>, name: &str) -> Result<Option<File>, CloneError> {
     let flags =
         OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

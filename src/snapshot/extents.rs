@@ -1,8 +1,8 @@
 //! Where the bytes of a file are, and which bytes of two files are the same because they are in the same place.
 //!
 //! Invariant: bytes count as the same only if both maps say for certain where they are. A comparison holds for two
-//! files that exist and are not written, at a moment at which both maps were right; files are not looked at here but
-//! for their maps, and no name of any is known.
+//! files that exist and are not written, at a moment at which both maps were right. This module asks for the maps of files
+//! and for nothing else of them, and knows no names.
 
 use std::fs::File;
 use std::io;

@@ -22,7 +22,7 @@ const ATTEMPTS: usize = 4;
 /// `FS_XFLAG_REALTIME` of linux/fs.h: places are on another device.
 const FS_XFLAG_REALTIME: u32 = 1;
 
-/// Why it is not certain what changed: a predicate whose subject is the clone that the index describes.
+/// Why it is not certain what changed. The text continues a sentence that begins with the clone that the index describes.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Doubt {
     #[error("is gone")]
