@@ -42,7 +42,7 @@ use staged::Staging;
 use stamps::Stamps;
 use times::Times;
 
-pub use listing::Listing;
+pub(crate) use listing::Listing;
 
 /// The image's size is looked at again no more often than this (promise P2).
 const SIZE_INTERVAL: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ const HANDLE_MEMORY: u64 = 64 << 20;
 
 /// An image as a directory of block files.
 #[derive(Debug)]
-pub struct Blocks {
+pub(crate) struct Blocks {
     image: Arc<dyn Image>,
     config: VolumeConfig,
     geometry: RwLock<Geometry>,
@@ -81,7 +81,7 @@ pub struct Blocks {
 
 /// What there is to say at the end of a mount.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Block files.
     pub blocks: u64,
     /// Of a writable mount: blocks that were neither written nor given a time.
@@ -98,7 +98,7 @@ pub struct Summary {
 
 /// Why an image cannot be shown.
 #[derive(Debug, thiserror::Error)]
-pub enum BlocksError {
+pub(crate) enum BlocksError {
     /// It has too many blocks.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
@@ -110,7 +110,7 @@ pub enum BlocksError {
 impl Blocks {
     /// Cuts `image` into blocks as it is now.
     /// With an index, stamps are its; it must be of the same image at the same size.
-    pub fn new(
+    pub(crate) fn new(
         image: Arc<dyn Image>,
         config: VolumeConfig,
         clock: Arc<dyn Clock>,
@@ -161,24 +161,24 @@ impl Blocks {
 
     /// Length of every block but the last.
     #[must_use]
-    pub fn block_size(&self) -> BlockSize {
+    pub(crate) fn block_size(&self) -> BlockSize {
         self.config.block_size
     }
 
     /// Whether what is shown is a clone of the image, which nobody writes.
     #[must_use]
-    pub fn is_snapshot(&self) -> bool {
+    pub(crate) fn is_snapshot(&self) -> bool {
         self.config.snapshot.is_some()
     }
 
     /// How the image is cut at present.
     #[must_use]
-    pub fn geometry(&self) -> Geometry {
+    pub(crate) fn geometry(&self) -> Geometry {
         *self.geometry.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at the image's size again: new blocks appear, what was cut off stays listed and reads as EIO.
-    pub fn reread_size(&self) {
+    pub(crate) fn reread_size(&self) {
         let present = match self.image.size() {
             Ok(size) => size,
             Err(e) => {
@@ -223,7 +223,7 @@ impl Blocks {
     }
 
     /// The orderly end: what was written is made durable. Later requests find an image that is still right.
-    pub fn close(&self) -> io::Result<Summary> {
+    pub(crate) fn close(&self) -> io::Result<Summary> {
         let blocks = self.geometry().blocks();
         let untouched = self
             .config
@@ -265,7 +265,7 @@ impl Blocks {
     }
 
     /// Looks at the image as if it were mounted anew: its size, and with an index at all of its content.
-    pub fn look_again(&self, tally: &Tally) -> io::Result<()> {
+    pub(crate) fn look_again(&self, tally: &Tally) -> io::Result<()> {
         self.reread_size();
         if let Some(index) = self.times.index() {
             self.handles.for_each(Open::discard);

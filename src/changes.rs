@@ -17,7 +17,6 @@ use crate::geometry::Span;
 
 pub use map::ChangeMap;
 pub use named::Named;
-pub use parts::MapError;
 
 /// Ranges of an image that may differ from an earlier state of it; all other bytes are certain to be the same.
 /// Sorted, disjoint, none empty.
@@ -44,8 +43,8 @@ impl FromIterator<Span> for ChangedRanges {
 
 impl ChangedRanges {
     /// The ranges, in order.
-    #[must_use]
-    pub fn ranges(&self) -> &[Span] {
+    #[cfg(test)]
+    pub(crate) fn ranges(&self) -> &[Span] {
         &self.ranges
     }
 

@@ -24,7 +24,7 @@ use crate::volume::{Change, Create, Errno, Handle, Result, Volume};
 
 use convert::{attr, kind, set_time, whence};
 
-pub use gate::Gate;
+pub(crate) use gate::Gate;
 
 /// How long the kernel may keep attributes: stamps change only with what is written.
 const ATTR_TTL: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ const MOST_BEGINNING: usize = 64;
 
 /// A [`Volume`] as fuser wants it.
 #[derive(Debug)]
-pub struct Adapter<V: Volume> {
+pub(crate) struct Adapter<V: Volume> {
     volume: Arc<V>,
     gate: Arc<Gate>,
     page_cache: bool,
@@ -52,7 +52,7 @@ pub struct Adapter<V: Volume> {
 impl<V: Volume> Adapter<V> {
     /// `page_cache`: let the kernel keep pages; else every read comes here. Nothing comes once `gate` is shut.
     #[must_use]
-    pub fn new(volume: Arc<V>, gate: Arc<Gate>, page_cache: bool, writable: bool) -> Self {
+    pub(crate) fn new(volume: Arc<V>, gate: Arc<Gate>, page_cache: bool, writable: bool) -> Self {
         // The root's time changes with every write, and rsync looks at it when it has written all.
         let root_ttl = if writable { Duration::ZERO } else { ATTR_TTL };
         Self {

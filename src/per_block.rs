@@ -22,21 +22,21 @@ type Page<T> = Mutex<Box<[T]>>;
 
 /// A `T` for every block, starting as `T::default()`; memory comes with the first use of a page of blocks.
 #[derive(Debug)]
-pub struct PerBlock<T> {
+pub(crate) struct PerBlock<T> {
     pages: Box<[OnceLock<Page<T>>]>,
 }
 
 impl<T: Default + Clone> PerBlock<T> {
     /// No memory but a list of pages.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             pages: (0..PAGES).map(|_| OnceLock::new()).collect(),
         }
     }
 
     /// Works on the value of one block, alone.
-    pub fn with<R>(&self, block: BlockIndex, work: impl FnOnce(&mut T) -> R) -> R {
+    pub(crate) fn with<R>(&self, block: BlockIndex, work: impl FnOnce(&mut T) -> R) -> R {
         let index = block.as_usize();
         let page = self.pages[index / PAGE]
             .get_or_init(|| Mutex::new(vec![T::default(); PAGE].into_boxed_slice()));
@@ -45,14 +45,14 @@ impl<T: Default + Clone> PerBlock<T> {
 
     /// The value of one block, if its page was ever used.
     #[must_use]
-    pub fn peek(&self, block: BlockIndex) -> Option<T> {
+    pub(crate) fn peek(&self, block: BlockIndex) -> Option<T> {
         let index = block.as_usize();
         let page = self.pages[index / PAGE].get()?;
         Some(lock(page)[index % PAGE].clone())
     }
 
     /// All values that were ever used, and some that were not, a page at a time.
-    pub fn for_each(&self, mut work: impl FnMut(&mut T)) {
+    pub(crate) fn for_each(&self, mut work: impl FnMut(&mut T)) {
         for page in self.pages.iter().filter_map(OnceLock::get) {
             lock(page).iter_mut().for_each(&mut work);
         }
@@ -60,7 +60,7 @@ impl<T: Default + Clone> PerBlock<T> {
 
     /// The values of the first `count` blocks in order, in runs; a page that was never used comes as
     /// `None` with its length. No lock is held while `work` has them.
-    pub fn runs<E>(
+    pub(crate) fn runs<E>(
         &self,
         count: usize,
         mut work: impl FnMut(Option<&[T]>, usize) -> Result<(), E>,

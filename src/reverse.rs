@@ -55,7 +55,7 @@ const SECTOR: u64 = 512;
 #[derive(Debug, Clone, PartialEq, Eq)]
 // As VolumeConfig: each is an option of its own.
 #[allow(clippy::struct_excessive_bools)]
-pub struct ReverseConfig {
+pub(crate) struct ReverseConfig {
     /// The directory of block files.
     pub directory: PathBuf,
     /// Length of every block but the last; `None`: that of block 0.
@@ -74,7 +74,7 @@ pub struct ReverseConfig {
 
 /// A directory of block files as one file.
 #[derive(Debug)]
-pub struct Reverse {
+pub(crate) struct Reverse {
     config: ReverseConfig,
     directory: Directory,
     geometry: Geometry,
@@ -102,7 +102,7 @@ impl Reverse {
     ///
     /// # Errors
     /// If the block files do not make up an image, the sentence says which one is wrong and what to do.
-    pub fn open(config: &ReverseConfig, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub(crate) fn open(config: &ReverseConfig, clock: Arc<dyn Clock>) -> Result<Self> {
         Self::open_keeping(OPEN_FILES, config, clock)
     }
 
@@ -189,19 +189,19 @@ impl Reverse {
 
     /// How the image is cut into block files.
     #[must_use]
-    pub fn geometry(&self) -> Geometry {
+    pub(crate) fn geometry(&self) -> Geometry {
         self.geometry
     }
 
     /// How many of its blocks have a file at present.
     #[must_use]
-    pub fn present(&self) -> u64 {
+    pub(crate) fn present(&self) -> u64 {
         self.present.count()
     }
 
     /// How many partitions of the image have a file, too.
     #[must_use]
-    pub fn partition_count(&self) -> usize {
+    pub(crate) fn partition_count(&self) -> usize {
         self.views.count() - 1
     }
 
@@ -217,7 +217,7 @@ impl Reverse {
     }
 
     /// The orderly end: what was written is made durable.
-    pub fn close(&self) -> io::Result<()> {
+    pub(crate) fn close(&self) -> io::Result<()> {
         if self.config.writable {
             self.sync_all(false)?;
         }

@@ -3,9 +3,9 @@
 //! Each function is a thin, safe wrapper around one call. Nothing here knows what it is used for.
 #![allow(unsafe_code)]
 
-pub mod device;
-pub mod links;
-pub mod mountinfo;
+pub(crate) mod device;
+pub(crate) mod links;
+pub(crate) mod mountinfo;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

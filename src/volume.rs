@@ -4,29 +4,29 @@
 //! Implementations are called from many threads at once.
 
 pub(crate) mod handles;
-pub mod inode;
+pub(crate) mod inode;
 pub(crate) mod owner;
 pub(crate) mod sync_errors;
 
 use std::ffi::OsStr;
 use std::fmt;
 
-pub use nix::errno::Errno;
+pub(crate) use nix::errno::Errno;
 
 use crate::clock::Clock;
 
 use inode::Inode;
 
 /// What every operation returns.
-pub type Result<T> = std::result::Result<T, Errno>;
+pub(crate) type Result<T> = std::result::Result<T, Errno>;
 
 /// The number of an open file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Handle(pub u64);
+pub(crate) struct Handle(pub u64);
 
 /// File or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileKind {
+pub(crate) enum FileKind {
     /// The root.
     Directory,
     /// Everything in it.
@@ -35,7 +35,7 @@ pub enum FileKind {
 
 /// What stat(2) shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attr {
+pub(crate) struct Attr {
     /// Which file.
     pub inode: Inode,
     /// Its kind.
@@ -60,7 +60,7 @@ pub struct Attr {
 
 /// What a lookup found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LookupEntry {
+pub(crate) struct LookupEntry {
     /// Its attributes.
     pub attr: Attr,
     /// Whether the name will stand for this inode for as long as the mount lives.
@@ -69,7 +69,7 @@ pub struct LookupEntry {
 
 /// A time that a client sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SetTime {
+pub(crate) enum SetTime {
     /// The time of the request.
     Now,
     /// Whole seconds since the epoch.
@@ -88,7 +88,7 @@ impl SetTime {
 
 /// What a setattr request changes; `None` is left as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Change {
+pub(crate) struct Change {
     /// Permission bits.
     pub mode: Option<u32>,
     /// Owner.
@@ -105,7 +105,7 @@ pub struct Change {
 
 /// How a file is created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Create {
+pub(crate) struct Create {
     /// Permission bits, after the creator's umask.
     pub mode: u32,
     /// The creator.
@@ -122,7 +122,7 @@ pub struct Create {
 
 /// Which way lseek(2) looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seek {
+pub(crate) enum Seek {
     /// `SEEK_DATA`
     Data,
     /// `SEEK_HOLE`
@@ -131,7 +131,7 @@ pub enum Seek {
 
 /// What fallocate(2) is to do with a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Allocate {
+pub(crate) enum Allocate {
     /// Mode 0: provide the space, change no byte.
     Reserve,
     /// `PUNCH_HOLE` or `ZERO_RANGE`: make it zeros.
@@ -140,7 +140,7 @@ pub enum Allocate {
 
 /// What statfs(2) shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Space {
+pub(crate) struct Space {
     /// Bytes in all; none of them is free.
     pub bytes: u64,
     /// How many files there are.
@@ -149,7 +149,7 @@ pub struct Space {
 
 /// An entry of a directory listing.
 #[derive(Debug)]
-pub struct Listed<'a> {
+pub(crate) struct Listed<'a> {
     /// Its name.
     pub name: &'a OsStr,
     /// What it is.
@@ -159,7 +159,7 @@ pub struct Listed<'a> {
 }
 
 /// A directory of files, as the FUSE adapter sees it. All offsets and lengths are bytes of the file.
-pub trait Volume: fmt::Debug + Send + Sync + 'static {
+pub(crate) trait Volume: fmt::Debug + Send + Sync + 'static {
     /// The entry `name` of directory `parent`. ENOENT: there is none.
     fn lookup(&self, parent: Inode, name: &OsStr) -> Result<LookupEntry>;
 
@@ -172,9 +172,8 @@ pub trait Volume: fmt::Debug + Send + Sync + 'static {
     /// Opens a file.
     fn open(&self, inode: Inode, write: bool) -> Result<Handle>;
 
-    /// Reads at `offset` into `out`, returns how many bytes. Fewer than asked for: the file's end, or a bad place
-    /// in the source right behind. With `whole`, a bad place anywhere in the range is an error instead (a page
-    /// cache would fill the rest with zeros).
+    /// As [`Self::read_and`]; returns how many bytes.
+    #[cfg(test)]
     fn read(&self, handle: Handle, offset: u64, out: &mut [u8], whole: bool) -> Result<usize> {
         let mut got = Err(Errno::EIO);
         self.read_and(handle, offset, out, whole, &mut |served| {
@@ -183,7 +182,9 @@ pub trait Volume: fmt::Debug + Send + Sync + 'static {
         got
     }
 
-    /// As `read`, with the answer given to `reply`, once; what need not be waited for is done after it.
+    /// Reads at `offset` into `out`, and gives what came to `reply`, once; what need not be waited for is done after that.
+    /// Fewer bytes than asked for: the file's end, or a bad place in the source right behind. With `whole`, a bad place
+    /// anywhere in the range is an error instead (a page cache would fill the rest with zeros).
     fn read_and(
         &self,
         handle: Handle,

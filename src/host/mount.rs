@@ -27,7 +27,7 @@ use crate::sys::device::DeviceNumber;
 use crate::sys::mountinfo::Table;
 
 /// The type that mountinfo shows for all our mounts.
-pub const FS_TYPE: &str = "fuse.bmapfs";
+pub(crate) const FS_TYPE: &str = "fuse.bmapfs";
 
 const DEVICE: &str = "/dev/fuse";
 /// What mount(2) copies of its data and of its source, with the NUL at the end: a page and `PATH_MAX`.
@@ -35,7 +35,7 @@ const KERNEL_STRING: usize = 4096;
 
 /// What to mount.
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// Shown as the source: SRC's canonical path, or what `fsname=` says. Any bytes but NUL.
     pub source: &'a OsStr,
     /// Where; as [`check_mountpoint`] gave it.
@@ -48,14 +48,14 @@ pub struct Request<'a> {
 
 /// A mount that this process has made, or (`/dev/fd/N`) was handed. Dropping it does not unmount.
 #[derive(Debug)]
-pub struct Mount {
+pub(crate) struct Mount {
     mountpoint: PathBuf,
     device: Option<DeviceNumber>,
 }
 
 /// How an attempt to unmount ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The mount is gone.
     Unmounted,
     /// It was gone already.
@@ -69,14 +69,14 @@ pub enum Outcome {
 /// Checks a mount point and gives its canonical path: it exists, is a directory, may be used by the caller,
 /// neither holds the source nor lies in it, and does not already show `source`. `/dev/fd/N` passes as it is.
 /// A refusal is [`Status::Usage`] if it is one of permission, else [`Status::MountFailed`].
-pub fn check_mountpoint(mountpoint: &Path, source: &Path) -> exit::Result<PathBuf> {
+pub(crate) fn check_mountpoint(mountpoint: &Path, source: &Path) -> exit::Result<PathBuf> {
     point::check(mountpoint, source)
 }
 
 /// Mounts, and returns the /dev/fuse descriptor (close-on-exec, number above 2) on which the kernel now waits
 /// for its first answer. Root calls mount(2); a user is helped by fusermount3. For `/dev/fd/N`, which the
 /// caller has mounted already, nothing is mounted.
-pub fn mount(request: &Request<'_>) -> exit::Result<(OwnedFd, Mount)> {
+pub(crate) fn mount(request: &Request<'_>) -> exit::Result<(OwnedFd, Mount)> {
     if let Some(number) = point::descriptor_number(request.mountpoint) {
         let descriptor = adopt(number).map_err(|error| {
             let shown = request.mountpoint.display();
@@ -120,7 +120,7 @@ pub fn mount(request: &Request<'_>) -> exit::Result<(OwnedFd, Mount)> {
 /// The name of the thread that a serving process has for as long as the kernel is connected to it: by it
 /// umount's helper finds the daemon. At most 15 bytes, as much as the kernel keeps, since the major is 0.
 #[must_use]
-pub fn marker_name(device: DeviceNumber) -> String {
+pub(crate) fn marker_name(device: DeviceNumber) -> String {
     format!("fuse {device}")
 }
 
@@ -128,25 +128,25 @@ impl Mount {
     /// The device number of the file system. `None` only if it was unmounted at once by somebody else, or for
     /// `/dev/fd/N` where the kernel does not tell.
     #[must_use]
-    pub fn device(&self) -> Option<DeviceNumber> {
+    pub(crate) fn device(&self) -> Option<DeviceNumber> {
         self.device
     }
 
     /// Where it was mounted.
     #[must_use]
-    pub fn mountpoint(&self) -> &Path {
+    pub(crate) fn mountpoint(&self) -> &Path {
         &self.mountpoint
     }
 
     /// Whether the file system is still mounted anywhere in this process's mount namespace.
-    pub fn is_mounted(&self) -> io::Result<bool> {
+    pub(crate) fn is_mounted(&self) -> io::Result<bool> {
         let device = self.known_device()?;
         Ok(Table::read()?.of_device(device).next().is_some())
     }
 
     /// Ends the mount, for a signal: a busy one is detached, and is to be served until its users have ended.
     /// Never touches somebody else's mount on the same path, nor bind mounts of ours elsewhere.
-    pub fn unmount(&self) -> io::Result<Outcome> {
+    pub(crate) fn unmount(&self) -> io::Result<Outcome> {
         let device = self.known_device()?;
         let table = Table::read()?;
         let ours = || table.of_device(device);

@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 /// A file that is going to be replaced.
 #[derive(Debug)]
-pub struct Replaced {
+pub(crate) struct Replaced {
     path: PathBuf,
     new: NamedTempFile,
 }
@@ -22,7 +22,7 @@ impl Replaced {
     /// # Errors
     /// There is something at `path` that is not empty and does not begin with `beginning`, so it is not an older one:
     /// maybe an image whose name was typed in the wrong place. Or nothing can be made there.
-    pub fn open(path: &Path, beginning: &[u8]) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, beginning: &[u8]) -> io::Result<Self> {
         let path = match std::fs::canonicalize(path) {
             Ok(old) => {
                 check(&old, beginning)?;
@@ -44,12 +44,12 @@ impl Replaced {
 
     /// What is written to this is the new content.
     #[must_use]
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         self.new.as_file()
     }
 
     /// Puts the new file in the old one's place.
-    pub fn finish(self) -> io::Result<()> {
+    pub(crate) fn finish(self) -> io::Result<()> {
         self.new.as_file().sync_all()?;
         self.new.persist(&self.path).map_err(|e| e.error)?;
         Ok(())

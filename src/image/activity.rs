@@ -13,7 +13,7 @@ use crate::sys::device::DeviceNumber;
 
 /// What was written to a device since it appeared, and which device that is. Only equality means anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counters {
+pub(crate) struct Counters {
     /// 512-byte sectors written, also with zeros (of the whole disk, for a partition).
     pub sectors_written: u64,
     /// 512-byte sectors discarded (of the whole disk, for a partition).
@@ -36,13 +36,13 @@ pub struct Counters {
 /// `None`, which means that the device may have been written: no such device, statistics off or unreadable,
 /// or a write on its way. The caller fsyncs the device before, or dirty pages are not counted.
 #[must_use]
-pub fn counters(device: DeviceNumber) -> Option<Counters> {
+pub(crate) fn counters(device: DeviceNumber) -> Option<Counters> {
     counters_in(Path::new("/sys"), device)
 }
 
 /// What is different after each boot. `None` if the kernel does not say.
 #[must_use]
-pub fn boot_id() -> Option<String> {
+pub(crate) fn boot_id() -> Option<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let id = id.trim();
     (!id.is_empty()).then(|| id.to_owned())

@@ -19,7 +19,7 @@ mod tests;
 
 /// Somebody who uses the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub(crate) struct Holder {
     sentence: String,
     /// Whether this use may write to the image.
     pub writes: bool,
@@ -35,7 +35,7 @@ impl fmt::Display for Holder {
 /// Everything that uses `file`, or, if it is a block device, one of its partitions or the disk that it is a
 /// partition of. Where /proc or /sys cannot be read, nothing is found there.
 #[must_use]
-pub fn find(file: &File) -> Vec<Holder> {
+pub(crate) fn find(file: &File) -> Vec<Holder> {
     let Ok(metadata) = file.metadata() else {
         return Vec::new();
     };

@@ -42,7 +42,7 @@ enum SourceKind {
 
 /// An open image file or block device.
 #[derive(Debug)]
-pub struct Source {
+pub(crate) struct Source {
     file: File,
     kind: SourceKind,
     extents: Extents,

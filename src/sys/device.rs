@@ -7,7 +7,7 @@ use nix::sys::stat::{major, minor};
 
 /// Major and minor number of a block device, or of the file system that a file is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct DeviceNumber {
+pub(crate) struct DeviceNumber {
     /// Which driver; 0 for file systems without a device, which all of ours are.
     pub major: u64,
     /// Which of its devices; below 2^20.
@@ -17,7 +17,7 @@ pub struct DeviceNumber {
 impl DeviceNumber {
     /// From a number as stat(2) gives it.
     #[must_use]
-    pub fn from_raw(device: u64) -> Self {
+    pub(crate) fn from_raw(device: u64) -> Self {
         Self {
             major: major(device),
             minor: minor(device),
@@ -26,7 +26,7 @@ impl DeviceNumber {
 
     /// From `major:minor`, decimal, as sysfs and mountinfo have it.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.trim_end().split_once(':')?;
         Some(Self {
             major: major.parse().ok()?,
@@ -36,7 +36,7 @@ impl DeviceNumber {
 
     /// Where a block device is described below `sys`, which is /sys but in tests.
     #[must_use]
-    pub fn sysfs(self, sys: &Path) -> PathBuf {
+    pub(crate) fn sysfs(self, sys: &Path) -> PathBuf {
         sys.join("dev/block").join(self.to_string())
     }
 }
