@@ -1,6 +1,6 @@
 //! bmapfs shows a disk image or block device as a directory of block files.
 //!
-//! The way of the data is [`image`] -> [`blocks`] -> [`fuse`] -> [`host::mount`]; [`session`] wires them
+//! The way of the data is `image` -> `blocks` -> `fuse` -> `host::mount`; [`session`] wires them
 //! and nothing below it knows a mount point. Only `main` prints errors and exits.
 
 mod blocks;
