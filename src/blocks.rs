@@ -249,10 +249,10 @@ impl Blocks {
             })
         };
         // Content may have been shown with the second of a write that came later in it, and that was the last.
-        if self.times.touched() > 0
-            && let Err(e) = self.image.touch()
-        {
-            log::warn!("setting the image's time: {e}");
+        if self.times.touched() > 0 {
+            if let Err(e) = self.image.touch() {
+                log::warn!("setting the image's time: {e}");
+            }
         }
         Ok(Summary {
             blocks,

@@ -377,9 +377,8 @@ impl Rescan {
             log::info!("SIGHUP: this mount shows a snapshot, which does not change");
             return;
         }
-        if let Some((running, _)) = &self.0
-            && !running.is_finished()
-        {
+        let running = |(thread, _): &(JoinHandle<()>, _)| !thread.is_finished();
+        if self.0.as_ref().is_some_and(running) {
             log::info!("SIGHUP: a scan is under way already");
             return;
         }

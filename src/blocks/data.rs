@@ -105,16 +105,12 @@ impl Blocks {
         end: u64,
         whole: bool,
     ) -> Result<usize> {
-        if let Some(ahead) = &open.ahead
-            && let Ok(mut ahead) = ahead.try_lock()
-            && let Some(len) = ahead.read(
-                self.image.as_ref(),
-                out,
-                offset,
-                end,
-                self.version.load(SeqCst),
-            )
-        {
+        let version = self.version.load(SeqCst);
+        let early = open.ahead.as_ref().and_then(|ahead| {
+            let mut ahead = ahead.try_lock().ok()?;
+            ahead.read(self.image.as_ref(), out, offset, end, version)
+        });
+        if let Some(len) = early {
             return Ok(len);
         }
         let got = read_span(self.image.as_ref(), out, offset);

@@ -155,10 +155,11 @@ impl Staging {
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         let replaced = files.by_name.insert(to.to_owned(), Arc::clone(staged));
         let old = std::mem::replace(&mut staged.lock().place, StagedPlace::Named(to.to_owned()));
-        if let StagedPlace::Named(old) = old
-            && old != to
-        {
-            files.by_name.remove(&old);
+        match old {
+            StagedPlace::Named(old) if old != to => {
+                files.by_name.remove(&old);
+            }
+            _ => {}
         }
         if let Some(replaced) = replaced.filter(|replaced| replaced.id != staged.id) {
             self.lose_name(&mut files, &replaced, StagedPlace::Removed);

@@ -150,18 +150,17 @@ impl Blocks {
             // Held all along: a write to the staged file comes before or after, and then goes to the block.
             let mut state = staged.lock();
             let len = state.content.len() as u64;
-            if len != span.len()
-                && let Some(done) = self.truncate_last(block, len)
-            {
+            if len != span.len() {
+                let Some(done) = self.truncate_last(block, len) else {
+                    log::warn!(
+                        "{}: it has {len} bytes, and block {block} has {}: not renamed. {}",
+                        name.to_string_lossy(),
+                        span.len(),
+                        self.likely_cause(block, Some(len))
+                    );
+                    return Err(Errno::EPERM);
+                };
                 done?;
-            } else if len != span.len() {
-                log::warn!(
-                    "{}: it has {len} bytes, and block {block} has {}: not renamed. {}",
-                    name.to_string_lossy(),
-                    span.len(),
-                    self.likely_cause(block, Some(len))
-                );
-                return Err(Errno::EPERM);
             }
             self.lengths.cut(block, len, self.whole());
             let mut done = 0;

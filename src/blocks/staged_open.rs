@@ -153,10 +153,11 @@ impl Blocks {
     /// A file that is longer than its block is as good as a write past the block's end (promise P25).
     fn resize_staged(&self, state: &mut StagedState, len: u64) -> Result<()> {
         let resized = self.staging.resize(state, len);
-        if resized == Err(Errno::EFBIG)
-            && let StagedPlace::Named(name) = &state.place
-            && let Some(block) = Staging::block_in(name)
-        {
+        let block = match &state.place {
+            StagedPlace::Named(name) if resized == Err(Errno::EFBIG) => Staging::block_in(name),
+            _ => None,
+        };
+        if let Some(block) = block {
             self.latch(
                 block,
                 &format!("a temporary file of it grows to {len} bytes, past its end"),

@@ -267,9 +267,10 @@ impl Image for Source {
         let mut flushed = flushed.lock().unwrap_or_else(PoisonError::into_inner);
         let stat = self.file.metadata()?;
         let written = (stat.mtime(), stat.mtime_nsec());
-        if let Some((then, at)) = flushed.as_ref()
-            && (*then == written || at.elapsed() < FLUSH_INTERVAL)
-        {
+        let fresh = flushed
+            .as_ref()
+            .is_some_and(|(then, at)| *then == written || at.elapsed() < FLUSH_INTERVAL);
+        if fresh {
             return Ok(());
         }
         self.extents.forget();

@@ -43,10 +43,10 @@ pub(super) fn prepare(
     purpose: Purpose,
     tally: &Arc<Tally>,
 ) -> Result<Prepared> {
-    if config.volume.writable
-        && let Err(e) = sys::set_io_flusher()
-    {
-        log::debug!("PR_SET_IO_FLUSHER: {e}");
+    if config.volume.writable {
+        if let Err(e) = sys::set_io_flusher() {
+            log::debug!("PR_SET_IO_FLUSHER: {e}");
+        }
     }
     if config.source.is_dir() {
         return prepare_reverse(config);

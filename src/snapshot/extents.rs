@@ -138,14 +138,13 @@ impl Map {
         if end <= start {
             return;
         }
-        if let Some(last) = self.pieces.last_mut()
-            && last.place.after(last.span.len()) == place
-        {
-            last.span.end = end;
-            return;
+        match self.pieces.last_mut() {
+            Some(last) if last.place.after(last.span.len()) == place => last.span.end = end,
+            _ => {
+                let span = Span::new(start, end);
+                self.pieces.push(Piece { span, place });
+            }
         }
-        let span = Span::new(start, end);
-        self.pieces.push(Piece { span, place });
     }
 }
 

@@ -205,11 +205,10 @@ impl World {
             ..
         } = self.clients.remove(client);
         self.blocks.release(handle);
-        if let File::Temporary(number) = file
-            && let TemporaryPlace::Block(block) = self.model.temporary[number].place
-            && went_on
-        {
-            self.model.closed(File::Block(block), write);
+        if let (File::Temporary(number), true) = (file, went_on) {
+            if let TemporaryPlace::Block(block) = self.model.temporary[number].place {
+                self.model.closed(File::Block(block), write);
+            }
         }
         self.model.closed(file, write);
     }
