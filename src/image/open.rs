@@ -215,7 +215,7 @@ fn set_direct(file: &File) -> io::Result<bool> {
 }
 
 fn is_read_only(file: &File) -> bool {
-    sys::device_is_read_only(file.as_fd()).unwrap_or(false)
+    sys::device::is_read_only(file.as_fd()).unwrap_or(false)
 }
 
 fn kind_of_file(file: &File) -> Option<PathKind> {

@@ -78,7 +78,7 @@ impl Source {
     /// Wraps a block device. `exclusive`: nobody else can write it, so the page cache is right; else the
     /// descriptor was opened with `O_DIRECT`.
     pub(super) fn device(file: File, exclusive: bool) -> io::Result<Self> {
-        let sector = sys::device_sector(file.as_fd())?;
+        let sector = sys::device::sector(file.as_fd())?;
         let number = DeviceNumber::from_raw(file.metadata()?.rdev());
         let direct = (!exclusive).then(|| Direct::new(sector));
         Ok(Self {
@@ -184,7 +184,7 @@ impl Image for Source {
     fn size(&self) -> io::Result<u64> {
         match self.kind {
             SourceKind::File { .. } => Ok(self.file.metadata()?.len()),
-            SourceKind::Device { .. } => sys::device_size(self.file.as_fd()),
+            SourceKind::Device { .. } => sys::device::size(self.file.as_fd()),
         }
     }
 

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 
 use crate::changes::ChangedRanges;
 use crate::geometry::Span;
-use crate::sys::{self, MappedExtent};
+use crate::sys::files::{MappedExtent, map_extents};
 
 /// `FIEMAP_EXTENT_*` of linux/fiemap.h: the flags of an extent whose bytes are where it says.
 mod flags {
@@ -108,7 +108,7 @@ impl Map {
         let mut end = 0;
         // The flag for the last extent is not relied on: to take the rest for a hole must take an answer of its own.
         while end < size {
-            let batch = sys::map_extents(file.as_fd(), end)?;
+            let batch = map_extents(file.as_fd(), end)?;
             if batch.is_empty() {
                 break;
             }
