@@ -2,8 +2,10 @@
 //! are.
 #![allow(unsafe_code)]
 
+use std::fs::Metadata;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::UNIX_EPOCH;
 
 /// The beginning of what `BTRFS_IOC_FS_INFO` tells, and room for the rest.
 #[repr(C)]
@@ -70,6 +72,13 @@ fn read_number(fd: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<u32> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// When a file's inode was made, in seconds since the epoch and nanoseconds; `None` where the file system does not keep
+/// that.
+pub(crate) fn born(stat: &Metadata) -> Option<(i64, u32)> {
+    let since = stat.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some((i64::try_from(since.as_secs()).ok()?, since.subsec_nanos()))
 }
 
 /// The generation of a file's inode number, which is another one when the number is used again (`FS_IOC_GETVERSION`).
