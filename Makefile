@@ -27,7 +27,7 @@ TEST_PACKAGES = $(DEMO_PACKAGES) util-linux-extra bsdutils fdisk bmap-tools fio 
 PACKAGES = $(TEST_PACKAGES)
 
 # More than the machine has processors: a test of times mostly waits for a second to end.
-TEST_THREADS ?= 6
+TEST_THREADS ?= 10
 
 .PHONY: all build help demo quick test bench check install uninstall clean deps cargo-there
 

@@ -13,6 +13,17 @@ pub trait Clock: fmt::Debug + Send + Sync {
 
     /// Waits until `second` is over, but never longer than `most`.
     fn wait_past(&self, second: i64, most: Duration);
+
+    /// Waits for `second` to end as [`Clock::wait_past`] does, unless it lies more than `near` seconds ahead. Whether it
+    /// waited.
+    fn wait_if_near(&self, second: i64, near: i64, most: Duration) -> bool {
+        let now = self.now();
+        let is_near = now <= second && second <= now.saturating_add(near);
+        if is_near {
+            self.wait_past(second, most);
+        }
+        is_near
+    }
 }
 
 /// The machine's real-time clock.

@@ -3,13 +3,20 @@
 //!
 //! Invariant: it can only make a sync slower, never wrong. Whatever is in doubt gets a new stamp.
 
-pub(crate) mod file;
-pub(crate) mod format;
+mod clockwork;
+mod counters;
+#[cfg(test)]
+pub(crate) mod door;
+mod evidence;
+mod file;
+mod first_pass;
+mod format;
 mod name;
 mod open;
-pub(crate) mod over;
+mod over;
 mod partial;
-pub(crate) mod record;
+mod record;
+mod records;
 mod request;
 mod save;
 mod scan;
@@ -20,23 +27,29 @@ mod written;
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Once, PoisonError, RwLock};
 
-use crate::changes::ImageState;
 use crate::clock::Clock;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::{Fingerprint, Image};
+use crate::order::Ordered;
 use crate::per_block::PerBlock;
 use crate::scan::{Digest, ZeroDigests};
+use crate::stamp::{READ, REPORTED, STAMPED};
 
+use clockwork::Clockwork;
+use counters::Counters;
+use evidence::Evidence;
 use file::Store;
-use record::{HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, STEP, TORN, even};
+use record::{HASHED, OWN, Record, SETTLED, UNREAD};
 
+pub use counters::Report;
+pub use evidence::Meanwhile;
 pub use file::{FileId, Refused};
+pub use first_pass::FirstPass;
 pub use name::{default_path, mount_name};
 pub use partial::Plan;
-pub(crate) use record::LOOKS_BACK;
 pub use request::{OpenError, Purpose, Request};
 pub(crate) use served::Served;
 
@@ -46,125 +59,53 @@ pub fn lies_below(file: &Path, directory: &Path) -> bool {
     file::lies_below(file, directory)
 }
 
-/// What a scan found, in blocks.
-#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
-pub struct Report {
-    /// Blocks of the image.
-    pub blocks: u64,
-    /// Content that the index had otherwise.
-    pub changed: u64,
-    /// Blocks that the index did not have.
-    pub new: u64,
-    /// Same content, but new stamps, because what was copied with the old ones is not certain.
-    pub unsettled: u64,
-    /// Blocks that cannot be read.
-    pub unreadable: u64,
-    /// The same content with the same stamp.
-    pub unchanged: u64,
-    /// Of all: blocks of zeros.
-    pub zero: u64,
-    /// Bytes that were read of the image.
-    pub bytes_read: u64,
-    /// How long it took.
-    pub seconds: f64,
-}
-
-/// A stamp that a client sets is cut to this many seconds, so that there are later ones.
-const FURTHEST: i64 = i64::MAX / 4;
-
-/// Seconds between a scan and the listing that follows it at once.
-const FRESH: i64 = 2;
-
 /// The index of one image at one block size, in use.
+///
+/// The order in which a thread takes its locks: `saving`, `evidence`, the newest stamp in `counters`, a page of `records`,
+/// and then one of those under which none is taken (`writers`, `geometry`, reports, the store's own); `crate::order`
+/// checks it. Nothing that waits, for the image, a disk or the clock, is done under one of them, but the index is saved
+/// under `saving`.
 #[derive(Debug)]
-// Each is a circumstance of its own.
-#[allow(clippy::struct_excessive_bools)]
 pub struct Index {
     image: Arc<dyn Image>,
     clock: Arc<dyn Clock>,
     store: Box<dyn Store>,
     source: String,
-    pub(crate) records: PerBlock<Record>,
-    zeros: ZeroDigests,
-    geometry: RwLock<Geometry>,
-    /// As many records as were ever saved; those past the image's end stay as they are.
-    count: AtomicU64,
-    /// Before this second no stamp is made.
-    floor: AtomicI64,
-    /// While a scan goes on in a mount: later than all stamps that it will make.
-    scan_ends_below: AtomicI64,
-    /// The latest second of a stamp that may be shown before the next save.
-    ceiling: AtomicI64,
-    /// The latest stamp of all blocks.
-    newest: AtomicI64,
-    newest_is_stale: AtomicBool,
-    /// Before the last finished scan.
-    fingerprint: Mutex<Fingerprint>,
-    /// The state of the image that the digests describe, if somebody can tell what changes after it.
-    state: Mutex<Option<ImageState>>,
-    /// Some digests are of that state, on others' word, and not of `fingerprint`, which may be later.
-    vouched: AtomicBool,
-    /// What others may have written is watched for: without -w, and with -o force.
-    watch: bool,
+    /// The image is mounted with -w.
     writable: bool,
-    /// One stamp for all blocks, since the image was written while it is mounted; and the moment it is for.
-    pub(crate) overlay: Mutex<Option<Overlay>>,
     /// Blocks that cannot be read get new stamps all the same.
     salvage: bool,
     purpose: Purpose,
-    /// There is no file, or it could not be saved at the beginning.
-    pub(crate) unsaved: AtomicBool,
-    /// Until this second one listing may show what the scan found, although nothing proves that it is still so.
-    pub(crate) fresh: AtomicI64,
-    /// How many scans have ended; changes while `overlay` is held.
-    scans: AtomicU64,
-    touched: AtomicU64,
-    /// How many stamps were made for blocks that were written.
-    made: AtomicI64,
-    /// The latest of them.
-    pub(crate) last_made: AtomicI64,
-    /// Changes with every scan.
-    epoch: AtomicU64,
-    /// Of all scans before the present one.
-    meanwhile: Mutex<Meanwhile>,
-    report: Mutex<Report>,
-    /// The blocks that got new stamps in the last scan, if somebody wants to know.
-    restamped: Option<Mutex<Vec<u64>>>,
-    /// Open handles that can write, by block.
-    writers: Mutex<HashMap<BlockIndex, u64>>,
-    /// Held while the index is saved.
-    saving: Mutex<()>,
     threads: usize,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Overlay {
-    pub(crate) stamp: i64,
-    fingerprint: Fingerprint,
-}
-
-/// Whether an image was written while it was served.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Meanwhile {
-    /// Nothing shows that it was.
-    #[default]
-    Quiet,
-    /// Nothing would show it.
-    Unknown,
-    /// It was.
-    Written,
+    zeros: ZeroDigests,
+    geometry: RwLock<Geometry>,
+    records: PerBlock<Record>,
+    /// As many as were ever saved; those past the image's end stay as they are.
+    count: AtomicU64,
+    clockwork: Clockwork,
+    evidence: Evidence,
+    counters: Counters,
+    /// The stamps that were made at the beginning are over: none is shown before.
+    over: Once,
+    /// Open handles that can write, by block.
+    writers: Ordered<HashMap<BlockIndex, u64>>,
+    /// There is no file, or it could not be saved at the beginning.
+    unsaved: AtomicBool,
+    /// Held while the index is saved.
+    saving: Ordered<()>,
 }
 
 impl Index {
     /// The stamp that a block shows. From now on it counts as reported.
     pub(crate) fn report_stamp(&self, block: BlockIndex) -> i64 {
+        self.let_first_pass();
         if !self.geometry().has(block) {
             self.follow_size();
             if !self.geometry().has(block) {
                 self.came_back(block);
             }
         }
-        let overlay = self.overlay_stamp();
+        let overlay = self.evidence.overlay();
         let shown = self.records.with(block, |record| {
             if let Some(stamp) = overlay.filter(|_| !record.has(OWN)) {
                 return Some(stamp);
@@ -172,8 +113,8 @@ impl Index {
             if !self.writable && !record.has(REPORTED) {
                 return None;
             }
-            record.set(REPORTED);
-            record.has(STAMPED).then_some(record.stamp)
+            record.add(REPORTED);
+            record.has(STAMPED).then_some(record.stamp.second())
         });
         // A block that has appeared since the scan: nobody has it, and it is not settled.
         shown.unwrap_or_else(|| {
@@ -182,155 +123,58 @@ impl Index {
                 self.pass_stamp(block);
             }
             self.records.with(block, |record| {
-                record.set(REPORTED);
-                record.stamp
+                record.add(REPORTED);
+                record.stamp.second()
             })
         })
     }
 
     /// The newest stamp of all.
     pub(crate) fn newest(&self) -> i64 {
-        if self.newest_is_stale.swap(false, SeqCst) {
-            self.find_newest();
-        }
-        let newest = self.newest.load(SeqCst);
-        lock(&self.overlay)
-            .as_ref()
-            .map_or(newest, |overlay| newest.max(overlay.stamp))
+        self.let_first_pass();
+        let find = || self.records.greatest(|record| record.stamp.second());
+        let newest = self.counters.given.newest(find);
+        self.evidence.overlay().unwrap_or(newest).max(newest)
     }
 
     /// The block is about to be read.
     pub(crate) fn read(&self, block: BlockIndex) {
         if self.writable {
-            self.records.with(block, |record| record.set(READ));
+            self.records.with(block, |record| record.add(READ));
         }
     }
 
     /// A handle was served all it ever will be. Unless that was the whole block with the content that the index
     /// names, what its client has is not certain.
     pub(crate) fn served(&self, block: BlockIndex, digest: Option<Digest>, epoch: u64) {
-        if !self.watch {
-            return;
-        }
-        let before_scan = epoch != self.epoch.load(SeqCst);
+        let before_scan = epoch != self.epoch();
+        let watch = self.evidence.watch;
         self.records.with(block, |record| {
             if before_scan {
+                record.clear(UNREAD);
+            }
+            if before_scan && watch {
                 record.doubt();
             }
-            if !record.has(HASHED) || digest != Some(record.digest) {
-                record.set(TORN);
+            if watch || record.has(UNREAD) {
+                record.served(digest);
             }
         });
     }
 
     /// Changes with every scan: what `served` is told with a handle that was opened before.
     pub(crate) fn epoch(&self) -> u64 {
-        self.epoch.load(SeqCst)
+        self.evidence.epoch.load(SeqCst)
     }
 
-    /// Whether what handles are served must be hashed.
-    pub(crate) fn watches(&self) -> bool {
-        self.watch
-    }
-
-    /// At each listing of the root: unless it is certain that the image was not written since the scan, all blocks get
-    /// new stamps. May wait for a second to end, so that what is written later has a later one.
-    pub(crate) fn refresh(&self) {
-        if !self.watch || self.purpose != Purpose::Mount {
-            return;
-        }
-        let came = self.clock.now();
-        loop {
-            let scans = self.scans.load(SeqCst);
-            // Before any lock: it may flush the image.
-            let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
-            if !self.is_news(&now, came) {
-                return;
-            }
-            let first = lock(&self.overlay).is_none();
-            let stamp = self.stamp_that_is_over(|| self.stamp_for_all(first));
-            let mut overlay = lock(&self.overlay);
-            // A scan has ended meanwhile: it has looked later than this listing.
-            if self.scans.load(SeqCst) != scans {
-                continue;
-            }
-            self.records.for_each(|record| record.clear(OWN));
-            // Another listing may have been quicker, and made a later one.
-            if overlay.as_ref().is_none_or(|known| known.stamp < stamp) {
-                *overlay = Some(Overlay {
-                    stamp,
-                    fingerprint: now,
-                });
-            }
-            if first {
-                log::warn!(
-                    "the image was, or may have been, written since it was scanned: all blocks show new times until \
-                     SIGHUP"
-                );
-            }
-            return;
-        }
-    }
-
-    /// Whether the image was, or may have been, written since the stamps that listings show were made. `came`: the second
-    /// in which the listing began that asks.
-    fn is_news(&self, now: &Fingerprint, came: i64) -> bool {
-        let since = lock(&self.overlay).as_ref().map_or_else(
-            || lock(&self.fingerprint).clone(),
-            |known| known.fingerprint.clone(),
-        );
-        if now.proves_unwritten_since(&since, true) {
-            return false;
-        }
-        let unwritten = now.differs_from(&since) == Some(false);
-        // Used up by any listing: what it shows is not what the scan found if the image was written.
-        let fresh = self.fresh.swap(i64::MIN, SeqCst) >= came;
-        !(fresh && unwritten)
-    }
-
-    /// A stamp for all blocks that no block has had, nor will have. `first`: say so if it cannot be saved.
-    fn stamp_for_all(&self, first: bool) -> i64 {
-        let stamp = {
-            // A scan that begins makes none of the same.
-            let overlay = lock(&self.overlay);
-            let latest = overlay
-                .as_ref()
-                .map_or(i64::MIN, |known| known.stamp)
-                // Not the newest that is shown: a client may have set a time back.
-                .max(self.latest());
-            let stamp = even(
-                self.clock
-                    .now()
-                    .max(self.floor.load(SeqCst))
-                    .max(self.scan_ends_below.load(SeqCst))
-                    .max(latest.saturating_add(STEP)),
-            );
-            // Nobody knows what content goes with it, so no block may get it later.
-            self.floor.fetch_max(stamp.saturating_add(STEP), SeqCst);
-            stamp
-        };
-        // Saving may take long, and who looks at a block needs that lock.
-        if self.raise_ceiling(stamp).is_err() && first {
-            log::warn!("the index cannot be saved; stamps made now may come again after a crash");
-        }
-        stamp
-    }
-
-    /// From now on the index can be used. What was scanned just now is what the next listing shows, also where nothing
-    /// proves it: that is what `bmapfs run` does all its life.
-    fn ready(&self) {
-        self.fresh
-            .store(self.clock.now().saturating_add(FRESH), SeqCst);
+    /// Whether what a handle of this block is served must be hashed.
+    pub(crate) fn watches(&self, block: BlockIndex) -> bool {
+        self.evidence.watch || self.records.with(block, |record| record.has(UNREAD))
     }
 
     /// How many stamps were made for blocks that were written.
     pub(crate) fn made(&self) -> i64 {
-        self.made.load(SeqCst)
-    }
-
-    /// How many blocks were written or given a time.
-    pub(crate) fn touched(&self) -> u64 {
-        self.touched.load(SeqCst)
+        self.counters.given.made()
     }
 
     /// Whether the block is known to be all zeros.
@@ -339,12 +183,6 @@ impl Index {
         let zeros = self.zeros.of(self.geometry().span(block).len());
         self.records
             .with(block, |record| record.has(HASHED) && record.digest == zeros)
-    }
-
-    /// Whether the image was certainly not written since the last scan began: its digests are those of now.
-    pub(crate) fn is_current(&self) -> bool {
-        let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
-        now.proves_unwritten_since(&lock(&self.fingerprint), true)
     }
 
     /// The image may have grown before anybody could say so.
@@ -375,7 +213,7 @@ impl Index {
                 && before.span(block) != geometry.span(block)
             {
                 self.records
-                    .with(block, |record| record.clear(HASHED | SETTLED));
+                    .with(block, |record| record.clear(HASHED | SETTLED | UNREAD));
             }
         }
         // An image that was longer once: what is known of those blocks is not of these.
@@ -392,12 +230,6 @@ impl Index {
         !self.unsaved.load(SeqCst)
     }
 
-    /// What the last scan found.
-    #[must_use]
-    pub fn report(&self) -> Report {
-        lock(&self.report).clone()
-    }
-
     /// Ends the use of the index: hashes what is not hashed, decides what is settled, saves.
     pub fn close(&self) -> io::Result<Meanwhile> {
         self.store.ending();
@@ -406,20 +238,23 @@ impl Index {
             self.hash_dirty();
         }
         let meanwhile = self.judge();
+        self.count_first_pass();
         // What was read may be of a later state.
-        if meanwhile != Meanwhile::Quiet && lock(&self.state).take().is_some() {
+        let state = || self.evidence.known.with(|known| known.state.take());
+        if meanwhile != Meanwhile::Quiet && state().is_some() {
             log::warn!(
                 "{}: it was, or may have been, written since the scan began: the next one reads everything",
                 self.source
             );
         }
         if self.writable {
-            *lock(&self.fingerprint) = Fingerprint::Unknown;
+            let known = &self.evidence.known;
+            known.with(|known| known.fingerprint = Fingerprint::Unknown);
         }
         if !matches!(self.purpose, Purpose::Scan { .. }) {
             // For a tool that remembers when it ran, as tar does, only what is later is new.
             let next = self.clock.now().saturating_add(1);
-            self.floor.fetch_max(next, SeqCst);
+            self.clockwork.floor.fetch_max(next, SeqCst);
         }
         let saved = self.save(false);
         if saved.is_ok() {
@@ -429,7 +264,7 @@ impl Index {
         // later may have their second: a mount that knows nothing of them would show it.
         self.wait_for_stamps();
         // Not even a scan must make one that was not noted: its stamps lie back.
-        let shown = self.latest().max(self.floor.load(SeqCst));
+        let shown = self.latest();
         if self.unsaved.load(SeqCst) && self.store.note_ceiling(shown).is_err() {
             self.let_pass();
         }
@@ -440,61 +275,12 @@ impl Index {
         Ok(meanwhile)
     }
 
-    /// Whether the image was written since the scan began; then what was served counts (promise P24).
-    pub(super) fn judge(&self) -> Meanwhile {
-        if !self.watch {
-            return Meanwhile::Quiet;
-        }
-        let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);
-        let (certain, differs) = {
-            let then = lock(&self.fingerprint);
-            (
-                now.proves_unwritten_since(&then, true) && !self.vouched.load(SeqCst),
-                now.differs_from(&then),
-            )
-        };
-        self.records.for_each(|record| {
-            // If it is certain, it stays noted: it may have been served only since.
-            if !certain && record.has(TORN) {
-                record.clear(TORN);
-                record.doubt();
-            }
-        });
-        let present = match differs {
-            Some(true) => Meanwhile::Written,
-            Some(false) => Meanwhile::Quiet,
-            None => Meanwhile::Unknown,
-        };
-        let mut meanwhile = lock(&self.meanwhile);
-        if present != Meanwhile::Quiet {
-            *meanwhile = present;
-        }
-        *meanwhile
-    }
-
-    /// The stamp that all blocks show but those with one of their OWN.
-    fn overlay_stamp(&self) -> Option<i64> {
-        if !self.watch {
-            return None;
-        }
-        lock(&self.overlay).as_ref().map(|overlay| overlay.stamp)
-    }
-
-    fn find_newest(&self) {
-        let mut newest = i64::MIN;
-        self.records.for_each(|record| {
-            if record.has(STAMPED) {
-                newest = newest.max(record.stamp);
-            }
-        });
-        self.newest.store(newest, SeqCst);
+    /// The latest stamp that any block ever had, or all had at once, which is below the floor.
+    fn latest(&self) -> i64 {
+        self.records.latest().max(self.clockwork.floor.load(SeqCst))
     }
 
     pub(crate) fn geometry(&self) -> Geometry {
         *self.geometry.read().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

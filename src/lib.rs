@@ -17,11 +17,13 @@ pub mod host;
 mod image;
 pub mod index;
 mod one_line;
+mod order;
 mod per_block;
 mod reverse;
 mod scan;
 pub mod session;
 pub mod snapshot;
+mod stamp;
 pub mod sys;
 mod volume;
 

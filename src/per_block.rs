@@ -2,9 +2,10 @@
 
 mod block_set;
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use crate::geometry::{BlockIndex, MAX_BLOCKS};
+use crate::order::{Ordered, Rank};
 
 pub(crate) use block_set::BlockSet;
 
@@ -18,7 +19,7 @@ const PAGES: usize = if cfg!(test) {
 };
 const _: () = assert!(cfg!(test) || PAGES as u64 * PAGE as u64 >= MAX_BLOCKS);
 
-type Page<T> = Mutex<Box<[T]>>;
+type Page<T> = Ordered<Box<[T]>>;
 
 /// A `T` for every block, starting as `T::default()`; memory comes with the first use of a page of blocks.
 #[derive(Debug)]
@@ -39,8 +40,8 @@ impl<T: Default + Clone> PerBlock<T> {
     pub(crate) fn with<R>(&self, block: BlockIndex, work: impl FnOnce(&mut T) -> R) -> R {
         let index = block.as_usize();
         let page = self.pages[index / PAGE]
-            .get_or_init(|| Mutex::new(vec![T::default(); PAGE].into_boxed_slice()));
-        work(&mut lock(page)[index % PAGE])
+            .get_or_init(|| Ordered::new(Rank::Page, vec![T::default(); PAGE].into()));
+        page.with(|page| work(&mut page[index % PAGE]))
     }
 
     /// The value of one block, if its page was ever used.
@@ -48,13 +49,13 @@ impl<T: Default + Clone> PerBlock<T> {
     pub(crate) fn peek(&self, block: BlockIndex) -> Option<T> {
         let index = block.as_usize();
         let page = self.pages[index / PAGE].get()?;
-        Some(lock(page)[index % PAGE].clone())
+        Some(page.with(|page| page[index % PAGE].clone()))
     }
 
     /// All values that were ever used, and some that were not, a page at a time.
     pub(crate) fn for_each(&self, mut work: impl FnMut(&mut T)) {
         for page in self.pages.iter().filter_map(OnceLock::get) {
-            lock(page).iter_mut().for_each(&mut work);
+            page.with(|page| page.iter_mut().for_each(&mut work));
         }
     }
 
@@ -69,7 +70,7 @@ impl<T: Default + Clone> PerBlock<T> {
             let len = PAGE.min(count - start);
             match self.pages[start / PAGE].get() {
                 Some(page) => {
-                    let run = lock(page)[..len].to_vec();
+                    let run = page.with(|page| page[..len].to_vec());
                     work(Some(&run), len)?;
                 }
                 None => work(None, len)?,
@@ -83,8 +84,4 @@ impl<T: Default + Clone> Default for PerBlock<T> {
     fn default() -> Self {
         Self::new()
     }
-}
-
-fn lock<T>(page: &Page<T>) -> MutexGuard<'_, Box<[T]>> {
-    page.lock().unwrap_or_else(PoisonError::into_inner)
 }

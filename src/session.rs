@@ -30,7 +30,7 @@ use crate::exit::{OrFail, Result, Status};
 use crate::fuse::{Adapter, Gate};
 use crate::host::daemon::Ready;
 use crate::host::mount::{self, Mount, Outcome, Request};
-use crate::index::{Meanwhile, Purpose};
+use crate::index::{FirstPass, Meanwhile, Purpose};
 use crate::scan::Tally;
 use crate::sys;
 use crate::volume::Volume;
@@ -341,6 +341,16 @@ fn describe(summary: &Summary) -> String {
             report.bytes_read,
             report.seconds
         );
+        if let Some(FirstPass {
+            settled,
+            never_read,
+        }) = report.first_pass
+        {
+            let _ = write!(
+                line,
+                "; not scanned: {settled} blocks have a digest now, {never_read} were never read"
+            );
+        }
     }
     if let Some(untouched) = summary.untouched {
         let _ = write!(

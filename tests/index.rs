@@ -6,6 +6,7 @@ mod changed;
 mod damage;
 mod disk;
 mod evidence;
+mod first;
 mod killed;
 mod live;
 mod place;

@@ -102,12 +102,14 @@ impl Blocks {
                 .image
                 .is_direct()
                 .then(|| Mutex::new(ReadAhead::new(Share::new(&self.handle_memory)))),
-            watched: index.filter(|index| index.watches()).map(|index| Watched {
-                index: Arc::clone(index),
-                served: Mutex::new(Served::new(Share::new(&self.handle_memory))),
-                len: self.geometry().span(block).len(),
-                epoch: index.epoch(),
-            }),
+            watched: index
+                .filter(|index| index.watches(block))
+                .map(|index| Watched {
+                    index: Arc::clone(index),
+                    served: Mutex::new(Served::new(Share::new(&self.handle_memory))),
+                    len: self.geometry().span(block).len(),
+                    epoch: index.epoch(),
+                }),
             writer_of,
         }
     }

@@ -4,20 +4,18 @@
 //! all blocks, which follows the source; writable ones a stamp that is fixed at the mount, and one of its own
 //! for every block that is written or given a time.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::geometry::BlockIndex;
 use crate::image::{Fingerprint, Image};
-use crate::index::LOOKS_BACK;
 use crate::per_block::PerBlock;
+use crate::stamp::{Given, LOOKS_BACK, MADE, READ, REPORTED, STAMPED, STEP, Stamp};
 
 /// How often a file that was just written is looked at again.
 const LOOKS: usize = 3;
-/// A new stamp is this many seconds past the block's last: rsync compares whole seconds, FAT keeps two.
-pub(crate) const STEP: i64 = 2;
 /// The longest wait for a second to end; a clock that jumps back must not stop the mount.
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
 
@@ -84,56 +82,13 @@ impl Follow {
     }
 }
 
-const OWN: u8 = 1;
-const REPORTED: u8 = 2;
-const READ: u8 = 4;
-const TOUCHED: u8 = 8;
-/// The stamp was made here, not set by a client.
-const MADE: u8 = 16;
-
-/// A block's own stamp, if `OWN` is set.
-#[derive(Debug, Clone, Copy, Default)]
-struct Cell {
-    stamp: i64,
-    /// How many seconds the latest stamp that the block ever had lies past this one: a client can set a time back,
-    /// and what is written then must not get a stamp that another content had. Saturates at 136 years.
-    lead: u32,
-    flags: u8,
-}
-
-impl Cell {
-    fn latest(self, base: i64) -> i64 {
-        if self.flags & OWN == 0 {
-            base
-        } else {
-            self.stamp.saturating_add(i64::from(self.lead))
-        }
-    }
-}
-
-/// The newest stamp that a block has of its own.
-#[derive(Debug)]
-struct Newest {
-    stamp: i64,
-    /// The block that had it was given another: look at all of them when somebody asks.
-    stale: bool,
-}
-
-impl Newest {
-    fn raise(&mut self, stamp: i64) {
-        self.stamp = self.stamp.max(stamp);
-    }
-}
-
 /// The stamps of all blocks.
 #[derive(Debug)]
 pub(crate) struct Stamps {
     base: Base,
-    own: Option<PerBlock<Cell>>,
-    newest: Mutex<Newest>,
-    touched: AtomicU64,
-    /// How many stamps were made for blocks that were written.
-    made: AtomicI64,
+    /// Of writable mounts: the stamps that blocks have of their own.
+    own: Option<PerBlock<Stamp>>,
+    given: Given,
     /// The latest stamp that was made here and shown.
     shown: AtomicI64,
     clock: Arc<dyn Clock>,
@@ -169,12 +124,7 @@ impl Stamps {
         Ok(Self {
             base,
             own: writable.then(PerBlock::new),
-            newest: Mutex::new(Newest {
-                stamp: i64::MIN,
-                stale: false,
-            }),
-            touched: AtomicU64::new(0),
-            made: AtomicI64::new(0),
+            given: Given::new(),
             shown: AtomicI64::new(i64::MIN),
             clock,
         })
@@ -244,15 +194,15 @@ impl Stamps {
         let Some(own) = &self.own else {
             return shown(base);
         };
-        own.with(block, |cell| {
-            if cell.flags & OWN == 0 {
+        own.with(block, |stamp| {
+            if !stamp.has(STAMPED) {
                 return shown(base);
             }
-            cell.flags |= REPORTED;
-            if cell.flags & MADE != 0 {
-                shown(cell.stamp);
+            stamp.add(REPORTED);
+            if stamp.has(MADE) {
+                shown(stamp.second());
             }
-            cell.stamp
+            stamp.second()
         })
     }
 
@@ -266,25 +216,23 @@ impl Stamps {
     }
 
     fn newest_own(&self) -> i64 {
-        let mut newest = lock(&self.newest);
-        if newest.stale
-            && let Some(own) = &self.own
-        {
-            newest.stale = false;
-            newest.stamp = i64::MIN;
-            own.for_each(|cell| {
-                if cell.flags & OWN != 0 {
-                    newest.raise(cell.stamp);
-                }
-            });
-        }
-        newest.stamp
+        self.given.newest(|| {
+            let mut newest = i64::MIN;
+            if let Some(own) = &self.own {
+                own.for_each(|stamp| {
+                    if stamp.has(STAMPED) {
+                        newest = newest.max(stamp.second());
+                    }
+                });
+            }
+            newest
+        })
     }
 
-    /// The block was read: its stamp may be told to others with this content.
+    /// The block was read: others may know its stamp with this content.
     pub(crate) fn read(&self, block: BlockIndex) {
         if let Some(own) = &self.own {
-            own.with(block, |cell| cell.flags |= READ);
+            own.with(block, |stamp| stamp.add(READ));
         }
     }
 
@@ -294,90 +242,63 @@ impl Stamps {
         let Some(own) = &self.own else {
             return;
         };
-        let new = own.with(block, |cell| {
-            self.touch(cell);
-            if cell.flags & OWN != 0 && cell.flags & (REPORTED | READ) == 0 {
-                return None;
-            }
-            let stamp = self.clock.now().max(cell.latest(base).saturating_add(STEP));
-            *cell = Cell {
-                stamp,
-                lead: 0,
-                flags: OWN | TOUCHED | MADE,
-            };
-            Some(stamp)
+        let new = own.with(block, |stamp| {
+            self.given.touch(stamp);
+            stamp.had(base);
+            stamp.is_known().then(|| {
+                stamp.restamp(stamp.next(self.clock.now()));
+                stamp.second()
+            })
         });
-        if let Some(stamp) = new {
-            self.made.fetch_add(1, SeqCst);
-            lock(&self.newest).raise(stamp);
+        if let Some(second) = new {
+            self.given.written(second, true);
         }
     }
 
     /// A block that the image had before is part of it again, with other content.
     pub(crate) fn came_back(&self, block: BlockIndex, base: i64) {
         let known = self.own.as_ref().and_then(|own| own.peek(block));
-        if known.is_some_and(|cell| cell.flags & OWN != 0) {
+        if known.is_some_and(|stamp| stamp.has(STAMPED)) {
             self.read(block);
             self.wrote(block, base);
         }
     }
 
     /// A client sets the block's time.
-    pub(crate) fn set(&self, block: BlockIndex, stamp: i64, base: i64) {
+    pub(crate) fn set(&self, block: BlockIndex, second: i64, base: i64) {
         let Some(own) = &self.own else {
             return;
         };
-        let replaced = own.with(block, |cell| {
-            self.touch(cell);
-            let replaced = (cell.flags & OWN != 0).then_some(cell.stamp);
-            let lead = cell.latest(base).saturating_sub(stamp).max(0);
-            *cell = Cell {
-                stamp,
-                lead: u32::try_from(lead).unwrap_or(u32::MAX),
-                flags: OWN | TOUCHED | REPORTED,
-            };
-            replaced
+        let (replaced, second) = own.with(block, |stamp| {
+            self.given.touch(stamp);
+            let replaced = stamp.has(STAMPED).then_some(stamp.second());
+            stamp.had(base);
+            stamp.set(second);
+            (replaced, stamp.second())
         });
-        let mut newest = lock(&self.newest);
-        newest.stale |= replaced.is_some_and(|replaced| replaced >= newest.stamp);
-        newest.raise(stamp);
+        self.given.set(replaced, second);
     }
 
     /// How many stamps were made for blocks that were written.
     pub(crate) fn made(&self) -> i64 {
-        self.made.load(SeqCst)
+        self.given.made()
     }
 
     /// How many blocks were written or given a time.
     pub(crate) fn touched(&self) -> u64 {
-        self.touched.load(SeqCst)
+        self.given.touched()
     }
 
     /// Waits until no later mount can show one of the stamps that were made here and shown: none lies in the future, nor
     /// so near that the stamps of a scan could be the same.
     pub(crate) fn let_pass(&self) {
-        let (shown, now) = (self.shown.load(SeqCst), self.clock.now());
-        if now <= shown.saturating_add(LOOKS_BACK) && shown <= now.saturating_add(STEP) {
-            let last = shown.saturating_add(LOOKS_BACK);
-            self.clock.wait_past(last, LONGEST_WAIT * 2);
-        }
-    }
-
-    fn touch(&self, cell: &mut Cell) {
-        if cell.flags & TOUCHED == 0 {
-            cell.flags |= TOUCHED;
-            self.touched.fetch_add(1, SeqCst);
-        }
+        let last = self.shown.load(SeqCst).saturating_add(LOOKS_BACK);
+        (self.clock).wait_if_near(last, LOOKS_BACK + STEP, LONGEST_WAIT * 2);
     }
 
     /// Waits for `second` to end, unless a clock that was set back makes that a long time. Whether it waited.
     fn wait_if_near(&self, second: i64) -> bool {
-        let now = self.clock.now();
-        let near = now <= second && second <= now.saturating_add(STEP);
-        if near {
-            self.clock.wait_past(second, LONGEST_WAIT);
-        }
-        near
+        self.clock.wait_if_near(second, STEP, LONGEST_WAIT)
     }
 }
 

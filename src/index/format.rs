@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::record::{LASTING, Record};
 use crate::changes::ImageState;
 use crate::image::Fingerprint;
+use crate::stamp::Stamp;
 
 /// The first bytes of every index, with the version of the layout.
 pub(super) const MAGIC: [u8; 16] = *b"bmapfs index 01\n";
-/// Bytes of a record: digest, stamp, lead, flags.
+/// Bytes of a record: digest, stamp, seconds from there to the block's latest stamp, flags.
 pub(super) const RECORD: usize = 32 + 8 + 4 + 1;
 
 /// Bytes of the closing sum.
@@ -76,22 +77,25 @@ pub(super) enum FormatError {
 /// One record as bytes.
 pub(super) fn encode(record: &Record) -> [u8; RECORD] {
     let mut bytes = [0; RECORD];
+    let (second, to_latest, flags) = record.stamp.to_store();
     bytes[..32].copy_from_slice(&record.digest);
-    bytes[32..40].copy_from_slice(&record.stamp.to_le_bytes());
-    bytes[40..44].copy_from_slice(&record.lead.to_le_bytes());
-    bytes[44] = u8::try_from(record.flags & LASTING).unwrap_or(0);
+    bytes[32..40].copy_from_slice(&second.to_le_bytes());
+    bytes[40..44].copy_from_slice(&to_latest.to_le_bytes());
+    bytes[44] = u8::try_from(flags & LASTING).unwrap_or(0);
     bytes
 }
 
 fn decode(bytes: &[u8; RECORD]) -> Record {
     let (digest, rest) = bytes.split_at(32);
-    let (stamp, rest) = rest.split_at(8);
-    let (lead, flags) = rest.split_at(4);
+    let (second, rest) = rest.split_at(8);
+    let (to_latest, flags) = rest.split_at(4);
     Record {
         digest: digest.try_into().unwrap_or_default(),
-        stamp: i64::from_le_bytes(stamp.try_into().unwrap_or_default()),
-        lead: u32::from_le_bytes(lead.try_into().unwrap_or_default()),
-        flags: u16::from(flags[0]) & LASTING,
+        stamp: Stamp::stored(
+            i64::from_le_bytes(second.try_into().unwrap_or_default()),
+            u32::from_le_bytes(to_latest.try_into().unwrap_or_default()),
+            u16::from(flags[0]) & LASTING,
+        ),
         hashes: 0,
     }
 }

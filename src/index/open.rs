@@ -1,35 +1,78 @@
 //! Beginning to use an index: load, judge what it is worth, scan, save as open.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, RwLock};
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Once, RwLock};
 
+use super::Index;
+use super::clockwork::Clockwork;
+use super::counters::Counters;
+use super::evidence::Evidence;
 use super::file::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
-use super::format::{self, Header};
+use super::first_pass::needs_no_scan;
+use super::format::{self, FilePlace, Header};
 use super::over::first_stamp;
 use super::partial::{Plan, Reading};
-use super::record::{REPORTED, Record, SETTLED, STAMPED, STEP};
+use super::record::{Record, SETTLED};
 use super::request::{OpenError, Purpose, Request};
 use super::unsaved::Nowhere;
-use super::{Index, lock};
-use crate::changes::ChangeSource;
 use crate::geometry::BlockIndex;
 use crate::image::Fingerprint;
+use crate::order::{Ordered, Rank};
 use crate::per_block::PerBlock;
 use crate::scan::ZeroDigests;
+use crate::stamp::{REPORTED, STAMPED, STEP};
 
 /// Times that lie farther ahead of the clock, in seconds, are told of: a day, which is more than a clock in another time
 /// zone makes.
 const FAR_AHEAD: i64 = 24 * 3600;
 
-/// What a file that was found is worth.
+/// What was found, and what it is worth.
 #[derive(Debug)]
-enum Worth {
-    /// Nothing: the reason, for the log; `None` if there simply is no file yet.
-    Nothing(Option<String>),
-    /// Everything.
-    Good(Header),
-    /// Digests and stamps, but none of them is settled: the reason.
-    Unsettled(Header, &'static str),
+struct Worth {
+    /// Of an index of this image; its records count.
+    header: Option<Header>,
+    /// Why the index is lost, or with a header, why none of its digests is settled. `None` also if there is no file yet.
+    doubt: Option<String>,
+}
+
+impl Worth {
+    /// The index, if everything in it is believed.
+    fn good(&self) -> Option<&Header> {
+        self.header.as_ref().filter(|_| self.doubt.is_none())
+    }
+
+    /// No stamp is later that was made with what was found, nor with what is `noted` beside it.
+    fn promised(&self, noted: i64) -> i64 {
+        let header = self.header.as_ref();
+        header.map_or(noted, |header| header.ceiling.max(noted))
+    }
+
+    /// Before this second no stamp may be made.
+    fn floor(&self, noted: i64) -> i64 {
+        let floor = self.header.as_ref().map_or(i64::MIN, |header| header.floor);
+        match self.good() {
+            // A note that is higher is of a mount whose stamps could not be saved.
+            Some(header) if !header.open && noted <= header.ceiling => floor,
+            _ => floor.max(self.promised(noted).saturating_add(1)),
+        }
+    }
+
+    /// How much has to be read, and what the digests are of then, if the image is `now` like this.
+    fn reading(&self, request: &Request<'_>, now: Fingerprint) -> (Reading, Fingerprint) {
+        let Some(header) = self.good() else {
+            return (Reading::All, now);
+        };
+        let unwritten = matches!(now, Fingerprint::File(_))
+            && now.proves_unwritten_since(&header.fingerprint, false)
+            && header.image_size == request.geometry.image_size()
+            && !header.vouched;
+        if unwritten && !request.rescan {
+            return (Reading::Nothing, header.fingerprint.clone());
+        }
+        (Reading::told_by(request, header), now)
+    }
 }
 
 /// How an index that was loaded is brought up to date.
@@ -65,71 +108,40 @@ impl Index {
     }
 
     /// Loads what there is and judges it.
-    // One line a field.
-    #[allow(clippy::too_many_lines)]
     fn begin(request: &Request<'_>, store: Box<dyn Store>) -> Result<(Self, Begin), OpenError> {
         let started = request.clock.now();
         let now = request.image.fingerprint().unwrap_or(Fingerprint::Unknown);
         let records = PerBlock::new();
         let worth = load(store.as_ref(), request, &now, &records);
-        let noted = store.noted_ceiling().unwrap_or(i64::MIN);
-        let mut promised = noted;
-        if let Worth::Good(header) | Worth::Unsettled(header, _) = &worth {
-            promised = promised.max(header.ceiling);
+        check_size(request, worth.header.as_ref())?;
+        if let Some(why) = &worth.doubt {
+            let index = request.path.display();
+            log::warn!("index {index}: {why}; every block gets a new time");
         }
-        let mut count = request.geometry.blocks();
-        let mut floor = i64::MIN;
-        let mut reading = Reading::All;
-        let valid = matches!(worth, Worth::Good(_));
-        let mut fingerprint = now.clone();
-        match worth {
-            Worth::Good(header) => {
-                check_size(request, &header)?;
-                let unwritten = matches!(now, Fingerprint::File(_))
-                    && now.proves_unwritten_since(&header.fingerprint, false)
-                    && header.image_size == request.geometry.image_size()
-                    && !header.vouched;
-                if unwritten && !request.rescan {
-                    fingerprint = header.fingerprint.clone();
-                    reading = Reading::Nothing;
-                } else {
-                    reading = Reading::told_by(request, &header);
-                }
-                count = count.max(header.records);
-                floor = header.floor;
-                // A note that is higher is of a mount whose stamps could not be saved.
-                if header.open || noted > header.ceiling {
-                    floor = floor.max(header.ceiling.max(noted).saturating_add(1));
-                }
-            }
-            Worth::Unsettled(header, why) => {
-                check_size(request, &header)?;
-                warn_of_loss(request, why);
-                records.for_each(|record: &mut Record| record.clear(SETTLED));
-                count = count.max(header.records);
-                floor = header
-                    .floor
-                    .max(header.ceiling.max(noted).saturating_add(1));
-            }
-            Worth::Nothing(why) => {
-                if let Some(why) = why {
-                    warn_of_loss(request, &why);
-                }
-                floor = floor.max(noted.saturating_add(1));
-            }
-        }
-        let known = valid || noted > i64::MIN;
+        let noted = store.noted_ceiling();
+        let good = worth.good().is_some();
+        let known = good || noted.is_some();
+        let noted = noted.unwrap_or(i64::MIN);
+        let mut floor = worth.floor(noted);
         let first = first_stamp(started, known, &now, floor);
-        if !valid {
+        if !good {
             // What was lost may be of any time until now, also if the clock goes back later.
             floor = floor.max(first);
         }
-        let index = Self::new(request, store, records, fingerprint, count, floor);
+        let (reading, fingerprint) = if needs_no_scan(request, &records, good) {
+            (Reading::Unread, now)
+        } else {
+            worth.reading(request, now)
+        };
         let begin = Begin {
             first,
             reading,
-            promised,
+            promised: worth.promised(noted),
         };
+        let evidence = Evidence::new(request, fingerprint);
+        let index = Self::new(request, store, records, Clockwork::new(floor), evidence);
+        let count = worth.header.map_or(0, |header| header.records);
+        index.count.fetch_max(count, SeqCst);
         Ok((index, begin))
     }
 
@@ -137,64 +149,60 @@ impl Index {
         request: &Request<'_>,
         store: Box<dyn Store>,
         records: PerBlock<Record>,
-        fingerprint: Fingerprint,
-        count: u64,
-        floor: i64,
+        clockwork: Clockwork,
+        evidence: Evidence,
     ) -> Self {
         Self {
             image: Arc::clone(&request.image),
             clock: Arc::clone(&request.clock),
             store,
             source: request.source.clone(),
-            records,
+            writable: request.writable,
+            salvage: request.salvage,
+            purpose: request.purpose,
+            threads: request.threads,
             zeros: ZeroDigests::new(request.geometry.block_size().bytes()),
             geometry: RwLock::new(request.geometry),
-            count: AtomicU64::new(count),
-            floor: AtomicI64::new(floor),
-            scan_ends_below: AtomicI64::new(i64::MIN),
-            ceiling: AtomicI64::new(i64::MIN),
-            newest: AtomicI64::new(i64::MIN),
-            newest_is_stale: AtomicBool::new(false),
-            fingerprint: Mutex::new(fingerprint),
-            state: Mutex::new(
-                request
-                    .changes
-                    .filter(|_| !request.writable)
-                    .and_then(ChangeSource::now),
-            ),
-            vouched: AtomicBool::new(false),
-            watch: !request.immutable && (!request.writable || request.force),
-            writable: request.writable,
-            overlay: Mutex::new(None),
-            purpose: request.purpose,
-            salvage: request.salvage,
-            fresh: AtomicI64::new(i64::MIN),
+            records,
+            count: AtomicU64::new(request.geometry.blocks()),
+            clockwork,
+            evidence,
+            counters: Counters::new(request.purpose),
+            over: Once::new(),
+            writers: Ordered::new(Rank::Leaf, HashMap::new()),
             unsaved: AtomicBool::new(false),
-            scans: AtomicU64::new(0),
-            touched: AtomicU64::new(0),
-            made: AtomicI64::new(0),
-            last_made: AtomicI64::new(i64::MIN),
-            epoch: AtomicU64::new(0),
-            meanwhile: Mutex::default(),
-            report: Mutex::default(),
-            restamped: matches!(request.purpose, Purpose::Scan { list: true, .. })
-                .then(Mutex::default),
-            writers: Mutex::default(),
-            saving: Mutex::new(()),
-            threads: request.threads,
+            saving: Ordered::new(Rank::Saving, ()),
         }
     }
 
     fn update(&self, request: &Request<'_>, begin: &Begin) -> Result<(), OpenError> {
         let dry_run = matches!(request.purpose, Purpose::Scan { dry_run: true, .. });
-        if !dry_run && self.makes_stamps(&begin.reading) {
+        let reads = begin.reading != Reading::Unread;
+        if !dry_run && reads && self.makes_stamps(&begin.reading) {
             // Nothing that is written later can be of these seconds.
             self.wait_if_near(begin.first.saturating_add(STEP));
         }
         self.look(request, begin.first, &begin.reading)
             .map_err(|_| OpenError::Interrupted)?;
-        let newest = self.latest().max(self.floor.load(SeqCst));
-        let ahead = newest.saturating_sub(self.clock.now());
+        self.warn_of_future(request);
+        if dry_run {
+            return Ok(());
+        }
+        // A mount is ready at once. A command starts after the stamps: for a tool that remembers when it ran, as tar
+        // does, only what is later is new.
+        if reads || request.purpose != Purpose::Mount {
+            self.over.call_once(|| self.pass_stamps());
+        }
+        if let Err(e) = self.save(true) {
+            self.go_on_unsaved(request, begin, e)?;
+        }
+        // From now on the index can be used.
+        (self.evidence.known).with(|known| known.just_scanned(self.clock.now()));
+        Ok(())
+    }
+
+    fn warn_of_future(&self, request: &Request<'_>) {
+        let ahead = self.latest().saturating_sub(self.clock.now());
         if ahead > FAR_AHEAD {
             let (file, days) = (request.path.display(), ahead / FAR_AHEAD);
             log::warn!(
@@ -202,43 +210,7 @@ impl Index {
                  clock is right now, remove {file} and {file}.lock, and use rsync --checksum once"
             );
         }
-        if dry_run {
-            return Ok(());
-        }
-        self.pass_stamps();
-        if let Err(e) = self.save(true) {
-            self.go_on_unsaved(request, begin, e)?;
-        }
-        self.ready();
-        Ok(())
     }
-
-    /// The blocks that got new stamps in the last scan, as runs of block numbers, ends included. Empty unless the
-    /// request asked for a list.
-    #[must_use]
-    pub fn restamped(&self) -> Vec<(u64, u64)> {
-        let mut blocks = self
-            .restamped
-            .as_ref()
-            .map(|list| lock(list).clone())
-            .unwrap_or_default();
-        blocks.sort_unstable();
-        let mut runs: Vec<(u64, u64)> = Vec::new();
-        for block in blocks {
-            match runs.last_mut() {
-                Some((_, end)) if *end + 1 == block => *end = block,
-                _ => runs.push((block, block)),
-            }
-        }
-        runs
-    }
-}
-
-fn warn_of_loss(request: &Request<'_>, why: &str) {
-    log::warn!(
-        "index {}: {why}; every block gets a new time",
-        request.path.display()
-    );
 }
 
 /// The file's place. If there is none, nothing will be saved.
@@ -254,8 +226,10 @@ fn find_store(request: &Request<'_>) -> Result<Box<dyn Store>, OpenError> {
     }
 }
 
-fn check_size(request: &Request<'_>, header: &Header) -> Result<(), OpenError> {
-    let (now, then) = (request.geometry.image_size(), header.image_size);
+/// Refuses an image that is smaller than `header` says, if that is asked for.
+fn check_size(request: &Request<'_>, header: Option<&Header>) -> Result<(), OpenError> {
+    let now = request.geometry.image_size();
+    let then = header.map_or(0, |header| header.image_size);
     let refuse = matches!(
         request.purpose,
         Purpose::Run {
@@ -276,48 +250,66 @@ fn load(
     now: &Fingerprint,
     records: &PerBlock<Record>,
 ) -> Worth {
-    let loaded = match store.load() {
-        Ok(Some(loaded)) => loaded,
-        Ok(None) => return Worth::Nothing(None),
-        Err(e) => return Worth::Nothing(Some(format!("it cannot be read: {e}"))),
-    };
-    let Loaded { mut input, place } = loaded;
+    match load_records(store, request, records) {
+        Err(doubt) => Worth {
+            header: None,
+            doubt,
+        },
+        Ok((header, place)) => {
+            let doubt = find_doubt(&header, place, now).map(str::to_owned);
+            records.for_each(|record| {
+                // Whoever used the index before may have shown every stamp in it.
+                if record.has(STAMPED) {
+                    record.add(REPORTED);
+                }
+                if doubt.is_some() {
+                    record.clear(SETTLED);
+                }
+            });
+            Worth {
+                header: Some(header),
+                doubt,
+            }
+        }
+    }
+}
+
+/// Loads what there is into `records`. The error says why there is nothing, if that is more than that there is no file.
+fn load_records(
+    store: &dyn Store,
+    request: &Request<'_>,
+    records: &PerBlock<Record>,
+) -> Result<(Header, FilePlace), Option<String>> {
+    let unread = |e: io::Error| Some(format!("it cannot be read: {e}"));
+    let Loaded { mut input, place } = store.load().map_err(unread)?.ok_or(None)?;
     let mut fill = |number: usize, record: Record| {
         if let Some(block) = BlockIndex::new(number as u64) {
             records.with(block, |slot| *slot = record);
         }
     };
-    let header = match format::read(input.as_mut(), &mut fill) {
-        Ok(Ok(header)) => header,
-        Ok(Err(e)) => return Worth::Nothing(Some(e.to_string())),
-        Err(e) => return Worth::Nothing(Some(format!("it cannot be read: {e}"))),
-    };
-    if header.block_size != request.geometry.block_size().bytes() {
+    let header = format::read(input.as_mut(), &mut fill).map_err(unread)?;
+    let header = header.map_err(|e| Some(e.to_string()))?;
+    let had = header.block_size;
+    if had != request.geometry.block_size().bytes() {
         records.for_each(|record| *record = Record::default());
-        let had = header.block_size;
-        return Worth::Nothing(Some(format!("it is for blocks of {had} bytes")));
+        return Err(Some(format!("it is for blocks of {had} bytes")));
     }
-    // Whoever used the index before may have shown every stamp in it.
-    records.for_each(|record| {
-        if record.has(STAMPED) {
-            record.set(REPORTED);
-        }
-    });
+    Ok((header, place))
+}
+
+/// Why what was copied with the stamps of an index is not certain to be what its digests say; `place`: where the index
+/// was found.
+fn find_doubt(header: &Header, place: FilePlace, now: &Fingerprint) -> Option<&'static str> {
     let held = header.place;
     let copied = held.inode != place.inode
         || held.born != place.born
         || held.lock != place.lock
         || (place.finished - held.finished).abs() > RENAME_TAKES;
     if copied {
-        return Worth::Unsettled(
-            header,
-            "it is a copy, and may be older than what was synced last",
-        );
+        return Some("it is a copy, and may be older than what was synced last");
     }
-    if header.open && !now.proves_unwritten_since(&header.fingerprint, false) {
-        return Worth::Unsettled(header, "the last bmapfs that used it was killed");
-    }
-    Worth::Good(header)
+    let killed = header.open && !now.proves_unwritten_since(&header.fingerprint, false);
+    killed.then_some("the last bmapfs that used it was killed")
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use super::Index;
-use super::record::{LOOKS_BACK, REPORTED, STAMPED, STEP, before, even};
 use crate::geometry::BlockIndex;
 use crate::image::Fingerprint;
+use crate::stamp::{LOOKS_BACK, REPORTED, STAMPED, STEP, before, even};
 
 /// A second that is further ahead, in seconds, is not waited for: a clock was set back, or a client has set it.
 pub(crate) const NEAR: i64 = 10;
@@ -32,10 +32,7 @@ pub(super) fn first_stamp(started: i64, known: bool, image: &Fingerprint, floor:
 impl Index {
     /// Waits for `second` to end, if it is near.
     pub(super) fn wait_if_near(&self, second: i64) {
-        let now = self.clock.now();
-        if now <= second && second <= now.saturating_add(NEAR) {
-            self.clock.wait_past(second, LONGEST_WAIT);
-        }
+        self.clock.wait_if_near(second, NEAR, LONGEST_WAIT);
     }
 
     /// The latest second of a stamp that is not far away: a client may have set one that is.
@@ -48,11 +45,11 @@ impl Index {
             }
         };
         // A block that has got another time since is none of them.
-        note(self.last_made.load(SeqCst));
+        note(self.clockwork.last_made.load(SeqCst));
         self.records.for_each(|record| {
             if record.has(STAMPED) {
-                note(record.stamp);
-                note(record.latest());
+                note(record.stamp.second());
+                note(record.stamp.latest());
             }
         });
         last
@@ -67,7 +64,7 @@ impl Index {
     /// those that all blocks had, which are below the floor.
     pub(super) fn let_pass(&self) {
         let near = self.clock.now().saturating_add(NEAR);
-        let floor = Some(self.floor.load(SeqCst)).filter(|floor| *floor <= near);
+        let floor = Some(self.clockwork.floor.load(SeqCst)).filter(|floor| *floor <= near);
         let last = self.latest_near().max(floor.unwrap_or(i64::MIN));
         let last = last.saturating_add(LOOKS_BACK);
         if self.clock.now() <= last {
@@ -84,17 +81,30 @@ impl Index {
 
     /// Makes a stamp with `make` that can be shown, and one that is [`STEP`] earlier: others, not below the floor, if
     /// the image was last written in their seconds.
-    pub(super) fn stamp_that_is_over(&self, make: impl Fn() -> i64) -> i64 {
+    pub(super) fn stamp_that_is_over(&self, mut make: impl FnMut() -> i64) -> i64 {
         let mut stamp = make();
         for _ in 0..LOOKS {
             self.wait_if_near(stamp);
             if !self.is_of_last_write(stamp.saturating_sub(STEP), stamp) {
                 break;
             }
-            self.floor.fetch_max(stamp.saturating_add(1), SeqCst);
+            self.clockwork
+                .floor
+                .fetch_max(stamp.saturating_add(1), SeqCst);
             stamp = make();
         }
         stamp
+    }
+
+    /// Before anybody sees a stamp: waits until the first ones are over. Who looks waits, and not the mount.
+    pub(super) fn let_first_pass(&self) {
+        self.over.call_once(|| {
+            self.pass_stamps();
+            // That may have been long after they were made.
+            if let Err(e) = self.raise_ceiling(self.latest()) {
+                log::warn!("the index cannot be saved: {e}");
+            }
+        });
     }
 
     /// After a scan, and before anybody sees its stamps: gives others to blocks whose stamps cannot be shown.
@@ -107,7 +117,8 @@ impl Index {
             };
             let mut any = false;
             self.records.for_each(|record| {
-                any |= record.has(STAMPED) && !record.has(REPORTED) && record.stamp == second;
+                any |=
+                    record.has(STAMPED) && !record.has(REPORTED) && record.stamp.second() == second;
             });
             if !any {
                 break;
@@ -116,16 +127,16 @@ impl Index {
             let by = even(self.clock.now().saturating_sub(second)).max(STEP);
             self.records.for_each(|record| {
                 if record.has(STAMPED) && !record.has(REPORTED) {
-                    record.restamp(record.stamp.saturating_add(by));
+                    record.restamp(record.stamp.second().saturating_add(by));
                 }
             });
-            self.find_newest();
+            self.counters.given.forget_newest();
         }
         if !self.writable {
             // From now on they count as shown, so that nobody looks at each of them again.
             self.records.for_each(|record| {
                 if record.has(STAMPED) {
-                    record.set(REPORTED);
+                    record.add(REPORTED);
                 }
             });
         }
@@ -134,13 +145,13 @@ impl Index {
     /// Before a block that has appeared since the scan shows its stamp.
     pub(super) fn pass_stamp(&self, block: BlockIndex) {
         for _ in 0..LOOKS {
-            let stamp = self.records.with(block, |record| record.stamp);
+            let stamp = self.records.with(block, |record| record.stamp.second());
             self.wait_if_near(stamp);
             if !self.is_of_last_write(stamp, stamp) {
                 break;
             }
             self.make_stamp(block, |record| {
-                record.stamp == stamp && !record.has(REPORTED)
+                record.stamp.second() == stamp && !record.has(REPORTED)
             });
         }
     }

@@ -8,10 +8,11 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher as _, RandomState};
 use std::sync::atomic::Ordering::SeqCst;
 
+use super::Index;
+use super::counters::add_to_runs;
 use super::format::Header;
-use super::record::{HASHED, SETTLED, STAMPED};
+use super::record::HASHED;
 use super::request::Request;
-use super::{Index, STEP, lock};
 use crate::changes::Changes;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::scan::{Cancelled, Hasher, Tally};
@@ -23,6 +24,8 @@ pub(super) enum Reading {
     All,
     /// Only what has no digest: nothing was written.
     Nothing,
+    /// Nothing at all: every block gets a new stamp anyway, and its digest when it is served (promise P32).
+    Unread,
     /// What may differ.
     Told {
         changes: Changes,
@@ -61,7 +64,7 @@ impl Reading {
     /// Whether a block's bytes are certain to be those that its digest was made of.
     fn vouches_for(&self, block: BlockIndex, now: Geometry) -> bool {
         match self {
-            Self::All => false,
+            Self::All | Self::Unread => false,
             Self::Nothing => true,
             Self::Told { changes, before } => {
                 let span = now.span(block);
@@ -79,39 +82,38 @@ impl Index {
         now: i64,
         reading: &Reading,
     ) -> Result<(), Cancelled> {
-        let now = now.max(self.floor.load(SeqCst));
+        let now = now.max(self.clockwork.floor.load(SeqCst));
         let tally = request.tally;
         let before = tally.read.load(SeqCst);
-        match reading {
-            Reading::All => return self.scan(tally, now, &|_| true, request.map),
-            Reading::Nothing => log::info!(
-                "{} was not written since it was scanned last: not read again",
-                self.source
-            ),
-            Reading::Told { changes, .. } => {
-                if let Some(wrong) = self.first_wrong(tally, reading, changes.checks) {
-                    log::error!(
-                        "{}: block {wrong} is not among the changes, but it is not what it was: the changes are not \
-                         those since the last scan; everything is read",
-                        self.source
-                    );
-                    self.scan(tally, now, &|_| true, None)?;
-                    self.count_read_since(before, tally);
-                    return Ok(());
-                }
+        let wrong = match reading {
+            Reading::Unread => {
+                self.stamp_unread(now);
+                return Ok(());
             }
+            Reading::All => None,
+            Reading::Nothing => {
+                let source = &self.source;
+                log::info!("{source} was not written since it was scanned last: not read again");
+                None
+            }
+            Reading::Told { changes, .. } => self.first_wrong(tally, reading, changes.checks),
+        };
+        if let Some(wrong) = wrong {
+            log::error!(
+                "{}: block {wrong} is not among the changes, but it is not what it was: the changes are not those since \
+                 the last scan; everything is read",
+                self.source
+            );
         }
-        self.take_over(tally, now, reading)?;
-        self.count_read_since(before, tally);
-        // Of an image that nobody can write, the state and the moment are the same.
-        let told = matches!(reading, Reading::Told { .. });
-        self.vouched.store(told && self.watch, SeqCst);
+        let reading = wrong.map_or(reading, |_| &Reading::All);
+        self.scan(tally, now, reading, request.map)?;
+        // What was read before the scan, to check others' words, is read too.
+        let read = tally.read.load(SeqCst) - before;
+        (self.counters.report).with(|report| report.bytes_read = read);
+        // Of an image that nobody can write, the state and the fingerprint are the same.
+        let vouched = matches!(reading, Reading::Told { .. }) && self.evidence.watch;
+        self.evidence.known.with(|known| known.vouched = vouched);
         Ok(())
-    }
-
-    /// What was read before the scan, to check others' words, is read too.
-    fn count_read_since(&self, before: u64, tally: &Tally) {
-        lock(&self.report).bytes_read = tally.read.load(SeqCst) - before;
     }
 
     /// What would be read, if it were done now.
@@ -122,17 +124,12 @@ impl Index {
             ..Plan::default()
         };
         for block in (0..geometry.blocks()).filter_map(BlockIndex::new) {
-            let number = block.get();
-            let read = matches!(reading, Reading::All) || self.is_read(block, reading, geometry);
-            if !read {
+            if !self.is_read(block, reading, geometry) {
                 continue;
             }
             plan.read += 1;
             plan.bytes += geometry.span(block).len();
-            match plan.ranges.last_mut() {
-                Some((_, last)) if *last + 1 == number => *last = number,
-                _ => plan.ranges.push((number, number)),
-            }
+            add_to_runs(&mut plan.ranges, block.get());
         }
         if let Reading::Told { changes, .. } = reading {
             let checks = u64::try_from(changes.checks).unwrap_or(u64::MAX);
@@ -143,18 +140,13 @@ impl Index {
 
     /// Whether some block may get a new stamp.
     pub(super) fn makes_stamps(&self, reading: &Reading) -> bool {
-        let settled = |block| {
-            self.records
-                .with(block, |record| record.has(HASHED | SETTLED | STAMPED))
-        };
-        let mut blocks = (0..self.geometry().blocks()).filter_map(BlockIndex::new);
-        !matches!(reading, Reading::Nothing) || !blocks.all(settled)
+        !matches!(reading, Reading::Nothing) || !self.records.all_settled(self.geometry().blocks())
     }
 
     /// Whether a block has to be read.
-    fn is_read(&self, block: BlockIndex, reading: &Reading, geometry: Geometry) -> bool {
-        !self.records.with(block, |record| record.has(HASHED))
-            || !reading.vouches_for(block, geometry)
+    pub(super) fn is_read(&self, block: BlockIndex, reading: &Reading, geometry: Geometry) -> bool {
+        !reading.vouches_for(block, geometry)
+            || !self.records.with(block, |record| record.has(HASHED))
     }
 
     /// Reads up to `checks` blocks of those that need not be read. The first that is not as the index has it.
@@ -186,56 +178,6 @@ impl Index {
                     found.is_ok_and(|digest| digest != record.digest)
                 })
             })
-    }
-
-    /// Reads what has to be read; of the rest, what is not settled gets a new stamp all the same.
-    fn take_over(&self, tally: &Tally, now: i64, reading: &Reading) -> Result<(), Cancelled> {
-        let geometry = self.geometry();
-        self.scan(
-            tally,
-            now,
-            &|block| self.is_read(block, reading, geometry),
-            None,
-        )?;
-        let mut report = self.report();
-        report.zero = 0;
-        let mut last = None;
-        let (zero_full, zero_last) = (
-            self.zeros.of(geometry.block_size().bytes()),
-            geometry
-                .last()
-                .map(|last| self.zeros.of(geometry.span(last).len())),
-        );
-        for number in 0..geometry.blocks() {
-            let Some(block) = BlockIndex::new(number) else {
-                break;
-            };
-            let is_last = geometry.last() == Some(block);
-            self.records.with(block, |record| {
-                let zero = if is_last { zero_last } else { Some(zero_full) };
-                report.zero += u64::from(record.has(HASHED) && Some(record.digest) == zero);
-                if !record.has(HASHED) || record.has(SETTLED | STAMPED) {
-                    return;
-                }
-                record.restamp(record.next_stamp(now));
-                record.set(SETTLED);
-                report.unsettled += 1;
-                last = Some(block);
-            });
-            if let (Some(list), true) = (&self.restamped, last == Some(block)) {
-                lock(list).push(number);
-            }
-        }
-        if let Some(last) = last {
-            self.records.with(last, |record| {
-                record.restamp(record.stamp.saturating_add(STEP));
-            });
-        }
-        let otherwise = report.changed + report.new + report.unsettled + report.unreadable;
-        report.unchanged = report.blocks.saturating_sub(otherwise);
-        *lock(&self.report) = report;
-        self.find_newest();
-        Ok(())
     }
 }
 

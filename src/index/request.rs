@@ -32,6 +32,13 @@ pub enum Purpose {
     },
 }
 
+impl Request<'_> {
+    /// Blocks may be shown before they were read.
+    pub(super) fn may_serve_unread(&self) -> bool {
+        !self.rescan && !self.zeros && !matches!(self.purpose, Purpose::Scan { .. })
+    }
+}
+
 impl Purpose {
     /// Nothing can be done with an index that cannot be saved.
     pub(super) fn must_save(self) -> bool {
@@ -66,6 +73,8 @@ pub struct Request<'a> {
     pub salvage: bool,
     /// Read everything, whatever the index says.
     pub rescan: bool,
+    /// Which blocks are zeros has to be known at once.
+    pub zeros: bool,
     /// What for.
     pub purpose: Purpose,
     /// A block map that is made by the scan, which has to read everything.

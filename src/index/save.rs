@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::io::{self, Write};
 use std::sync::atomic::Ordering::SeqCst;
 
+use super::Index;
 use super::format::{Header, MAGIC, encode, trailer};
-use super::record::{Record, STAMPED};
-use super::{Index, lock};
+use super::record::Record;
 use crate::image::Fingerprint;
 
 /// How far the ceiling is set above the present, in seconds: the index is saved again when stamps reach it, and
@@ -16,40 +16,41 @@ const HEADROOM: i64 = 600;
 impl Index {
     /// Saves. `open`: it goes on being used, so whoever finds it so must not believe that it is settled.
     pub(super) fn save(&self, open: bool) -> io::Result<()> {
-        let _alone = lock(&self.saving);
-        self.save_alone(open, i64::MIN)
+        self.saving.with(|()| self.save_alone(open, i64::MIN))
     }
 
     /// Makes sure that `stamp` may be shown: saves with a higher ceiling if need be. Also after a failure the stamp
     /// may be shown, since the clock will most likely be past it at the next mount.
     pub(super) fn raise_ceiling(&self, stamp: i64) -> io::Result<()> {
-        let _alone = lock(&self.saving);
-        if stamp <= self.ceiling.load(SeqCst) {
-            return Ok(());
-        }
-        self.save_alone(true, stamp).inspect_err(|_| {
-            self.ceiling
-                .fetch_max(stamp.saturating_add(HEADROOM), SeqCst);
+        self.saving.with(|()| {
+            if stamp <= self.clockwork.ceiling.load(SeqCst) {
+                return Ok(());
+            }
+            self.save_alone(true, stamp).inspect_err(|_| {
+                self.clockwork
+                    .ceiling
+                    .fetch_max(stamp.saturating_add(HEADROOM), SeqCst);
+            })
         })
     }
 
     fn save_alone(&self, open: bool, least: i64) -> io::Result<()> {
-        // The stamp of all blocks at once, if there is one, lies below the floor. Its lock may be held.
-        let latest = self.latest().max(self.floor.load(SeqCst)).max(least);
+        let latest = self.latest().max(least);
         let ceiling = if open {
             let ceiling = latest.max(self.clock.now()).saturating_add(HEADROOM);
-            ceiling.max(self.ceiling.load(SeqCst))
+            ceiling.max(self.clockwork.ceiling.load(SeqCst))
         } else {
             latest
         };
         // Without the note an index that is lost costs a wait.
         let _ = self.store.note_ceiling(ceiling);
         let count = self.count.load(SeqCst);
-        let fingerprint = if open && self.writable {
-            Fingerprint::Unknown
-        } else {
-            lock(&self.fingerprint).clone()
-        };
+        // Both from before the records: a scan that ends meanwhile only makes these newer than what they rest on.
+        let (mut fingerprint, vouched) =
+            (self.evidence.known).with(|known| (known.fingerprint.clone(), known.vouched));
+        if open && self.writable {
+            fingerprint = Fingerprint::Unknown;
+        }
         let hasher = RefCell::new(blake3::Hasher::new());
         self.store.save(
             &mut |out| {
@@ -65,16 +66,17 @@ impl Index {
                     source: self.source.clone(),
                     open,
                     ceiling,
-                    floor: self.floor.load(SeqCst),
+                    floor: self.clockwork.floor.load(SeqCst),
                     fingerprint: fingerprint.clone(),
                     place,
-                    state: lock(&self.state).clone(),
-                    vouched: self.vouched.load(SeqCst),
+                    // From after them: a scan that has begun meanwhile makes them newer than any state.
+                    state: self.evidence.known.with(|known| known.state.clone()),
+                    vouched,
                 };
                 Ok(trailer(&header, hasher.borrow().clone())?)
             },
         )?;
-        self.ceiling.fetch_max(ceiling, SeqCst);
+        self.clockwork.ceiling.fetch_max(ceiling, SeqCst);
         Ok(())
     }
 
@@ -102,17 +104,6 @@ impl Index {
             }
             put(&bytes)
         })
-    }
-
-    /// The latest stamp that any block ever had.
-    pub(super) fn latest(&self) -> i64 {
-        let mut latest = i64::MIN;
-        self.records.for_each(|record| {
-            if record.has(STAMPED) {
-                latest = latest.max(record.latest());
-            }
-        });
-        latest
     }
 }
 

@@ -1,14 +1,16 @@
 //! Scanning: every block's digest, and the stamps that follow from it.
 
-use std::convert::Infallible;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 
-use super::record::{DIRTY, REPORTED, Record, STAMPED, STEP, UNREADABLE, WRITTEN, even};
-use super::{Index, Report, lock};
+use super::partial::Reading;
+use super::record::{DIRTY, HASHED, Record, SETTLED, UNREADABLE, WRITTEN};
+use super::{Index, Report};
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::Fingerprint;
+use crate::order::{Ordered, Rank};
 use crate::scan::{BlockMap, Cancelled, Found, Hasher, Tally};
+use crate::stamp::{REPORTED, STAMPED, STEP, even};
 
 /// Of the blocks that a scan cannot read, about so many are logged one by one.
 const MOST_LOGGED: u64 = 10;
@@ -23,119 +25,129 @@ impl Index {
             // Blocks that grew; nothing else writes here.
             self.records.for_each(|record| record.clear(DIRTY));
         }
-        let fingerprint = if self.watch {
-            self.image.fingerprint().unwrap_or(Fingerprint::Unknown)
+        let fingerprint = if self.evidence.watch {
+            self.look_at_image()
         } else {
             Fingerprint::Unknown
         };
         // Unless nobody can write the image, the digests are of a later state from now on.
-        if self.watch || self.writable {
-            *lock(&self.state) = None;
+        if self.evidence.watch || self.writable {
+            self.evidence.known.with(|known| known.state = None);
         }
         // From here on: what a handle that is open already was served may be older than `fingerprint`.
-        self.epoch.fetch_add(1, SeqCst);
+        self.evidence.epoch.fetch_add(1, SeqCst);
         self.judge();
         // Nothing that is written later can be of these seconds.
-        let last = self.stamp_that_is_over(|| {
-            // Listings make one stamp for all blocks meanwhile: not one that the scan makes, too.
-            let _no_listing = lock(&self.overlay);
-            // For a tool that remembers when it ran, as tar does, only what is later is new. Past what blocks have
-            // already, so that none gets a later one that is not over.
-            let next = self.clock.now().saturating_add(1);
-            let after = self.latest_near().saturating_add(STEP);
-            let first = even(next.max(after).max(self.floor.load(SeqCst)));
-            let highest = first.max(self.latest()).saturating_add(2 * STEP);
-            self.scan_ends_below.store(highest + 1, SeqCst);
-            first.saturating_add(STEP)
-        });
-        let (first, highest) = (last - STEP, self.scan_ends_below.load(SeqCst) - 1);
+        let (first, highest) = self.seconds_of_rescan();
         // The scan's stamps are shown before it is over.
         if let Err(e) = self.raise_ceiling(highest) {
             log::warn!("the index cannot be saved: {e}");
         }
-        let scanned = self.scan(tally, first, &|_| true, None);
-        self.scan_ends_below.store(i64::MIN, SeqCst);
+        let scanned = self.scan(tally, first, &Reading::All, None);
+        self.clockwork.scan_ends_below.store(i64::MIN, SeqCst);
         scanned.map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
-        *lock(&self.fingerprint) = fingerprint;
-        self.vouched.store(false, SeqCst);
-        {
-            // A listing that has made its stamp before must not show it after.
-            let mut overlay = lock(&self.overlay);
-            *overlay = None;
-            self.scans.fetch_add(1, SeqCst);
-            self.ready();
-        }
+        // A listing that has made its stamp before must not show it after.
+        (self.evidence.known).with(|known| known.scanned(fingerprint, self.clock.now()));
         self.save(true)
     }
 
-    /// Scans the blocks for which `wanted` is true and gives stamps by the rule, those of second `now`,
-    /// which must not lie below the floor. Makes `map` of all blocks, if they are all wanted.
+    /// For a scan that begins in a mount: the second of its stamps, which is over, and the latest that it can make.
+    fn seconds_of_rescan(&self) -> (i64, i64) {
+        let mut highest = i64::MIN;
+        let last = self.stamp_that_is_over(|| {
+            // Listings make one stamp for all blocks meanwhile: not one that the scan makes, too.
+            self.evidence.known.with(|_| {
+                // For a tool that remembers when it ran, as tar does, only what is later is new. Past what blocks have
+                // already, so that none gets a later one that is not over.
+                let next = self.clock.now().saturating_add(1);
+                let after = self.latest_near().saturating_add(STEP);
+                let first = even(next.max(after).max(self.clockwork.floor.load(SeqCst)));
+                highest = first.max(self.records.latest()).saturating_add(2 * STEP);
+                self.clockwork.scan_ends_below.store(highest + 1, SeqCst);
+                first.saturating_add(STEP)
+            })
+        });
+        (last - STEP, highest)
+    }
+
+    /// Brings all records up to date, reading as much as `reading` says. New stamps are of second `now`, which must not
+    /// lie below the floor. Makes `map`, if all is read.
     pub(super) fn scan(
         &self,
         tally: &Tally,
         now: i64,
-        wanted: &(dyn Fn(BlockIndex) -> bool + Sync),
+        reading: &Reading,
         map: Option<&BlockMap>,
     ) -> Result<(), Cancelled> {
         let start = std::time::Instant::now();
         let geometry = self.geometry();
         let before = tally.read.load(SeqCst);
-        let counts = Counts::default();
+        let so_far = Ordered::new(Rank::Leaf, SoFar::default());
+        let map = map.filter(|_| *reading == Reading::All);
         let hasher = Hasher::new(self.image.as_ref(), geometry, &self.zeros).mapping(map);
+        // What is not read is what it was: with a digest that is not settled it gets a new stamp all the same.
+        for block in (0..geometry.blocks()).filter_map(BlockIndex::new) {
+            if !self.is_read(block, reading, geometry) {
+                let known = Found::Digest(self.records.with(block, |record| record.digest));
+                self.scanned(block, known, now, geometry, &so_far);
+            }
+        }
         let wanted = |block| {
-            let wanted = wanted(block);
+            let wanted = self.is_read(block, reading, geometry);
             if wanted {
                 self.records.with(block, |record| record.clear(WRITTEN));
             }
             wanted
         };
         let scanned = hasher.scan(self.threads, tally, &wanted, &|block, found| {
-            self.scanned(block, found, now, geometry, &counts);
+            self.scanned(block, found, now, geometry, &so_far);
         });
         // One later than all others, for borg, which forgets every file that is as new as the newest.
-        if let Some(last) = counts
-            .last
-            .load(SeqCst)
-            .checked_sub(1)
-            .and_then(BlockIndex::new)
-        {
-            self.records.with(last, |record| {
-                // Unless somebody was quicker.
-                if !record.has(REPORTED) {
-                    record.restamp(record.stamp.saturating_add(STEP));
-                }
-            });
+        let SoFar { mut report, last } = so_far.with(std::mem::take);
+        if let Some(last) = last {
+            self.make_later(last);
         }
-        let mut report = counts.report();
         report.blocks = geometry.blocks();
         report.bytes_read = tally.read.load(SeqCst) - before;
         report.seconds = start.elapsed().as_secs_f64();
-        *lock(&self.report) = report;
-        self.find_newest();
+        self.counters.report.with(|last| *last = report);
+        self.counters.given.forget_newest();
         self.log_unreadable();
         scanned
+    }
+
+    /// The block that was the last to get a new stamp gets one that is [`STEP`] later.
+    pub(super) fn make_later(&self, last: BlockIndex) {
+        self.records.with(last, |record| {
+            // Unless somebody was quicker.
+            if !record.has(REPORTED) {
+                record.restamp(record.stamp.second().saturating_add(STEP));
+            }
+        });
+    }
+
+    /// Gives all blocks new stamps without reading any: `first`, and the last one [`STEP`] more. Nobody may have seen a
+    /// stamp that is not earlier.
+    pub(super) fn stamp_all(&self, first: i64) {
+        let geometry = self.geometry();
+        for block in (0..geometry.blocks()).filter_map(BlockIndex::new) {
+            self.records.with(block, |record| {
+                record.restamp(first);
+                if record.has(HASHED) {
+                    record.add(SETTLED);
+                }
+            });
+        }
+        if let Some(last) = geometry.last() {
+            self.make_later(last);
+        }
+        self.counters.given.forget_newest();
     }
 
     /// The blocks of which the last attempt to read them failed: how many, and the first.
     #[must_use]
     pub fn unreadable(&self) -> Option<(u64, BlockIndex)> {
-        let blocks = usize::try_from(self.geometry().blocks()).unwrap_or(usize::MAX);
-        let (mut count, mut first, mut number) = (0, None, 0);
-        let counted = self.records.runs(blocks, |run, len| {
-            for record in run.unwrap_or_default() {
-                if record.has(UNREADABLE) {
-                    count += 1;
-                    first = first.or(BlockIndex::new(number));
-                }
-                number += 1;
-            }
-            if run.is_none() {
-                number += len as u64;
-            }
-            Ok::<(), Infallible>(())
-        });
-        counted.ok()?;
-        first.map(|first| (count, first))
+        self.records.unreadable(self.geometry().blocks())
     }
 
     /// Whether the last attempt to read the block failed.
@@ -170,20 +182,18 @@ impl Index {
         found: Found,
         now: i64,
         geometry: Geometry,
-        counts: &Counts,
+        so_far: &Ordered<SoFar>,
     ) {
         let digest = match found {
             Found::Digest(digest) => Some(digest),
             Found::Unreadable(e) => {
-                if counts.unreadable.load(SeqCst) < MOST_LOGGED {
+                if so_far.with(|so_far| so_far.report.unreadable) < MOST_LOGGED {
                     log::warn!("block {block} cannot be read: {e}");
                 }
                 None
             }
         };
-        if digest.is_some_and(|digest| digest == self.zeros.of(geometry.span(block).len())) {
-            counts.zero.fetch_add(1, SeqCst);
-        }
+        let zero = digest == Some(self.zeros.of(geometry.span(block).len()));
         let (before, restamped) = self.records.with(block, |record| {
             let before = *record;
             let restamped = match digest {
@@ -192,50 +202,32 @@ impl Index {
             };
             (before, restamped)
         });
-        let count = if digest.is_none() {
-            &counts.unreadable
-        } else if !restamped {
-            &counts.unchanged
-        } else if !before.has(STAMPED) {
-            &counts.new
-        } else if digest == Some(before.digest) {
-            &counts.unsettled
-        } else {
-            &counts.changed
-        };
-        count.fetch_add(1, SeqCst);
         if restamped {
-            if let Some(list) = &self.restamped {
-                lock(list).push(block.get());
-            }
-            counts.last.fetch_max(block.get() + 1, SeqCst);
+            self.counters.restamped(block);
         }
+        so_far.with(|SoFar { report, last }| {
+            report.zero += u64::from(zero);
+            let count = if digest.is_none() {
+                &mut report.unreadable
+            } else if !restamped {
+                &mut report.unchanged
+            } else if !before.has(STAMPED) {
+                &mut report.new
+            } else if digest == Some(before.digest) {
+                &mut report.unsettled
+            } else {
+                &mut report.changed
+            };
+            *count += 1;
+            *last = (*last).max(restamped.then_some(block));
+        });
     }
 }
 
-/// Counters that a scan's workers share.
+/// What a scan's workers have found so far.
 #[derive(Debug, Default)]
-struct Counts {
-    changed: AtomicU64,
-    new: AtomicU64,
-    unsettled: AtomicU64,
-    unreadable: AtomicU64,
-    unchanged: AtomicU64,
-    zero: AtomicU64,
-    /// One more than the index of the last block that got a new stamp.
-    last: AtomicU64,
-}
-
-impl Counts {
-    fn report(&self) -> Report {
-        Report {
-            changed: self.changed.load(SeqCst),
-            new: self.new.load(SeqCst),
-            unsettled: self.unsettled.load(SeqCst),
-            unreadable: self.unreadable.load(SeqCst),
-            unchanged: self.unchanged.load(SeqCst),
-            zero: self.zero.load(SeqCst),
-            ..Report::default()
-        }
-    }
+struct SoFar {
+    report: Report,
+    /// The last block that got a new stamp.
+    last: Option<BlockIndex>,
 }

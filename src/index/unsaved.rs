@@ -14,9 +14,8 @@ use super::file::{FileStore, Loaded, Store};
 use super::format::FilePlace;
 use super::open::Begin;
 use super::over::NEAR;
-use super::record::{HASHED, SETTLED, STEP, even};
 use super::request::{OpenError, Request};
-use crate::geometry::BlockIndex;
+use crate::stamp::{STEP, even};
 
 /// Where an index could be neither made nor locked. What is there is looked at for its promises, and stays as it is.
 #[derive(Debug)]
@@ -106,22 +105,11 @@ impl Index {
             request.path.display()
         );
         // Nobody has seen the stamps of the scan, and all others are known to be earlier.
-        let blocks = self.geometry().blocks();
-        for block in (0..blocks).filter_map(BlockIndex::new) {
-            let last = block.get() + 1 == blocks;
-            self.records.with(block, |record| {
-                record.restamp(if last { first + STEP } else { first });
-                if record.has(HASHED) {
-                    record.set(SETTLED);
-                }
-            });
-        }
-        self.find_newest();
+        self.stamp_all(first);
         self.pass_stamps();
+        self.over.call_once(|| {});
         // They may be later now.
-        let _ = self
-            .store
-            .note_ceiling(self.latest().max(self.floor.load(SeqCst)));
+        let _ = self.store.note_ceiling(self.latest());
         self.unsaved.store(true, SeqCst);
         Ok(())
     }

@@ -2,78 +2,66 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use super::record::{
-    DIRTY, HASHED, OWN, READ, REPORTED, Record, SETTLED, STAMPED, TOUCHED, UNREADABLE, WRITTEN,
-};
-use super::{FURTHEST, Index, lock};
+use super::Index;
+use super::record::{DIRTY, HASHED, OWN, Record, SETTLED, UNREAD, UNREADABLE, WRITTEN};
 use crate::geometry::BlockIndex;
 use crate::scan::Hasher;
+use crate::stamp::{REPORTED, STAMPED};
 
 impl Index {
     /// The block was, or may have been, written: called after the write, before it is acknowledged.
     pub(crate) fn wrote(&self, block: BlockIndex) {
-        let overlaid = self.overlay_stamp().is_some();
+        let overlaid = self.evidence.overlay().is_some();
         self.make_stamp(block, |record| {
-            self.touch(record);
-            record.set(DIRTY | WRITTEN);
-            record.clear(HASHED | SETTLED | UNREADABLE);
-            !record.has(STAMPED)
-                || record.has_any(REPORTED | READ)
-                || (overlaid && !record.has(OWN))
+            self.counters.given.touch(&mut record.stamp);
+            record.add(DIRTY | WRITTEN);
+            record.clear(HASHED | SETTLED | UNREADABLE | UNREAD);
+            record.stamp.is_known() || (overlaid && !record.has(OWN))
         });
         if overlaid {
-            self.records.with(block, |record| record.set(OWN));
+            self.records.with(block, |record| record.add(OWN));
         }
     }
 
     /// A block that the image had before is part of it again, with other content.
     pub(crate) fn came_back(&self, block: BlockIndex) {
-        if self
-            .records
-            .peek(block)
-            .is_some_and(|record| record.has(STAMPED))
-        {
-            self.records.with(block, |record| record.set(REPORTED));
+        let known = self.records.peek(block);
+        if known.is_some_and(|record| record.has(STAMPED)) {
+            self.records.with(block, |record| record.add(REPORTED));
             self.wrote(block);
         }
     }
 
     /// A client sets the block's time.
     pub(crate) fn set(&self, block: BlockIndex, stamp: i64) {
-        let stamp = stamp.clamp(-FURTHEST, FURTHEST);
-        let replaced = self.records.with(block, |record| {
-            self.touch(record);
-            let replaced = record.stamp;
+        let (replaced, stamp) = self.records.with(block, |record| {
+            self.counters.given.touch(&mut record.stamp);
+            let replaced = record.has(STAMPED).then_some(record.stamp.second());
             record.set_stamp(stamp);
-            record.set(OWN);
-            replaced
+            record.add(OWN);
+            (replaced, record.stamp.second())
         });
-        // Looked for only when somebody asks: a restore sets back the newest of all with every block.
-        self.newest_is_stale.fetch_or(
-            replaced > stamp && replaced >= self.newest.load(SeqCst),
-            SeqCst,
-        );
-        self.newest.fetch_max(stamp, SeqCst);
+        self.counters.given.set(replaced, stamp);
     }
 
     /// A handle that can write the block was opened.
     pub(crate) fn writer_came(&self, block: BlockIndex) {
-        *lock(&self.writers).entry(block).or_insert(0) += 1;
+        (self.writers).with(|writers| *writers.entry(block).or_insert(0) += 1);
     }
 
     /// Such a handle was closed. With the last one, what was written is hashed.
     pub(crate) fn writer_left(&self, block: BlockIndex) {
-        {
-            let mut writers = lock(&self.writers);
-            if let Some(count) = writers.get_mut(&block) {
+        let others = self.writers.with(|writers| {
+            let count = writers.get_mut(&block).map_or(0, |count| {
                 *count -= 1;
-                if *count > 0 {
-                    return;
-                }
+                *count
+            });
+            if count == 0 {
                 writers.remove(&block);
             }
-        }
-        if self.records.with(block, |record| record.has(DIRTY)) {
+            count > 0
+        });
+        if !others && self.records.with(block, |record| record.has(DIRTY)) {
             self.hash_again(block);
         }
     }
@@ -88,28 +76,20 @@ impl Index {
         });
         let geometry = self.geometry();
         let hasher = Hasher::new(self.image.as_ref(), geometry, &self.zeros);
-        match hasher.hash(block, &AtomicU64::new(0)) {
-            Ok(digest) => self.records.with(block, |record| {
-                if !record.has(DIRTY) && record.hashes == turn {
-                    record.hashed(digest);
-                }
-            }),
-            Err(e) => {
-                log::warn!("block {block} cannot be hashed after it was written: {e}");
-                self.records.with(block, |record| {
-                    if !record.has(DIRTY) && record.hashes == turn {
-                        record.unreadable();
-                    }
-                });
-            }
+        let found = hasher.hash(block, &AtomicU64::new(0));
+        if let Err(e) = &found {
+            log::warn!("block {block} cannot be hashed after it was written: {e}");
         }
+        self.records.with(block, |record| match found {
+            _ if record.has(DIRTY) || record.hashes != turn => {}
+            Ok(digest) => record.hashed(digest),
+            Err(_) => record.unreadable(),
+        });
     }
 
     pub(super) fn hash_dirty(&self) {
-        for number in 0..self.geometry().blocks() {
-            if let Some(block) = BlockIndex::new(number)
-                && self.records.with(block, |record| record.has(DIRTY))
-            {
+        for block in (0..self.geometry().blocks()).filter_map(BlockIndex::new) {
+            if self.records.with(block, |record| record.has(DIRTY)) {
                 self.hash_again(block);
             }
         }
@@ -121,13 +101,12 @@ impl Index {
         block: BlockIndex,
         needed: impl Fn(&mut Record) -> bool,
     ) -> i64 {
-        let floor = self.clock.now().max(self.floor.load(SeqCst));
-        let mut wanted = self.ceiling.load(SeqCst);
+        let floor = self.clock.now().max(self.clockwork.floor.load(SeqCst));
+        let mut ceiling = self.clockwork.ceiling.load(SeqCst);
         loop {
-            let ceiling = wanted;
             let made = self.records.with(block, |record| {
                 if !needed(record) {
-                    return Ok((record.stamp, false));
+                    return Ok((record.stamp.second(), false));
                 }
                 let stamp = record.next_stamp(floor);
                 if stamp > ceiling {
@@ -136,33 +115,24 @@ impl Index {
                 record.restamp(stamp);
                 Ok((stamp, true))
             });
-            match made {
+            let too_high = match made {
+                Err(stamp) => stamp,
                 Ok((stamp, new)) => {
-                    self.made.fetch_add(i64::from(new), SeqCst);
-                    self.newest.fetch_max(stamp, SeqCst);
+                    self.counters.given.written(stamp, new);
                     if new {
-                        self.last_made.fetch_max(stamp, SeqCst);
+                        self.clockwork.last_made.fetch_max(stamp, SeqCst);
                     }
                     // It may lie past what was scanned, and must not get this stamp again.
                     self.count.fetch_max(block.get() + 1, SeqCst);
                     return stamp;
                 }
-                Err(stamp) => {
-                    if let Err(e) = self.raise_ceiling(stamp) {
-                        log::warn!(
-                            "the index cannot be saved: {e}; a crash would now cost a whole new sync"
-                        );
-                    }
-                    wanted = stamp.max(self.ceiling.load(SeqCst));
-                }
+            };
+            if let Err(e) = self.raise_ceiling(too_high) {
+                log::warn!(
+                    "the index cannot be saved: {e}; a crash would now cost a whole new sync"
+                );
             }
-        }
-    }
-
-    fn touch(&self, record: &mut Record) {
-        if !record.has(TOUCHED) {
-            record.set(TOUCHED);
-            self.touched.fetch_add(1, SeqCst);
+            ceiling = too_high.max(self.clockwork.ceiling.load(SeqCst));
         }
     }
 }

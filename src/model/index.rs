@@ -32,8 +32,9 @@ fn history(longest: usize) -> impl Strategy<Value = History> {
         .prop_map(|numbers| History(numbers.into_iter().map(decode).collect()))
 }
 
-fn play(setup: Setup, history: &History) {
-    let world = World::new(setup);
+/// `zeros`: everything is read before a mount is ready; else a first one shows its blocks at once.
+fn play(setup: Setup, zeros: bool, history: &History) {
+    let world = World::new(setup, zeros);
     for op in &history.0 {
         world.apply(op);
     }
@@ -45,8 +46,8 @@ proptest! {
 
     // P20, P21, P23 and P24, all at once.
     #[test]
-    fn p20_to_p24_no_short_history_hides_a_change(setup in setup(), history in history(24)) {
-        play(setup, &history);
+    fn p20_to_p24_no_short_history_hides_a_change(setup in setup(), zeros: bool, history in history(24)) {
+        play(setup, zeros, &history);
     }
 }
 
@@ -54,7 +55,7 @@ proptest! {
     #![proptest_config(super::config(4_000, 20_000))]
 
     #[test]
-    fn p20_to_p24_no_long_history_hides_a_change(setup in setup(), history in history(120)) {
-        play(setup, &history);
+    fn p20_to_p24_no_long_history_hides_a_change(setup in setup(), zeros: bool, history in history(120)) {
+        play(setup, zeros, &history);
     }
 }

@@ -223,6 +223,7 @@ impl Indexing<'_> {
             changes: self.source.changes().or(named),
             salvage: self.volume.salvage,
             rescan: config.rescan,
+            zeros: self.volume.sparse,
             purpose,
             map: self.bmap,
             threads: scan_threads(self.threads),

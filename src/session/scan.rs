@@ -179,6 +179,8 @@ fn counts(report: &Report) -> String {
         zero,
         bytes_read,
         seconds,
+        // A scan reads.
+        first_pass: _,
     } = report;
     format!(
         "{blocks} blocks: {changed} changed, {new} new, {unchanged} unchanged, {unsettled} unsettled, \

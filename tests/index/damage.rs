@@ -190,6 +190,7 @@ fn p21_left_open_and_not_written_since() {
     let rig = Rig::new(&scene, &image(&scene));
     let backup = scene.dir("backup");
     rig.wait_until_old();
+    rig.scan("").ok();
     killed_while_mounted(&rig, &backup);
     let after = rig.sync(&backup);
     assert_eq!(after.blocks, [0; 0], "proven unwritten; {}", after.said);

@@ -216,7 +216,12 @@ fn the_default_index_of_a_user_is_in_the_users_state_directory() {
             .words("run -b 64K --index")
             .words(options)
             .arg(&image)
-            .args(["--", "sh", "-c", "cd {} && stat -c '%n %Y %u' *"])
+            .args([
+                "--",
+                "sh",
+                "-c",
+                "cd {} && cat -- * > /dev/null && stat -c '%n %Y %u' *",
+            ])
             .run()
     };
     let first = run("");
@@ -275,7 +280,12 @@ fn the_default_index_of_root_is_in_var_lib() {
             .words("run --index -b")
             .arg(block);
         tool.arg(&image)
-            .args(["--", "sh", "-c", "cd {} && stat -c '%n %Y' *"])
+            .args([
+                "--",
+                "sh",
+                "-c",
+                "cd {} && cat -- * > /dev/null && stat -c '%n %Y' *",
+            ])
             .ok()
     };
     let before = run("64K");

@@ -87,7 +87,13 @@ impl<'a> Rig<'a> {
         stamps_in(
             &self
                 .run("-q")
-                .args(["sh", "-c", "cd \"$1\" && stat -c '%n %.9Y' *", "sh", "{}"])
+                .args([
+                    "sh",
+                    "-c",
+                    "cd \"$1\" && cat -- * > /dev/null && stat -c '%n %.9Y' *",
+                    "sh",
+                    "{}",
+                ])
                 .ok(),
         )
     }

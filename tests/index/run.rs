@@ -295,6 +295,7 @@ fn a_writable_run_writes_the_image() {
     let read_only = run(&scene, &image).args(["sh", "-c", script]).run();
     assert_ne!(read_only.code(), 0);
     let rig = Rig::new(&scene, &image);
+    rig.scan("").ok();
     rig.run("-rw").args(["sh", "-c", script]).ok();
     let start = 2 * 65_536 + 5;
     assert_eq!(&fs::read(&image).unwrap()[start..start + 7], b"written");

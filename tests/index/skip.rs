@@ -152,6 +152,7 @@ fn p23_holds_on_ext4_xfs_and_btrfs_and_on_nothing_else() {
 fn p23_unsettled_blocks_get_their_new_stamps_without_reading() {
     let scene = Scene::new();
     let rig = Rig::new(&scene, &image(&scene));
+    rig.scan("").ok();
     // Written while it is served and half read; then it rests.
     let write = "printf x | dd of=\"$1\" bs=1 seek=5000 conv=notrunc,fsync status=none; head -c 9 \"$2\"/00000007";
     rig.run("")

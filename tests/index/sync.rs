@@ -262,3 +262,33 @@ fn changes_in_quick_succession_are_all_seen() {
     wait_until("the next second", || now() > begun + 1);
     assert_eq!(rig.sync_well(&backup), [0; 0]);
 }
+
+#[test]
+fn p14_a_backup_followed_at_once_by_its_restore_is_right_each_time() {
+    std::thread::scope(|scope| {
+        for number in 0..10 {
+            scope.spawn(move || {
+                let scene = Scene::new();
+                let image = scene.file("a.img", &disk_like(number, 3 * 65_536));
+                let backup = scene.dir("backup");
+                for round in 0..10_u8 {
+                    let run = |options: &str| {
+                        let tool = scene.bmapfs().words("run -b 64K").words(options);
+                        tool.arg(&image).words("-- rsync -a --inplace")
+                    };
+                    change(&image, 65_536 + 5, &[round; 7]);
+                    let good = blocks::read(&image);
+                    run("").arg("{}/").arg(&backup).ok();
+                    // Lost at once, and put back at once.
+                    change(&image, 65_536 + 5, b"damaged");
+                    change(&image, 2 * 65_536, b"damaged");
+                    run("-rw")
+                        .arg(format!("{}/", backup.display()))
+                        .arg("{}/")
+                        .ok();
+                    assert_same("restored", &blocks::read(&image), &good);
+                }
+            });
+        }
+    });
+}

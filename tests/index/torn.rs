@@ -119,6 +119,7 @@ fn p24_rsync_is_never_misled_by_a_b_a() {
 #[test]
 fn p24_a_mount_that_is_still_there_shows_new_times_until_sighup() {
     on_each_kind_of_source(|rig| {
+        rig.scan("").ok();
         let mount = rig.mount("").up_in_foreground();
         let before = stamps_at(mount.point());
         // A device could have been written from below: only the listing after a scan shows what that has found.

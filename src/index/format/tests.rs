@@ -11,9 +11,10 @@ use crate::geometry::{BlockIndex, BlockSize, Geometry};
 use crate::image::Image;
 use crate::image::faulty::Memory;
 use crate::index::file::{Loaded, Store};
-use crate::index::record::{HASHED, SETTLED, STAMPED};
+use crate::index::record::{HASHED, SETTLED};
 use crate::index::{Index, Purpose, Report, Request};
 use crate::scan::Tally;
+use crate::stamp::STAMPED;
 
 const CLOSED: [i64; 4] = [1_795_903_132, 1_795_903_132, 981_173_106, 1_795_903_134];
 const UNSETTLED: [i64; 4] = [1_795_903_140, 1_795_903_140, 1_795_903_140, 1_795_903_142];
@@ -98,6 +99,7 @@ fn shown(path: &Path, store: Option<InPlace>) -> (Vec<i64>, Report) {
         changes: None,
         map: None,
         rescan: false,
+        zeros: true,
         salvage: false,
         purpose: Purpose::Run {
             refuse_shrunk: true,
@@ -139,7 +141,7 @@ fn p21_stored_indexes_are_read() {
         assert_eq!((header.state, header.vouched), (state, false), "{name}");
         assert!(header.floor <= header.ceiling && header.place.lock.is_some());
         assert!(matches!(header.fingerprint, Fingerprint::File(_)));
-        let found: Vec<_> = records.iter().map(|record| record.stamp).collect();
+        let found: Vec<_> = records.iter().map(|record| record.stamp.second()).collect();
         assert_eq!(found, stamps, "{name}");
         for (number, (record, block)) in records.iter().zip(content().chunks(4096)).enumerate() {
             assert_eq!(record.digest, *blake3::hash(block).as_bytes());
@@ -151,7 +153,7 @@ fn p21_stored_indexes_are_read() {
             } else {
                 stamps[number]
             };
-            assert_eq!(record.latest(), latest, "{name}, block {number}");
+            assert_eq!(record.stamp.latest(), latest, "{name}, block {number}");
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::image::Image;
 use crate::image::faulty::{Memory, pattern};
 use crate::index::file::{Loaded, Store};
 use crate::index::format::FilePlace;
-use crate::index::{Index, Purpose, Request, lock};
+use crate::index::{Index, Purpose, Request};
 use crate::scan::Tally;
 
 const BLOCK: usize = 4096;
@@ -34,7 +34,7 @@ impl Write for SlowWriter<'_> {
         // The magic is not the records.
         if bytes.len() > 16 {
             let _ = self.0.reached.send(());
-            let _ = lock(&self.0.go_on).recv();
+            let _ = self.0.go_on.lock().unwrap().recv();
         }
         Ok(bytes.len())
     }
@@ -113,6 +113,7 @@ fn nobody_waits_for_a_save_that_a_listing_needs() {
         changes: None,
         map: None,
         rescan: false,
+        zeros: true,
         salvage: false,
         purpose: Purpose::Mount,
         threads: 1,

@@ -48,7 +48,8 @@ impl World {
             | Op::Below(_)
             | Op::Turn(_)
             | Op::Cancel => self.act(op),
-            _ if self.mounted().is_some() => {
+            // Who comes while the first one waits, waits.
+            _ if self.mounted().is_some_and(|m| m.index.shows_stamps()) => {
                 self.model().nested_requests += 1;
                 self.act(op);
             }

@@ -2,7 +2,7 @@
 
 use super::op::Mode;
 use super::world::{Held, Model, Mounted, Pair, World, number};
-use crate::index::record::HASHED;
+use crate::index::door::HASHED;
 use crate::volume::Attr;
 
 impl World {
@@ -57,10 +57,7 @@ impl World {
         }
         let content = self.live.present().content(block, size);
         // Somebody reads it at once; without -w alone, that is noticed unless it is what was hashed.
-        let hashed = mounted
-            .index
-            .records
-            .with(number(block), |record| record.has(HASHED));
+        let hashed = mounted.index.record(number(block)).has(HASHED);
         let noticed = mounted.mode != Mode::Write && !hashed;
         let still = quiet && !noticed && self.live.number() == since && !model.bad && !unreadable;
         if still && content.len == size {

@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::op::{Fault, Place as Keeping};
 use crate::clock::{Clock, testing::TestClock};
-use crate::index::file::{Loaded, Store};
-use crate::index::format::FilePlace;
+use crate::index::door::{FilePlace, Loaded, Store};
 
 #[derive(Debug, Clone)]
 struct Version {

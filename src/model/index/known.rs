@@ -47,7 +47,9 @@ pub(super) const CRASH: Op = Op::Fail {
 };
 
 pub(super) fn holds(setup: Setup, history: Vec<Op>) {
-    play(setup, &History(history));
+    let history = History(history);
+    play(setup, true, &history);
+    play(setup, false, &history);
 }
 
 #[test]

@@ -1,11 +1,9 @@
 //! What the model remembers of stamps, and what it must forget because nobody can be blamed for it.
 
-use std::sync::atomic::Ordering::SeqCst;
-
 use super::world::{BLOCKS, Model, World, number};
 use crate::clock::Clock;
 use crate::index::Index;
-use crate::index::over::NEAR;
+use crate::index::door::NEAR;
 
 impl World {
     /// A mount begins; `blind`: one that knows nothing of those before; `unnoted`: one that notes nowhere what it shows.
@@ -35,10 +33,10 @@ impl World {
     /// The stamps of an index count, whether they were shown or not.
     pub(super) fn made(&self, index: &Index) {
         let mut model = self.model();
-        model.latest = model.latest.max(index.last_made.load(SeqCst));
+        model.latest = model.latest.max(index.last_made());
         for block in 0..BLOCKS {
-            let record = (index.records).with(number(block), |record| *record);
-            for stamp in [record.stamp, record.latest()] {
+            let record = index.record(number(block));
+            for stamp in [record.stamp.second(), record.stamp.latest()] {
                 if !model.set_by_clients.contains(&(block, stamp)) {
                     model.latest = model.latest.max(stamp);
                 }

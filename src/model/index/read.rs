@@ -1,7 +1,5 @@
 //! Clients that look and read, and targets that are synced.
 
-use std::sync::atomic::Ordering::SeqCst;
-
 use super::live::{Content, HALF};
 use super::op::Style;
 use super::world::{BLOCKS, Mounted, Pair, World, number};
@@ -47,12 +45,12 @@ impl World {
     /// `ls -l`
     pub(super) fn list(&self, mounted: &Mounted) -> Vec<(usize, Attr)> {
         let since = self.live.number();
-        let before = Self::overlay(&mounted.index);
+        let before = mounted.index.overlay();
         // What the scan found, although it may not be so any more.
-        let fresh = mounted.index.fresh.load(SeqCst) >= self.clock.now();
+        let fresh = mounted.index.fresh() >= self.clock.now();
         let seen = self.live.seen_since(mounted.noted);
         let directory = mounted.blocks.open_directory(Inode::Root).unwrap();
-        let renewed = Self::overlay(&mounted.index) != before;
+        let renewed = mounted.index.overlay() != before;
         if renewed {
             let mut model = self.model();
             if let Some(mount) = &mut model.mount {

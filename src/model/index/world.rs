@@ -15,9 +15,8 @@ use crate::clock::{Clock, testing::TestClock};
 use crate::config::{OwnerConfig, VolumeConfig};
 use crate::geometry::{BlockIndex, BlockSize, Geometry};
 use crate::image::Image;
-use crate::index::over::NEAR;
-use crate::index::record::TORN;
-use crate::index::{Index, OpenError, Purpose, Request, lock};
+use crate::index::door::{NEAR, TORN, UNREAD};
+use crate::index::{Index, OpenError, Purpose, Request};
 use crate::scan::Tally;
 use crate::volume::{Handle, Volume};
 
@@ -123,11 +122,13 @@ pub(super) struct World {
     pub(super) disk: Arc<Disk>,
     pub(super) live: Arc<Live>,
     pub(super) clock: Arc<TestClock>,
+    /// Nothing is shown before everything was read.
+    zeros: bool,
     model: Mutex<Model>,
 }
 
 impl World {
-    pub(super) fn new(setup: Setup) -> Arc<Self> {
+    pub(super) fn new(setup: Setup, zeros: bool) -> Arc<Self> {
         let clock = Arc::new(TestClock::new(2_000_000_000));
         let told = match setup.told {
             0..=2 => Told::File,
@@ -144,6 +145,7 @@ impl World {
             disk: Disk::new(&clock),
             live: Live::new(size, told, &clock),
             clock,
+            zeros,
             model: Mutex::default(),
         });
         world.live.world.set(Arc::downgrade(&world)).unwrap();
@@ -184,6 +186,7 @@ impl World {
             changes: teller.map(|teller| teller as &dyn ChangeSource),
             salvage: false,
             rescan,
+            zeros: self.zeros,
             purpose: match mode {
                 Mode::Run => Purpose::Run {
                     refuse_shrunk: false,
@@ -255,7 +258,7 @@ impl World {
             }
         };
         self.model().forgotten = false;
-        if index.unsaved.load(SeqCst) {
+        if !index.is_saved() {
             self.model().calm = None;
         }
         self.check_calm(&index, begin);
@@ -312,7 +315,8 @@ impl World {
             }
         }
         let torn = std::array::from_fn(|block| {
-            busy || (mounted.index.records).with(number(block), |record| record.has(TORN))
+            let record = mounted.index.record(number(block));
+            busy || record.has(TORN) || record.has(UNREAD)
         });
         self.made(&mounted.index);
         {
@@ -342,13 +346,13 @@ impl World {
         // What was cut off cannot be read.
         let whole = index.geometry().image_size() == self.live.size() as u64;
         let quiet = whole && !self.live.foreign_since(begin);
-        let saved = saved && !index.unsaved.load(SeqCst);
+        let saved = saved && index.is_saved();
         {
             let mut model = self.model();
             model.exclusive = false;
             model.ending = false;
             let stamps = std::array::from_fn(|block| {
-                let stamp = index.records.with(number(block), |record| record.stamp);
+                let stamp = index.record(number(block)).stamp.second();
                 (!torn[block] && quiet && !doubt && !model.was_bad).then_some(stamp)
             });
             let image = self.live.present();
@@ -372,7 +376,7 @@ impl World {
         for (block, stamp) in calm.stamps.into_iter().enumerate() {
             let same = image.content(block, BLOCK) == calm.image.content(block, BLOCK);
             if let Some(stamp) = stamp.filter(|_| same && image.content(block, BLOCK).len > 0) {
-                let now = index.records.with(number(block), |record| record.stamp);
+                let now = index.record(number(block)).stamp.second();
                 assert_eq!(
                     now, stamp,
                     "block {block} has a new stamp, and nobody touched it"
@@ -431,11 +435,6 @@ impl World {
                 mount.noted = self.live.looked();
             }
         }
-    }
-
-    /// The one stamp of all blocks, if they have one.
-    pub(super) fn overlay(index: &Index) -> Option<i64> {
-        lock(&index.overlay).as_ref().map(|overlay| overlay.stamp)
     }
 }
 

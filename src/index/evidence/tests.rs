@@ -1,0 +1,138 @@
+//! A listing, and a scan that comes in between; and what a scan does not read.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::*;
+use crate::clock::Clock;
+use crate::clock::testing::TestClock;
+use crate::geometry::{BlockIndex, BlockSize, Geometry};
+use crate::image::Image;
+use crate::image::faulty::{History, Memory, pattern};
+use crate::index::partial::Reading;
+use crate::index::record::SETTLED;
+use crate::scan::Tally;
+
+const BLOCK: usize = 4096;
+
+/// Something else that happens while somebody waits for a second to end.
+type Meantime = Box<dyn FnOnce() + Send>;
+
+/// A clock on which something happens in the next wait.
+struct BusyClock {
+    clock: Arc<TestClock>,
+    next: Mutex<Option<Meantime>>,
+}
+
+impl std::fmt::Debug for BusyClock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.clock.fmt(f)
+    }
+}
+
+impl Clock for BusyClock {
+    fn now(&self) -> i64 {
+        self.clock.now()
+    }
+
+    fn wait_past(&self, second: i64, most: Duration) {
+        let next = self.next.lock().unwrap().take();
+        if let Some(next) = next {
+            next();
+        }
+        self.clock.wait_past(second, most);
+    }
+}
+
+/// A mounted device of three blocks whose statistics tell of every write.
+fn with_index(work: impl FnOnce(&Arc<Memory>, &Arc<BusyClock>, &Request<'_>, Arc<Index>)) {
+    let clock = Arc::new(TestClock::new(2_000_000_000));
+    let memory = Memory::with(
+        pattern(3 * BLOCK),
+        History::Device,
+        false,
+        Arc::clone(&clock),
+    );
+    let clock = Arc::new(BusyClock {
+        clock,
+        next: Mutex::new(None),
+    });
+    let image: Arc<dyn Image> = Arc::new(Arc::clone(&memory));
+    let directory = tempfile::tempdir().unwrap();
+    let tally = Tally::default();
+    let request = Request {
+        geometry: Geometry::new(image.size().unwrap(), BlockSize::MIN).unwrap(),
+        image,
+        path: &directory.path().join("index"),
+        source_file: None,
+        source: "image".to_owned(),
+        writable: false,
+        force: false,
+        immutable: false,
+        changes: None,
+        map: None,
+        rescan: false,
+        zeros: true,
+        salvage: false,
+        purpose: Purpose::Mount,
+        threads: 1,
+        tally: &tally,
+        clock: Arc::clone(&clock) as Arc<dyn Clock>,
+    };
+    let index = Arc::new(Index::open(&request).unwrap());
+    work(&memory, &clock, &request, index);
+}
+
+fn shown(index: &Index) -> Vec<i64> {
+    let block = |number| BlockIndex::new(number).unwrap();
+    (0..3)
+        .map(|number| index.report_stamp(block(number)))
+        .collect()
+}
+
+#[test]
+fn p24_a_listing_that_waits_while_a_scan_ends_looks_again() {
+    with_index(|memory, clock, _, index| {
+        let before = shown(&index);
+        index.refresh();
+        assert_eq!(shown(&index), before, "nothing was written");
+        memory.poke(5, b"other");
+        let scanning = Arc::clone(&index);
+        let scan = move || scanning.rescan(&Tally::default()).unwrap();
+        *clock.next.lock().unwrap() = Some(Box::new(scan));
+        index.refresh();
+        assert!(clock.next.lock().unwrap().is_none(), "the listing waited");
+        let after = shown(&index);
+        assert!(after[0] > before[0], "the scan has found the write");
+        assert_eq!(after[1..], before[1..], "and nothing else");
+        // The next one that finds news gives all a new stamp.
+        memory.poke(5, b"again");
+        index.refresh();
+        let after = shown(&index);
+        let newest = before.iter().max().unwrap();
+        assert!(
+            after
+                .iter()
+                .all(|stamp| stamp > newest && *stamp == after[0])
+        );
+    });
+}
+
+#[test]
+fn p23_what_is_not_settled_gets_a_new_stamp_without_being_read() {
+    with_index(|_, clock, request, index| {
+        let before = shown(&index);
+        for number in [0, 1] {
+            let block = BlockIndex::new(number).unwrap();
+            index.records.with(block, |record| record.clear(SETTLED));
+        }
+        let now = even(clock.now() + 100);
+        index.look(request, now, &Reading::Nothing).unwrap();
+        assert_eq!(shown(&index), [now, now + STEP, before[2]]);
+        let report = index.report();
+        assert_eq!((report.unsettled, report.unchanged), (2, 1));
+        assert_eq!(report.bytes_read, 0);
+        index.look(request, now + 50, &Reading::Nothing).unwrap();
+        assert_eq!(shown(&index), [now, now + STEP, before[2]], "now it is");
+    });
+}
