@@ -26,12 +26,6 @@ impl Budget {
         self.limit
     }
 
-    /// How many are taken.
-    #[cfg(test)]
-    pub(crate) fn used(&self) -> u64 {
-        self.used.load(SeqCst)
-    }
-
     /// `false`: so much is not left, and nothing was taken.
     #[must_use]
     pub(crate) fn take(&self, bytes: u64) -> bool {
@@ -94,6 +88,14 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.give_back_all();
+    }
+}
+
+#[cfg(test)]
+impl Budget {
+    /// How many are taken.
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(SeqCst)
     }
 }
 

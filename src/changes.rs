@@ -42,12 +42,6 @@ impl FromIterator<Span> for ChangedRanges {
 }
 
 impl ChangedRanges {
-    /// The ranges, in order.
-    #[cfg(test)]
-    pub(crate) fn ranges(&self) -> &[Span] {
-        &self.ranges
-    }
-
     /// Whether a byte of `span` may differ.
     #[must_use]
     pub fn touch(&self, span: Span) -> bool {
@@ -109,6 +103,14 @@ pub trait ChangeSource: fmt::Debug {
 
     /// The state that the image is in now, to be kept with the index for the next time.
     fn now(&self) -> Option<ImageState>;
+}
+
+#[cfg(test)]
+impl ChangedRanges {
+    /// The ranges, in order.
+    pub(crate) fn ranges(&self) -> &[Span] {
+        &self.ranges
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ pub(crate) mod handles;
 pub(crate) mod inode;
 pub(crate) mod owner;
 pub(crate) mod sync_errors;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -171,16 +173,6 @@ pub(crate) trait Volume: fmt::Debug + Send + Sync + 'static {
 
     /// Opens a file.
     fn open(&self, inode: Inode, write: bool) -> Result<Handle>;
-
-    /// As [`Self::read_and`]; returns how many bytes.
-    #[cfg(test)]
-    fn read(&self, handle: Handle, offset: u64, out: &mut [u8], whole: bool) -> Result<usize> {
-        let mut got = Err(Errno::EIO);
-        self.read_and(handle, offset, out, whole, &mut |served| {
-            got = served.map(<[u8]>::len);
-        });
-        got
-    }
 
     /// Reads at `offset` into `out`, and gives what came to `reply`, once; what need not be waited for is done after that.
     /// Fewer bytes than asked for: the file's end, or a bad place in the source right behind. With `whole`, a bad place

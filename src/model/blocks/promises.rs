@@ -7,6 +7,7 @@ use crate::blocks::Blocks;
 use crate::clock::{Clock, testing::TestClock};
 use crate::image::faulty::{History, Memory};
 use crate::volume::inode::Inode;
+use crate::volume::testing::Read as _;
 use crate::volume::{Allocate, Change, Errno, SetTime, Volume};
 
 const BLOCK: usize = 4096;

@@ -1,6 +1,7 @@
 //! Writing block files: private copies, new files, locks, many at once.
 
 use super::*;
+use crate::volume::testing::Read as _;
 
 #[test]
 fn a_block_with_two_names_is_copied_before_it_is_written() {

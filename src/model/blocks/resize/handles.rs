@@ -4,6 +4,7 @@ use super::expect::{File, TemporaryPlace};
 use super::world::{World, text};
 use super::{Len, Name};
 use crate::volume::inode::Inode;
+use crate::volume::testing::Read as _;
 use crate::volume::{Allocate, Create, Errno, Handle, Result, Volume};
 
 /// A handle as a client and the model know it.
