@@ -55,11 +55,13 @@ struct Watched {
 }
 
 impl Blocks {
+    /// EBADF: nothing is open by this number.
     pub(super) fn handle(&self, handle: Handle) -> Result<Arc<Open>> {
         self.handles.get(handle).ok_or(Errno::EBADF)
     }
 
-    /// EISDIR: it is no file.
+    /// What an open file is now. EISDIR: it is a directory; else as [`Self::check_open`], for a block that a staged file
+    /// has become.
     pub(super) fn file<'a>(&self, open: &'a Open) -> Result<OpenFile<'a>> {
         match open {
             Open::Directory => Err(Errno::EISDIR),

@@ -18,12 +18,14 @@ pub(super) struct OpenStaged {
 }
 
 impl OpenStaged {
+    /// The block, if it was renamed over one and used since.
     pub(super) fn block(&self) -> Option<&OpenBlock> {
         self.block.get()
     }
 }
 
 impl Blocks {
+    /// What a file is now that was staged when it was opened. A block that it has become is opened once.
     pub(super) fn resolve<'a>(&self, open: &'a OpenStaged) -> Result<OpenFile<'a>> {
         let state = open.staged.lock();
         let StagedPlace::Block(block) = state.place else {
@@ -37,6 +39,7 @@ impl Blocks {
         Ok(OpenFile::Block(open.block.get_or_init(opened)))
     }
 
+    /// ENFILE: too many files are open.
     pub(super) fn open_staged(&self, staged: &Arc<Staged>, write: bool) -> Result<Handle> {
         self.handles.insert(|| {
             staged.opened();
@@ -58,6 +61,7 @@ impl Blocks {
         }
     }
 
+    /// After the handle has gone.
     pub(super) fn release_staged(&self, open: &OpenStaged) {
         if let Some(block) = open.block() {
             self.closed(block);
