@@ -20,7 +20,7 @@ MANUALS = doc/bmapfs.8 doc/mount.bmapfs.8
 
 # Debian packages. The demo's are among the test suite's, so that there is one list.
 DEMO_PACKAGES = gcc libc6-dev fuse3 rsync mount util-linux e2fsprogs
-BENCH_PACKAGES = gcc libc6-dev fuse3 mount util-linux util-linux-extra fio rsync iproute2 openssh-server openssh-client xfsprogs
+BENCH_PACKAGES = gcc libc6-dev fuse3 mount util-linux util-linux-extra fio rsync iproute2 openssh-server openssh-client xfsprogs b3sum
 TEST_PACKAGES = $(DEMO_PACKAGES) util-linux-extra bsdutils fdisk bmap-tools fio attr acl procps passwd kmod strace mandoc \
 	b3sum dmsetup qemu-utils xfsprogs btrfs-progs squashfs-tools openssh-server openssh-client restic borgbackup rclone \
 	thin-provisioning-tools libnbd-bin

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Measures bmapfs in one run: a mount against the raw image (reads and writes, a walk over a million block files,
-# mount time and memory), scans against a bare loop, resyncs against rsync on the whole image, sparse ones too. Prints
-# ratios, appends them to RESULTS.md, draws results.svg, resync.svg and snapshot.svg, and puts the tables of resyncs
-# into doc/COMPARISON.md.
+# mount time and memory), scans against a bare loop, verifying against b3sum, resyncs against rsync on the whole image,
+# sparse ones too. Prints ratios, appends them to RESULTS.md, draws results.svg, resync.svg and snapshot.svg, and puts
+# the tables of resyncs into doc/COMPARISON.md.
 # README.md beside this file explains the method and the variables.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
@@ -11,7 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 BMAPFS=${BMAPFS:-$here/../target/release/bmapfs}
 quick=${BENCH_QUICK:-}
 BARE_HASH=${BARE_HASH:-$here/../target/release/examples/bare-hash}
-parts=${BENCH_PARTS:-io walk memory scan resync virtsync snapshot}
+parts=${BENCH_PARTS:-io walk memory scan verify resync virtsync snapshot}
 media=${BENCH_MEDIA:-ram disk}
 operations=${BENCH_OPERATIONS:-read randread write randwrite}
 sizes=${BENCH_SIZES:-4K 128K 256K 1M}
@@ -22,6 +22,7 @@ image_mib=${BENCH_IMAGE_MIB:-1024}
 walk_blocks=${BENCH_WALK_BLOCKS:-1048576}
 scan_mib=${BENCH_SCAN_MIB:-4096}
 scan_sparse=${BENCH_SCAN_SPARSE:-1T 16T}
+verify_mib=${BENCH_VERIFY_MIB:-4096}
 resync_cases=${BENCH_RESYNC:-ram/local ram/link disk/local disk/link}
 resync_percents=${BENCH_PERCENTS:-0 1 10}
 resync_rounds=${BENCH_RESYNC_ROUNDS:-3}
@@ -54,6 +55,7 @@ if [ -n "$quick" ]; then
     plot=${BENCH_PLOT:-/dev/null}
     scan_mib=${BENCH_SCAN_MIB:-512}
     scan_sparse=${BENCH_SCAN_SPARSE:-1T}
+    verify_mib=${BENCH_VERIFY_MIB:-512}
     resync_rounds=${BENCH_RESYNC_ROUNDS:-1}
     resync_ram_mib=${BENCH_RESYNC_RAM_MIB:-512}
     resync_disk_mib=${BENCH_RESYNC_DISK_MIB:-512}
@@ -73,6 +75,8 @@ work_disk=
 
 # shellcheck source=bench/scan.sh
 . "$here/scan.sh"
+# shellcheck source=bench/verify.sh
+. "$here/verify.sh"
 # shellcheck source=bench/resync.sh
 . "$here/resync.sh"
 # shellcheck source=bench/virtsync.sh
@@ -318,6 +322,7 @@ report() {
         awk '{ printf "| %s | %.0f ms | %.1f MiB | %.1f MiB |\n", $1, $2 * 1000, $3 / 1024, $4 / 1024 }' "$memories"
     fi
     report_scan
+    report_verify
     report_resync
     report_virtsync
     report_snapshot
@@ -342,11 +347,12 @@ walks=$work_disk/walks
 memories=$work_disk/memories
 scans=$work_disk/scans
 scan_memories=$work_disk/scan-memories
+verifies=$work_disk/verifies
 resyncs=$work_disk/resyncs
 virtsyncs=$work_disk/virtsyncs
 sparse_lists=$work_disk/sparse-lists
 snapshots=$work_disk/snapshots
-touch "$table" "$walks" "$memories" "$scans" "$scan_memories" "$resyncs" "$virtsyncs" "$sparse_lists" "$snapshots"
+touch "$table" "$walks" "$memories" "$scans" "$scan_memories" "$verifies" "$resyncs" "$virtsyncs" "$sparse_lists" "$snapshots"
 
 for part in $parts; do
     case $part in
@@ -354,10 +360,11 @@ for part in $parts; do
     walk) measure_walks ;;
     memory) measure_memory ;;
     scan) measure_scan ;;
+    verify) measure_verify ;;
     resync) measure_resync ;;
     virtsync) measure_virtsync ;;
     snapshot) measure_snapshot ;;
-    *) die "BENCH_PARTS: no part '$part': io, walk, memory, scan, resync, virtsync and snapshot are there" ;;
+    *) die "BENCH_PARTS: no part '$part': io, walk, memory, scan, verify, resync, virtsync and snapshot are there" ;;
     esac
 done
 if [ ! -e "$results" ]; then

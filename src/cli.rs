@@ -6,6 +6,7 @@
 pub mod options;
 
 mod definition;
+mod known;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,9 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, ValueEnum};
 use clap_complete::Shell;
 
-use crate::config::{MountConfig, RunConfig, ScanConfig, UmountConfig, Verbosity};
+use crate::config::{
+    MountConfig, RunConfig, ScanConfig, SumsConfig, UmountConfig, Verbosity, VerifyConfig,
+};
 use crate::exit::{Failure, OrFail, Result, Status};
 
 use options::{Unknown, Word};
@@ -32,6 +35,10 @@ pub enum Command {
     Run(Box<RunConfig>),
     /// Bring an index up to date.
     Scan(Box<ScanConfig>),
+    /// Print what an index knows.
+    Sums(Box<SumsConfig>),
+    /// Compare a backup with an index.
+    Verify(Box<VerifyConfig>),
     /// Unmount, for umount(8).
     Umount(UmountConfig),
 }
@@ -62,6 +69,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command> {
         Some("--umount-helper") => answer(hidden(definition::umount_helper())?, umount_helper),
         Some("run") => answer(hidden(definition::run())?, run),
         Some("scan") => answer(hidden(definition::scan())?, scan),
+        Some("sums") => answer(hidden(definition::sums())?, known::sums),
+        Some("verify") => answer(hidden(definition::verify())?, known::verify),
         Some("--completions") => completions(arguments.get(2).map(OsString::as_os_str)),
         _ => answer(matches(definition::command(), arguments.iter())?, mount),
     }
@@ -251,7 +260,9 @@ fn completions(shell: Option<&OsStr>) -> Result<Command> {
     let mut script = Vec::new();
     let mut command = definition::command()
         .subcommand(definition::run().name("run"))
-        .subcommand(definition::scan().name("scan"));
+        .subcommand(definition::scan().name("scan"))
+        .subcommand(definition::sums().name("sums"))
+        .subcommand(definition::verify().name("verify"));
     clap_complete::generate(shell, &mut command, "bmapfs", &mut script);
     let script = String::from_utf8(script).or_fail(Status::Internal, || "writing completions")?;
     Ok(Command::Print(script))

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use crate::geometry::BlockSize;
+use crate::geometry::{BlockSize, Part};
 
 /// Everything that `bmapfs SRC MOUNTPOINT` was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +115,38 @@ pub struct ScanConfig {
     pub list: bool,
     /// `--bmap`: the file that a block map is written to.
     pub bmap: Option<PathBuf>,
+    /// `--json`: print one object.
+    pub json: bool,
+}
+
+/// Everything that `bmapfs sums SRC` was asked to do, and which index `bmapfs verify` goes by. SRC need not be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SumsConfig {
+    /// SRC as typed.
+    pub source: PathBuf,
+    /// Length of every block but the last.
+    pub block_size: BlockSize,
+    /// Which index.
+    pub index: IndexConfig,
+    /// `--sparse`: blocks of zeros need no file.
+    pub sparse: bool,
+}
+
+/// Everything that `bmapfs verify SRC BACKUP` was asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifyConfig {
+    /// By which index.
+    pub known: SumsConfig,
+    /// BACKUP as typed.
+    pub backup: PathBuf,
+    /// `--part`: which blocks.
+    pub part: Part,
+    /// How much is logged.
+    pub verbosity: Verbosity,
+    /// Threads that read; `None`: one a processor.
+    pub threads: Option<NonZeroUsize>,
+    /// `-v`: list the blocks that are not right.
+    pub list: bool,
     /// `--json`: print one object.
     pub json: bool,
 }

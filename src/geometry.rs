@@ -4,12 +4,14 @@
 //! eight decimal digits and no sum here can overflow. This module knows no files.
 
 mod block_size;
+mod part;
 
 use std::fmt;
 
 use thiserror::Error;
 
 pub use block_size::{BlockSize, BlockSizeError, parse_size};
+pub use part::{Part, PartError};
 
 /// The most blocks that an image may have: eight decimal digits name them (promise P1).
 pub const MAX_BLOCKS: u64 = 100_000_000;

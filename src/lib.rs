@@ -25,6 +25,7 @@ pub mod session;
 pub mod snapshot;
 mod stamp;
 pub mod sys;
+mod verify;
 mod volume;
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use bmapfs::cli::{self, Command, MountRequest};
+use bmapfs::config::Verbosity;
 use bmapfs::exit::{OrFail, Result, Status};
 use bmapfs::host::daemon::{self, Role};
 use bmapfs::host::{logging, unmount};
@@ -32,6 +33,15 @@ fn run() -> Result<ExitCode> {
             let map = session::read_map(Some(&config.index))?;
             daemon::start(true)?;
             print(&session::scan(&config, map.as_ref())?.text(config.json)?)
+        }
+        Command::Sums(config) => {
+            logging::init(Verbosity::Normal);
+            session::sums(&config, &mut std::io::stdout().lock()).map(ExitCode::from)
+        }
+        Command::Verify(config) => {
+            logging::init(config.verbosity);
+            daemon::start(true)?;
+            session::verify(&config, &mut std::io::stdout().lock()).map(ExitCode::from)
         }
         Command::Umount(config) => {
             logging::init(cli::umount_verbosity(&config));

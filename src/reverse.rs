@@ -36,7 +36,10 @@ use crate::volume::handles::Handles;
 use crate::volume::owner::Owners;
 use crate::volume::sync_errors::SyncErrors;
 
-use directory::{Directory, Lock};
+pub(crate) use directory::Directory;
+pub(crate) use survey::warn_of_strangers;
+
+use directory::Lock;
 use dirty::Dirty;
 use layout::LayoutError;
 use partitions::{Disk, Partition};

@@ -8,6 +8,8 @@ mod prepare;
 mod run;
 mod scan;
 mod source;
+mod sums;
+mod verify;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -41,6 +43,8 @@ use prepare::{Prepared, forward_signals};
 pub use changes::read_map;
 pub use run::run;
 pub use scan::scan;
+pub use sums::sums;
+pub use verify::verify;
 
 /// Worker threads unless --threads says otherwise: one a processor, within these bounds. At least two, so that
 /// one slow read does not stop everything.

@@ -75,10 +75,16 @@ fn of_help(arguments: &str) -> BTreeSet<String> {
 }
 
 fn everything_in_help() -> BTreeSet<String> {
-    ["--help", "run --help", "scan --help"]
-        .iter()
-        .flat_map(|arguments| of_help(arguments))
-        .collect()
+    [
+        "--help",
+        "run --help",
+        "scan --help",
+        "sums --help",
+        "verify --help",
+    ]
+    .iter()
+    .flat_map(|arguments| of_help(arguments))
+    .collect()
 }
 
 /// The rows of the table of a Markdown text that begins with this line, as cells.
@@ -207,6 +213,13 @@ fn each_command_takes_what_the_manual_says() {
         set(scan.difference(&mount)),
         set(["bmap", "dry-run", "json"])
     );
+    let sums = set(["block-size", "help", "index", "sparse", "version"]);
+    assert_eq!(of_help("sums --help"), sums);
+    let mut verify = of_help("verify --help");
+    for option in ["json", "part", "quiet", "threads"] {
+        assert!(verify.remove(option), "verify takes --{option}");
+    }
+    assert_eq!(verify, sums);
 }
 
 /// The words of `-o` that have a meaning, as the help has them.

@@ -22,3 +22,6 @@ mod throttle;
 mod tools;
 mod torn;
 mod unsaved;
+mod verify;
+mod verify_meanwhile;
+mod verify_refusals;

@@ -3,10 +3,14 @@
 //! Invariant: every flag with a long name is in [`FLAGS`], and there stands under its word of an option list,
 //! so that a flag and its word cannot drift apart. Values are read elsewhere; here they are only collected.
 
+mod known;
+
 use std::ffi::OsString;
 
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, Command, ValueHint};
+
+pub(super) use known::{sums, verify};
 
 /// A flag that is a mount option too.
 #[derive(Debug, Clone, Copy)]
@@ -214,6 +218,7 @@ Examples:
   bmapfs -b 64K /dev/vg0/vm /mnt                                  just mount, smaller blocks
   mount -t bmapfs disk.img /mnt -o write                          by mount(8), or in fstab
   umount /mnt                                                     with all data on the disk
+  bmapfs verify disk.img backup/                                  is the backup what it should be?
 
 Exit status, as mount(8)'s: 0 success, 1 usage or permission, 2 system error, 4 bug in bmapfs,
 8 interrupted, 32 mount failure.";
@@ -233,7 +238,8 @@ pub fn command() -> Command {
         .about(ABOUT)
         .override_usage(
             "bmapfs [OPTIONS] SRC MOUNTPOINT\n       bmapfs run [OPTIONS] SRC -- CMD [ARG...]\n       \
-             bmapfs scan [OPTIONS] SRC",
+             bmapfs scan [OPTIONS] SRC\n       bmapfs sums [OPTIONS] SRC\n       \
+             bmapfs verify [OPTIONS] SRC BACKUP",
         )
         .after_help(AFTER)
         .arg(source())
@@ -310,13 +316,15 @@ pub(super) fn scan() -> Command {
             'v',
             "List the blocks that get new times, or would be read, as NUMBER or FIRST-LAST",
         ))
-        .arg(
-            Arg::new("json")
-                .long("json")
-                .action(ArgAction::SetTrue)
-                .help("Print one JSON object"),
-        )
+        .arg(json())
         .arg(options())
+}
+
+fn json() -> Arg {
+    Arg::new("json")
+        .long("json")
+        .action(ArgAction::SetTrue)
+        .help("Print one JSON object")
 }
 
 fn read() -> Arg {

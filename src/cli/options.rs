@@ -95,6 +95,19 @@ pub fn resolve(words: &[Word], unknown: Unknown) -> Result<Settings> {
     draft.finish()
 }
 
+/// Refuses every option that is not among `names`, the first names of words: `face` has no use for it.
+pub fn only(words: &[Word], names: &[&str], face: &str) -> Result<()> {
+    let known = |word: &Word| {
+        let name = word.name().replace('_', "-");
+        let mut rows = words::OWN.iter();
+        rows.any(|own| own.names.contains(&name.as_str()) && names.contains(&own.names[0]))
+    };
+    match words.iter().find(|word| !known(word)) {
+        Some(word) => Err(word.refused(&format!("has no meaning for bmapfs {face}"))),
+        None => Ok(()),
+    }
+}
+
 /// Flags that mount(2) and every fusermount3 know, each with the flag that it takes back.
 fn kernel_flag(name: &str) -> Option<(&'static str, Option<&'static str>)> {
     const FLAGS: [(&str, Option<&str>); 10] = [

@@ -43,6 +43,10 @@ fn the_definitions_are_sound() {
     definition::command().debug_assert();
     definition::mount_helper().debug_assert();
     definition::umount_helper().debug_assert();
+    definition::run().debug_assert();
+    definition::scan().debug_assert();
+    definition::sums().debug_assert();
+    definition::verify().debug_assert();
 }
 
 #[test]
@@ -153,6 +157,30 @@ fn a_wrong_command_line_is_one_sentence() {
             "-o kernel_cache and -w exclude each other",
         ),
         (&["-o", "frob", "/a", "/b"], "-o frob: unknown option"),
+        (&["sums"], "<SRC>"),
+        (&["sums", "/a", "-w"], "unexpected argument '-w'"),
+        (
+            &["sums", "/a", "-o", "rescan"],
+            "-o rescan: has no meaning for bmapfs sums",
+        ),
+        (
+            &["sums", "/a", "-o", "threads=2"],
+            "-o threads=2: has no meaning for bmapfs sums",
+        ),
+        (&["verify", "/a"], "<BACKUP>"),
+        (&["verify", "/a", ""], "BACKUP is empty"),
+        (
+            &["verify", "/a", "/b", "-o", "kernel_cache"],
+            "-o kernel_cache: has no meaning for bmapfs verify",
+        ),
+        (
+            &["verify", "/a", "/b", "-o", "nodev"],
+            "-o nodev: has no meaning for bmapfs verify",
+        ),
+        (
+            &["verify", "/a", "/b", "--part", "11/10"],
+            "--part 11/10: '11/10' is not a part: use K/N",
+        ),
         (&["--mount-helper", "/a"], "<MOUNTPOINT>"),
         (
             &["--mount-helper", "/a", "/b", "-t", "ext4"],
@@ -272,6 +300,25 @@ fn the_umount_helper_takes_what_umount_passes_in_any_order() {
         );
         assert_eq!(config.namespace.as_deref(), Some(Path::new("/ns")));
     }
+}
+
+#[test]
+fn what_only_reads_an_index_takes_it_by_flags_or_words() {
+    let sums = |arguments: &[&str]| match parsed(&[&["sums", "/a"], arguments].concat()) {
+        Ok(Command::Sums(config)) => *config,
+        other => panic!("{arguments:?}: {other:?}"),
+    };
+    let flags = sums(&["-b64K", "--index=/i", "--sparse"]);
+    let words = sums(&["-o", "bs=64K,index=/i,sparse"]);
+    assert_eq!(flags, words);
+    assert_eq!(sums(&["-o", "id=x"]).index.id.as_deref(), Some("x"));
+    let verify = parsed(&["verify", "/a", "/b", "--part", "3/10", "--threads=2"]);
+    let Ok(Command::Verify(verify)) = verify else {
+        panic!("{verify:?}")
+    };
+    assert_eq!(verify.known, sums(&[]));
+    assert_eq!(verify.part, "3/10".parse().unwrap());
+    assert_eq!(verify.threads.map(usize::from), Some(2));
 }
 
 #[test]

@@ -3,14 +3,14 @@
 //! `RWF_DONTCACHE` where the kernel has it, through a descriptor without read-ahead, whose pages would stay. Else what
 //! is cached is taken from there, and what is not is read in the ordinary way and dropped again.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
 
 use super::extents::is_unsupported;
 use crate::sys::{self, Caching};
@@ -64,9 +64,14 @@ fn read_and_drop(own: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
     Ok(got)
 }
 
-/// The same file with a description of its own, so that its read-ahead can be turned off.
+/// The same file with a description of its own, so that its read-ahead can be turned off. It moves the time of the last
+/// access only if the first does.
 fn reopen(file: &File) -> io::Result<File> {
-    let own = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+    let own = OpenOptions::new()
+        .read(true)
+        .custom_flags((flags & OFlag::O_NOATIME).bits())
+        .open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     posix_fadvise(&own, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM)?;
     Ok(own)
 }

@@ -84,6 +84,22 @@ impl From<StoreError> for io::Error {
     }
 }
 
+/// Opens the index at `path` for whoever only reads it. `None`: there is none. Nothing is changed; the lock is held only
+/// until the file is open, since a save puts another file in its place.
+pub(super) fn open_to_read(path: &Path) -> Result<Option<(File, FilePlace)>, StoreError> {
+    let spot = match Spot::find(path, None) {
+        Err(StoreError::Io(e)) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        spot => spot?,
+    };
+    if spot.look(spot.name())?.is_none() {
+        return Ok(None);
+    }
+    let lock = lock::share(&spot, &with(spot.name(), ".lock"))?;
+    let file = spot.open(spot.name(), OFlag::O_RDONLY)?;
+    let place = place(&file, lock.as_ref())?;
+    Ok(Some((file, place)))
+}
+
 /// Whether the directory of the file that `path` means is `above`, or below it. `false` if it cannot be told.
 pub(super) fn lies_below(path: &Path, above: &Path) -> bool {
     let below = || {
@@ -146,17 +162,6 @@ impl FileStore {
         lock::write(&self.lock, *noted).inspect_err(|e| log::debug!("{}: {e}", self.path.display()))
     }
 
-    /// The inode that a file is, beside which lock, and when it last changed.
-    fn place(&self, file: &File) -> io::Result<FilePlace> {
-        let (stat, lock) = (file.metadata()?, self.lock.metadata()?);
-        Ok(FilePlace {
-            inode: stat.ino(),
-            born: born(&stat),
-            lock: Some((lock.ino(), born(&lock))),
-            finished: stat.ctime(),
-        })
-    }
-
     fn save_once(
         &self,
         body: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
@@ -170,7 +175,7 @@ impl FileStore {
         temporary.file.sync_all()?;
         let place = FilePlace {
             finished: now(),
-            ..self.place(&temporary.file)?
+            ..place(&temporary.file, Some(&self.lock))?
         };
         (&temporary.file).write_all(&end(place)?)?;
         temporary.file.sync_all()?;
@@ -190,7 +195,7 @@ impl Store for FileStore {
             return Ok(None);
         }
         let file = self.spot.open(self.spot.name(), OFlag::O_RDONLY)?;
-        let place = self.place(&file)?;
+        let place = place(&file, Some(&self.lock))?;
         Ok(Some(Loaded {
             input: Box::new(file),
             place,
@@ -230,6 +235,18 @@ impl Store for FileStore {
             .unwrap_or_else(PoisonError::into_inner)
             .ceiling
     }
+}
+
+/// The inode that a file is, beside which lock, and when it last changed.
+fn place(file: &File, lock: Option<&File>) -> io::Result<FilePlace> {
+    let stat = file.metadata()?;
+    let lock = lock.map(File::metadata).transpose()?;
+    Ok(FilePlace {
+        inode: stat.ino(),
+        born: born(&stat),
+        lock: lock.map(|lock| (lock.ino(), born(&lock))),
+        finished: stat.ctime(),
+    })
 }
 
 fn now() -> i64 {

@@ -8,6 +8,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use serde::{Deserialize, Serialize};
 
+use super::file::RENAME_TAKES;
 use super::record::{LASTING, Record};
 use crate::changes::ImageState;
 use crate::image::Fingerprint;
@@ -63,6 +64,17 @@ pub(crate) struct FilePlace {
     pub(crate) lock: Option<(u64, Option<(i64, u32)>)>,
     /// When it was finished, in seconds since the epoch.
     pub(crate) finished: i64,
+}
+
+impl FilePlace {
+    /// Whether a file at `found`, in which this place stands, is not the one that was written, but a copy of it, or was
+    /// moved or changed.
+    pub(super) fn is_copied_to(&self, found: &Self) -> bool {
+        self.inode != found.inode
+            || self.born != found.born
+            || self.lock != found.lock
+            || (found.finished - self.finished).abs() > RENAME_TAKES
+    }
 }
 
 /// Why bytes are no index. Shown in one log line.

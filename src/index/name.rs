@@ -27,6 +27,34 @@ pub fn default_path(source: &Path, id: Option<&str>, block_size: BlockSize) -> i
     Ok(directory.join(format!("{}-{block_size}.index", file_name(source, id))))
 }
 
+/// The same, for whoever only reads it: nothing is made, and the source need not be there. The name of a logical volume
+/// that was removed still finds the index that it had.
+pub fn known_path(source: &Path, id: Option<&str>, block_size: BlockSize) -> io::Result<PathBuf> {
+    let directory = state_directory()?;
+    let path = |source: &Path| {
+        let name = file_name(source, id);
+        directory.join(format!("{name}-{block_size}.index"))
+    };
+    let plain = path(source);
+    if source.exists() || plain.exists() {
+        return Ok(plain);
+    }
+    let mapped = logical_volume(source).map(|volume| path(&volume));
+    Ok(mapped.filter(|path| path.exists()).unwrap_or(plain))
+}
+
+/// The device-mapper name that LVM gives to /dev/GROUP/VOLUME: hyphens are doubled, and one joins the two.
+fn logical_volume(source: &Path) -> Option<PathBuf> {
+    let (group, volume) = source
+        .strip_prefix("/dev")
+        .ok()?
+        .to_str()?
+        .split_once('/')?;
+    let doubled = |name: &str| name.replace('-', "--");
+    let name = format!("{}-{}", doubled(group), doubled(volume));
+    (!volume.contains('/')).then(|| Path::new("/dev/mapper").join(name))
+}
+
 /// A name for `source` that fits a path component, the same each time.
 #[must_use]
 pub fn mount_name(source: &Path, id: Option<&str>) -> String {
@@ -111,5 +139,19 @@ mod tests {
             "{odd}"
         );
         assert!(file_name(Path::new("/srv/a"), Some("vm-7")).starts_with("vm-7-"));
+    }
+
+    #[test]
+    fn logical_volumes_have_their_names_in_the_device_mapper() {
+        for (source, name) in [
+            ("/dev/vg0/web", Some("vg0-web")),
+            ("/dev/my-vg/web-snap", Some("my--vg-web--snap")),
+            ("/dev/sda", None),
+            ("/dev/disk/by-id/x", None),
+            ("/srv/vg0/web", None),
+        ] {
+            let name = name.map(|name| Path::new("/dev/mapper").join(name));
+            assert_eq!(logical_volume(Path::new(source)), name, "{source}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::Index;
 use super::clockwork::Clockwork;
 use super::counters::Counters;
 use super::evidence::Evidence;
-use super::file::{FileStore, Loaded, RENAME_TAKES, Store, StoreError};
+use super::file::{FileStore, Loaded, Store, StoreError};
 use super::first_pass::needs_no_scan;
 use super::format::{self, FilePlace, Header};
 use super::over::first_stamp;
@@ -300,12 +300,7 @@ fn load_records(
 /// Why what was copied with the stamps of an index is not certain to be what its digests say; `place`: where the index
 /// was found.
 fn find_doubt(header: &Header, place: FilePlace, now: &Fingerprint) -> Option<&'static str> {
-    let held = header.place;
-    let copied = held.inode != place.inode
-        || held.born != place.born
-        || held.lock != place.lock
-        || (place.finished - held.finished).abs() > RENAME_TAKES;
-    if copied {
+    if header.place.is_copied_to(&place) {
         return Some("it is a copy, and may be older than what was synced last");
     }
     let killed = header.open && !now.proves_unwritten_since(&header.fingerprint, false);

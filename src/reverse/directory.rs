@@ -32,7 +32,7 @@ pub(super) enum Lock {
 
 /// A directory that is open.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub(crate) struct Directory {
     file: File,
     /// Whether its file system's word on holes is believed.
     pub(super) believed: bool,
@@ -40,7 +40,7 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = std::fs::OpenOptions::new()
             .read(true)
             .custom_flags(OFlag::O_DIRECTORY.bits())
@@ -76,13 +76,13 @@ impl Directory {
     }
 
     /// All names in it.
-    pub(super) fn names(&self) -> io::Result<Vec<OsString>> {
+    pub(crate) fn names(&self) -> io::Result<Vec<OsString>> {
         std::fs::read_dir(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?
             .map(|entry| Ok(entry?.file_name()))
             .collect()
     }
 
-    pub(super) fn stat(&self, block: BlockIndex) -> io::Result<FileStat> {
+    pub(crate) fn stat(&self, block: BlockIndex) -> io::Result<FileStat> {
         let name = block_name(block);
         Ok(fstatat(
             &self.file,
@@ -101,7 +101,7 @@ impl Directory {
     }
 
     /// Opens a block file. EIO: it is no regular file any more.
-    pub(super) fn open_block(&self, block: BlockIndex, write: bool) -> io::Result<File> {
+    pub(crate) fn open_block(&self, block: BlockIndex, write: bool) -> io::Result<File> {
         let access = if write {
             OFlag::O_RDWR
         } else {

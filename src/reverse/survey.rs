@@ -55,22 +55,9 @@ impl Survey {
         Ok(Self { found, strangers })
     }
 
-    /// Tells of names that are ignored: what an interrupted tool has left, or what does not belong there.
+    /// Tells of names that are ignored.
     pub(super) fn warn_of_strangers(&self, path: &Path) {
-        if self.strangers.is_empty() {
-            return;
-        }
-        let named: Vec<_> = self.strangers.iter().take(NAMED).collect();
-        let mut line = format!("{named:?}");
-        line = line.trim_matches(['[', ']']).to_owned();
-        if self.strangers.len() > NAMED {
-            line += " and others";
-        }
-        log::warn!(
-            "{}: names that are no blocks are ignored, {} of them: {line}",
-            path.display(),
-            self.strangers.len(),
-        );
+        warn_of_strangers(path, &self.strangers);
     }
 
     pub(super) fn strangers(&self) -> usize {
@@ -106,6 +93,24 @@ impl Survey {
             .max()
             .unwrap_or(0)
     }
+}
+
+/// Tells of names that are ignored: what an interrupted tool has left, or what does not belong there.
+pub(crate) fn warn_of_strangers(path: &Path, strangers: &[OsString]) {
+    if strangers.is_empty() {
+        return;
+    }
+    let named: Vec<_> = strangers.iter().take(NAMED).collect();
+    let mut line = format!("{named:?}");
+    line = line.trim_matches(['[', ']']).to_owned();
+    if strangers.len() > NAMED {
+        line += " and others";
+    }
+    log::warn!(
+        "{}: names that are no blocks are ignored, {} of them: {line}",
+        path.display(),
+        strangers.len(),
+    );
 }
 
 fn look_at(directory: &Directory, block: BlockIndex) -> io::Result<Found> {

@@ -31,7 +31,7 @@ use crate::sys;
 
 /// The command did not fail, but the copy is not what it seems: some blocks could not be read, or writes were refused; or,
 /// with `-o strict`, the image was, or may have been, written while it was read.
-const NOT_AS_IT_SEEMS: u8 = 9;
+pub(super) const NOT_AS_IT_SEEMS: u8 = 9;
 /// As env(1): the command was found, but cannot be run.
 const CANNOT_RUN: u8 = 126;
 /// As env(1): there is no such command.

@@ -65,7 +65,12 @@ impl<'a> Rig<'a> {
 
     /// `bmapfs scan`.
     pub(super) fn scan(&self, options: &str) -> Tool {
-        let tool = self.scene.bmapfs().arg("scan").args(self.options());
+        self.face("scan", options)
+    }
+
+    /// A command that takes SRC and ends.
+    pub(super) fn face(&self, name: &str, options: &str) -> Tool {
+        let tool = self.scene.bmapfs().arg(name).args(self.options());
         tool.words(options).arg(&self.source)
     }
 

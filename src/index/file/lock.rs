@@ -51,23 +51,40 @@ pub(super) fn is_known(spot: &Spot, name: &OsStr) -> Result<bool, StoreError> {
     Ok(matches!(found, Found::Note(..)))
 }
 
-/// Takes the lock of this name, which is made if need be. A holder that is ending is waited for. Also gives what
-/// stood in it, if anything did.
+/// Takes the lock of this name, which is made if need be. Also gives what stood in it, if anything did.
 pub(super) fn take(spot: &Spot, name: &OsStr) -> Result<(File, Option<Note>), StoreError> {
     let file = spot
         .open(name, OFlag::O_RDWR | OFlag::O_CREAT)
         .map_err(|e| of_lock(name, e))?;
+    let note = await_holder(&file, name, FlockKind::Exclusive)?;
+    Ok((file, note))
+}
+
+/// Waits until nobody holds the lock of this name, and shares it. `None`: there is none, so nobody can hold it. What
+/// stands in it stays.
+pub(super) fn share(spot: &Spot, name: &OsStr) -> Result<Option<File>, StoreError> {
+    if spot.look(name).map_err(|e| of_lock(name, e))?.is_none() {
+        return Ok(None);
+    }
+    let file = spot.open(name, OFlag::O_RDONLY);
+    let file = file.map_err(|e| of_lock(name, e))?;
+    await_holder(&file, name, FlockKind::Shared)?;
+    Ok(Some(file))
+}
+
+/// Locks the open lock file of this name. A holder that is ending is waited for. What stands in it, if anything does.
+fn await_holder(file: &File, name: &OsStr, kind: FlockKind) -> Result<Option<Note>, StoreError> {
     let start = Instant::now();
     loop {
-        let free = sys::try_flock(file.as_fd(), FlockKind::Exclusive)?;
-        let known = match read(&file)? {
+        let free = sys::try_flock(file.as_fd(), kind)?;
+        let known = match read(file)? {
             Found::Nothing => None,
             Found::Note(holder, note) => Some((holder, note)),
             Found::Foreign => return Err(of_lock(name, Refused::ForeignLock.into())),
         };
         let note = known.map(|(_, note)| note);
         if free {
-            return Ok((file, note));
+            return Ok(note);
         }
         let patience = if note.is_some_and(|note| note.ending) {
             ENDING_PATIENCE
