@@ -3,7 +3,7 @@
 //! Invariants: what a client reads is what the image holds now; a write reaches the image before it is
 //! acknowledged and never leaves its block; nothing but a client's request changes a byte.
 
-mod block_set;
+mod attributes;
 mod data;
 mod failing;
 mod lengths;
@@ -13,12 +13,12 @@ mod resize;
 mod skipped;
 mod sparse;
 mod staged;
-mod staged_volume;
+mod staged_names;
+mod staged_open;
 mod stamps;
 mod times;
 mod volume;
 
-use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -27,37 +27,34 @@ use std::time::{Duration, Instant};
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::VolumeConfig;
-use crate::geometry::{BlockIndex, BlockSize, Geometry, GeometryError, Span};
+use crate::geometry::{BlockIndex, BlockSize, Geometry, GeometryError};
 use crate::image::{Fingerprint, Image};
 use crate::index::{Index, Meanwhile, Report};
 use crate::scan::Tally;
+use crate::volume::Errno;
 use crate::volume::handles::Handles;
-use crate::volume::inode::Inode;
 use crate::volume::owner::Owners;
-use crate::volume::{Attr, Errno, FileKind, Handle, Result};
+use crate::volume::sync_errors::SyncErrors;
 
 use failing::Failing;
 use lengths::Lengths;
 use open::Open;
 use staged::Staging;
-use staged_volume::StagedOpen;
 use stamps::Stamps;
 use times::Times;
 
-pub use listing::Listing;
-pub use skipped::Skipped;
+pub(crate) use listing::Listing;
+pub(crate) use skipped::Skipped;
 
 /// The image's size is looked at again no more often than this (promise P2).
 const SIZE_INTERVAL: Duration = Duration::from_secs(1);
-/// Extents of a block that are added up for its allocated size; with more it counts as full.
-const MOST_EXTENTS: usize = 8;
 /// What all open handles may keep together beside what they are, in bytes: pieces that were served early, what was read
 /// ahead. With more, an index knows less, and a device is read in smaller pieces.
 const HANDLE_MEMORY: u64 = 64 << 20;
 
 /// An image as a directory of block files.
 #[derive(Debug)]
-pub struct Blocks {
+pub(crate) struct Blocks {
     image: Arc<dyn Image>,
     config: VolumeConfig,
     geometry: RwLock<Geometry>,
@@ -75,12 +72,10 @@ pub struct Blocks {
     resizing: Mutex<()>,
     /// Of a writable mount: how long clients make the files.
     lengths: Lengths,
-    staged_handles: Handles<StagedOpen>,
     latched: AtomicBool,
     /// At the mount, of a mount that is read-only.
     fingerprint: Fingerprint,
-    /// How many times making writes durable has failed.
-    sync_failures: AtomicU64,
+    sync_errors: SyncErrors,
     /// Changes with every write: what was read ahead before it is stale.
     version: AtomicU64,
     /// Bytes that readers were given.
@@ -90,7 +85,7 @@ pub struct Blocks {
 
 /// What there is to say at the end of a mount.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Block files.
     pub blocks: u64,
     /// Of a writable mount: blocks that were neither written nor given a time.
@@ -112,20 +107,9 @@ pub struct Summary {
     pub latched: bool,
 }
 
-/// One moment's view of what all block files have in common, so that a listing asks once.
-#[derive(Debug)]
-struct View {
-    geometry: Geometry,
-    base: i64,
-    /// The image's present size; smaller than the geometry's if it was cut.
-    size: u64,
-    /// A run that was hole at that moment.
-    hole: Cell<Span>,
-}
-
 /// Why an image cannot be shown.
 #[derive(Debug, thiserror::Error)]
-pub enum BlocksError {
+pub(crate) enum BlocksError {
     /// It has too many blocks.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
@@ -137,7 +121,7 @@ pub enum BlocksError {
 impl Blocks {
     /// Cuts `image` into blocks as it is now.
     /// With an index, stamps are its; it must be of the same image at the same size.
-    pub fn new(
+    pub(crate) fn new(
         image: Arc<dyn Image>,
         config: VolumeConfig,
         clock: Arc<dyn Clock>,
@@ -175,9 +159,8 @@ impl Blocks {
             pending: AtomicU64::new(resize::NONE),
             resizing: Mutex::new(()),
             lengths: Lengths::default(),
-            staged_handles: Handles::new(),
             latched: AtomicBool::new(false),
-            sync_failures: AtomicU64::new(0),
+            sync_errors: SyncErrors::default(),
             version: AtomicU64::new(0),
             served: AtomicU64::new(0),
             image,
@@ -190,24 +173,24 @@ impl Blocks {
 
     /// Length of every block but the last.
     #[must_use]
-    pub fn block_size(&self) -> BlockSize {
+    pub(crate) fn block_size(&self) -> BlockSize {
         self.config.block_size
     }
 
     /// Whether what is shown is a clone of the image, which nobody writes.
     #[must_use]
-    pub fn is_snapshot(&self) -> bool {
+    pub(crate) fn is_snapshot(&self) -> bool {
         self.config.snapshot.is_some()
     }
 
     /// How the image is cut at present.
     #[must_use]
-    pub fn geometry(&self) -> Geometry {
+    pub(crate) fn geometry(&self) -> Geometry {
         *self.geometry.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at the image's size again: new blocks appear, what was cut off stays listed and reads as EIO.
-    pub fn reread_size(&self) {
+    pub(crate) fn reread_size(&self) {
         let present = match self.image.size() {
             Ok(size) => size,
             Err(e) => {
@@ -252,7 +235,7 @@ impl Blocks {
     }
 
     /// The orderly end: what was written is made durable. Later requests find an image that is still right.
-    pub fn close(&self) -> io::Result<Summary> {
+    pub(crate) fn close(&self) -> io::Result<Summary> {
         let blocks = self.geometry().blocks();
         let untouched = self
             .config
@@ -278,10 +261,10 @@ impl Blocks {
             })
         };
         // Content may have been shown with the second of a write that came later in it, and that was the last.
-        if self.times.touched() > 0
-            && let Err(e) = self.image.touch()
-        {
-            log::warn!("setting the image's time: {e}");
+        if self.times.touched() > 0 {
+            if let Err(e) = self.image.touch() {
+                log::warn!("setting the image's time: {e}");
+            }
         }
         Ok(Summary {
             blocks,
@@ -297,7 +280,7 @@ impl Blocks {
     }
 
     /// Looks at the image as if it were mounted anew: its size, and with an index at all of its content.
-    pub fn look_again(&self, tally: &Tally) -> io::Result<()> {
+    pub(crate) fn look_again(&self, tally: &Tally) -> io::Result<()> {
         self.reread_size();
         if let Some(index) = self.times.index() {
             self.handles.for_each(Open::discard);
@@ -329,129 +312,6 @@ impl Blocks {
         }
         self.follow_holes();
         self.times.refresh(self.image.as_ref());
-    }
-
-    fn view(&self) -> View {
-        let geometry = self.geometry();
-        View {
-            geometry,
-            base: self.times.base(self.image.as_ref()),
-            size: self.image.size().unwrap_or(geometry.image_size()),
-            hole: Cell::new(Span::new(0, 0)),
-        }
-    }
-
-    fn attr_in(&self, view: &View, inode: Inode) -> Result<Attr> {
-        let set = self.owners.of(inode);
-        let (kind, links, size, sectors, stamp) = match inode {
-            Inode::Root => {
-                // An empty image has no block with a time.
-                let newest = match self.times.newest(view.base, view.geometry.blocks()) {
-                    i64::MIN => 0,
-                    newest => newest,
-                };
-                let set = set.mtime.filter(|time| time.made == self.times.made());
-                (
-                    FileKind::Directory,
-                    2,
-                    0,
-                    0,
-                    set.map_or(newest, |time| time.set),
-                )
-            }
-            Inode::Block(block) if self.has(view.geometry, block) => {
-                let span = view.geometry.span(block);
-                let sectors = self.allocated(span, view).div_ceil(512);
-                (
-                    FileKind::File,
-                    1,
-                    span.len(),
-                    sectors,
-                    self.times.report_stamp(block, view.base),
-                )
-            }
-            _ => return Err(Errno::ENOENT),
-        };
-        Ok(Attr {
-            inode,
-            kind,
-            size,
-            sectors,
-            stamp,
-            atime: set.atime.unwrap_or(stamp),
-            mode: set.mode.unwrap_or_else(|| self.owners.widest(inode)),
-            links,
-            uid: set.uid.unwrap_or_else(|| self.owners.uid()),
-            gid: set.gid.unwrap_or_else(|| self.owners.gid()),
-        })
-    }
-
-    /// Bytes of `span` that take space: 0 only if all of it is hole at the view's moment; all of it where that is
-    /// not told quickly (promise P6). What was cut off is no hole.
-    fn allocated(&self, span: Span, view: &View) -> u64 {
-        if span.is_empty() || view.size < span.end {
-            return span.len();
-        }
-        if view.hole.get().contains(span) {
-            return 0;
-        }
-        let mut from = span.start;
-        let mut data = 0;
-        for _ in 0..MOST_EXTENTS {
-            let start = match self.image.next_data(from) {
-                Ok(start) => start.unwrap_or(view.size),
-                Err(_) => return span.len(),
-            };
-            if start >= span.end {
-                view.hole.set(Span::new(from, start));
-                return data;
-            }
-            let Ok(end) = self.image.next_hole(start) else {
-                return span.len();
-            };
-            data += end.min(span.end).saturating_sub(start);
-            if end >= span.end {
-                return data;
-            }
-            from = end;
-        }
-        span.len()
-    }
-
-    fn handle(&self, handle: Handle) -> Result<Arc<Open>> {
-        self.handles.get(handle).ok_or(Errno::EBADF)
-    }
-
-    fn file(&self, handle: Handle) -> Result<(Arc<Open>, BlockIndex)> {
-        let open = self.handle(handle)?;
-        let block = open.block.ok_or(Errno::EISDIR)?;
-        Ok((open, block))
-    }
-
-    /// A handle that may write, unless the mount has been latched.
-    fn writer(&self, handle: Handle) -> Result<(Arc<Open>, BlockIndex)> {
-        let (open, block) = self.file(handle)?;
-        if !open.writable {
-            return Err(Errno::EBADF);
-        }
-        self.check_latch()?;
-        open.wrote.store(true, SeqCst);
-        Ok((open, block))
-    }
-
-    /// Tells a handle that wrote of every sync failure since it was last told (promise P9).
-    fn unseen_failure(&self, open: &Open, tell: bool) -> Result<()> {
-        let failures = self.sync_failures.load(SeqCst);
-        let seen = if tell {
-            open.seen_failures.swap(failures, SeqCst)
-        } else {
-            open.seen_failures.load(SeqCst)
-        };
-        if open.wrote.load(SeqCst) && seen < failures {
-            Err(Errno::EIO)
-        } else {
-            Ok(())
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// A number of bytes that all its users together may hold.
 #[derive(Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     limit: u64,
     used: AtomicU64,
 }
@@ -13,7 +13,7 @@ pub struct Budget {
 impl Budget {
     /// Up to `limit` bytes.
     #[must_use]
-    pub const fn new(limit: u64) -> Self {
+    pub(crate) const fn new(limit: u64) -> Self {
         Self {
             limit,
             used: AtomicU64::new(0),
@@ -22,19 +22,13 @@ impl Budget {
 
     /// How many there may be.
     #[must_use]
-    pub fn limit(&self) -> u64 {
+    pub(crate) fn limit(&self) -> u64 {
         self.limit
-    }
-
-    /// How many are taken.
-    #[must_use]
-    pub fn used(&self) -> u64 {
-        self.used.load(SeqCst)
     }
 
     /// `false`: so much is not left, and nothing was taken.
     #[must_use]
-    pub fn take(&self, bytes: u64) -> bool {
+    pub(crate) fn take(&self, bytes: u64) -> bool {
         self.used
             .fetch_update(SeqCst, SeqCst, |used| {
                 used.checked_add(bytes).filter(|sum| *sum <= self.limit)
@@ -43,14 +37,14 @@ impl Budget {
     }
 
     /// Gives back what was taken.
-    pub fn give_back(&self, bytes: u64) {
+    pub(crate) fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, SeqCst);
     }
 }
 
 /// What one of them holds; it is given back when this is dropped.
 #[derive(Debug)]
-pub struct Share {
+pub(crate) struct Share {
     budget: Arc<Budget>,
     held: u64,
 }
@@ -58,7 +52,7 @@ pub struct Share {
 impl Share {
     /// Holds nothing yet.
     #[must_use]
-    pub fn new(budget: &Arc<Budget>) -> Self {
+    pub(crate) fn new(budget: &Arc<Budget>) -> Self {
         Self {
             budget: Arc::clone(budget),
             held: 0,
@@ -67,26 +61,26 @@ impl Share {
 
     /// `false`: so much is not left, and nothing was taken.
     #[must_use]
-    pub fn take(&mut self, bytes: u64) -> bool {
+    pub(crate) fn take(&mut self, bytes: u64) -> bool {
         let taken = self.budget.take(bytes);
         self.held += if taken { bytes } else { 0 };
         taken
     }
 
     /// Gives part of it back.
-    pub fn give_back(&mut self, bytes: u64) {
+    pub(crate) fn give_back(&mut self, bytes: u64) {
         self.held -= bytes;
         self.budget.give_back(bytes);
     }
 
     /// Gives all of it back.
-    pub fn give_back_all(&mut self) {
+    pub(crate) fn give_back_all(&mut self) {
         self.give_back(self.held);
     }
 
     /// Whether nothing is held.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.held == 0
     }
 }
@@ -94,6 +88,14 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.give_back_all();
+    }
+}
+
+#[cfg(test)]
+impl Budget {
+    /// How many are taken.
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(SeqCst)
     }
 }
 

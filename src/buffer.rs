@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 
 /// Alignment of the memory, in bytes: enough for direct I/O on every device.
-pub const ALIGNMENT: usize = 4096;
+pub(crate) const ALIGNMENT: usize = 4096;
 
 /// Bytes at an aligned address. Grows on demand, never shrinks; pages that were never touched cost nothing.
 #[derive(Debug, Default)]
-pub struct AlignedBuffer {
+pub(crate) struct AlignedBuffer {
     bytes: Vec<u8>,
     start: usize,
 }
@@ -15,7 +15,7 @@ pub struct AlignedBuffer {
 impl AlignedBuffer {
     /// An empty buffer; memory comes with the first [`AlignedBuffer::get`].
     #[must_use]
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             bytes: Vec::new(),
             start: 0,
@@ -23,7 +23,7 @@ impl AlignedBuffer {
     }
 
     /// The first `len` bytes. What they hold is whatever was there last.
-    pub fn get(&mut self, len: usize) -> &mut [u8] {
+    pub(crate) fn get(&mut self, len: usize) -> &mut [u8] {
         if self.bytes.len() < self.start + len {
             self.bytes = vec![0; len.next_multiple_of(ALIGNMENT) + ALIGNMENT];
             self.start = self.bytes.as_ptr().align_offset(ALIGNMENT);
@@ -37,7 +37,7 @@ thread_local! {
 }
 
 /// Lends this thread's buffer, `len` bytes of it. Nested calls get a buffer of their own.
-pub fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
+pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
     SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
         Ok(mut buffer) => work(buffer.get(len)),
         Err(_) => work(AlignedBuffer::new().get(len)),

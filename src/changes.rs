@@ -17,7 +17,6 @@ use crate::geometry::Span;
 
 pub use map::ChangeMap;
 pub use named::Named;
-pub use parts::MapError;
 
 /// Ranges of an image that may differ from an earlier state of it; all other bytes are certain to be the same.
 /// Sorted, disjoint, none empty.
@@ -43,12 +42,6 @@ impl FromIterator<Span> for ChangedRanges {
 }
 
 impl ChangedRanges {
-    /// The ranges, in order.
-    #[must_use]
-    pub fn ranges(&self) -> &[Span] {
-        &self.ranges
-    }
-
     /// Whether a byte of `span` may differ.
     #[must_use]
     pub fn touch(&self, span: Span) -> bool {
@@ -110,6 +103,14 @@ pub trait ChangeSource: fmt::Debug {
 
     /// The state that the image is in now, to be kept with the index for the next time.
     fn now(&self) -> Option<ImageState>;
+}
+
+#[cfg(test)]
+impl ChangedRanges {
+    /// The ranges, in order.
+    pub(crate) fn ranges(&self) -> &[Span] {
+        &self.ranges
+    }
 }
 
 #[cfg(test)]

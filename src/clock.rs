@@ -28,7 +28,7 @@ pub trait Clock: fmt::Debug + Send + Sync {
 
 /// The machine's real-time clock.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct SystemClock;
+pub(crate) struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> i64 {

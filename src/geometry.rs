@@ -3,96 +3,18 @@
 //! Invariant: a [`Geometry`] never describes more than [`MAX_BLOCKS`] blocks, so a block index fits
 //! eight decimal digits and no sum here can overflow. This module knows no files.
 
+mod block_size;
+mod part;
+
 use std::fmt;
-use std::str::FromStr;
 
 use thiserror::Error;
 
+pub use block_size::{BlockSize, BlockSizeError, parse_size};
+pub use part::{Part, PartError};
+
 /// The most blocks that an image may have: eight decimal digits name them (promise P1).
 pub const MAX_BLOCKS: u64 = 100_000_000;
-
-/// The length of a block file: a power of two from 4 KiB to 1 GiB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BlockSize {
-    shift: u32,
-}
-
-/// Why a text is not a block size.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum BlockSizeError {
-    /// Not digits with an optional suffix.
-    #[error("'{0}' is not a size: use digits and an optional K, M or G, as in 4M")]
-    NotASize(String),
-    /// A size, but not one that a block may have.
-    #[error("'{0}' is not a block size: it must be a power of two from 4K to 1G")]
-    OutOfRange(String),
-}
-
-impl BlockSize {
-    /// The smallest block, 4 KiB: a page.
-    pub const MIN: Self = Self { shift: 12 };
-    /// The largest block, 1 GiB.
-    pub const MAX: Self = Self { shift: 30 };
-    /// What is used unless -b says otherwise, 4 MiB.
-    pub const DEFAULT: Self = Self { shift: 22 };
-
-    /// The block size of exactly `bytes`, if that is a power of two in range.
-    #[must_use]
-    pub fn from_bytes(bytes: u64) -> Option<Self> {
-        let shift = bytes.trailing_zeros();
-        let size = Self { shift };
-        (bytes.is_power_of_two() && size >= Self::MIN && size <= Self::MAX).then_some(size)
-    }
-
-    /// In bytes.
-    #[must_use]
-    pub fn bytes(self) -> u64 {
-        1 << self.shift
-    }
-
-    /// The smallest block size that cuts `image` bytes into at most [`MAX_BLOCKS`] blocks, if there is one.
-    #[must_use]
-    pub fn smallest_for(image: u64) -> Option<Self> {
-        (Self::MIN.shift..=Self::MAX.shift)
-            .map(|shift| Self { shift })
-            .find(|size| image.div_ceil(size.bytes()) <= MAX_BLOCKS)
-    }
-}
-
-impl FromStr for BlockSize {
-    type Err = BlockSizeError;
-
-    fn from_str(text: &str) -> Result<Self, BlockSizeError> {
-        let bytes = parse_size(text).ok_or_else(|| BlockSizeError::NotASize(text.to_owned()))?;
-        Self::from_bytes(bytes).ok_or_else(|| BlockSizeError::OutOfRange(text.to_owned()))
-    }
-}
-
-impl fmt::Display for BlockSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.shift {
-            30.. => write!(f, "{}G", self.bytes() >> 30),
-            20.. => write!(f, "{}M", self.bytes() >> 20),
-            _ => write!(f, "{}K", self.bytes() >> 10),
-        }
-    }
-}
-
-/// Reads `digits[K|M|G]` (binary units, either case) as bytes. `None` if the text is anything else or
-/// the product does not fit 64 bits.
-#[must_use]
-pub fn parse_size(text: &str) -> Option<u64> {
-    let (digits, shift) = match text.char_indices().last()? {
-        (end, 'K' | 'k') => (&text[..end], 10),
-        (end, 'M' | 'm') => (&text[..end], 20),
-        (end, 'G' | 'g') => (&text[..end], 30),
-        _ => (text, 0),
-    };
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
-}
 
 /// The position of a block in its image, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -128,46 +50,28 @@ impl fmt::Display for BlockIndex {
     }
 }
 
-/// Every N-th block (`--part K/N`): those whose numbers leave the same remainder. So a block stays in its part when the
-/// image grows, and the parts are of one size wherever the data is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
-    first: u64,
-    parts: u64,
-}
+/// A byte of a block file, counted from the file's start. Bytes of the image are plain numbers and [`Span`]s; only a
+/// [`Geometry`] turns one into the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileOffset(u64);
 
-impl Part {
-    /// All blocks.
-    pub const ALL: Self = Self { first: 0, parts: 1 };
-
-    /// Whether a block is among them.
+impl FileOffset {
+    /// So many bytes behind the file's start; it may lie behind the file's end.
     #[must_use]
-    pub fn has(self, block: BlockIndex) -> bool {
-        block.get() % self.parts == self.first
+    pub fn new(bytes: u64) -> Self {
+        Self(bytes)
     }
-}
 
-/// Why a text is not a part.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("'{0}' is not a part: use K/N, as in 3/10, with K from 1 to N")]
-pub struct PartError(String);
+    /// As a number, for those who know the file alone.
+    #[must_use]
+    pub fn get(self) -> u64 {
+        self.0
+    }
 
-impl FromStr for Part {
-    type Err = PartError;
-
-    fn from_str(text: &str) -> Result<Self, PartError> {
-        let number = |digits: &str| {
-            let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-            digits.parse::<u64>().ok().filter(|_| plain)
-        };
-        text.split_once('/')
-            .and_then(|(part, parts)| Some((number(part)?, number(parts)?)))
-            .filter(|(part, parts)| (1..=*parts).contains(part))
-            .map(|(part, parts)| Self {
-                first: part - 1,
-                parts,
-            })
-            .ok_or_else(|| PartError(text.to_owned()))
+    /// The byte `len` bytes behind it; the largest number if that is larger.
+    #[must_use]
+    pub fn after(self, len: u64) -> Self {
+        Self(self.0.saturating_add(len))
     }
 }
 
@@ -312,17 +216,30 @@ impl Geometry {
     /// Where in the image a block lies. Empty for a block that the image does not have.
     #[must_use]
     pub fn span(self, block: BlockIndex) -> Span {
-        let start = block.get() * self.block.bytes();
+        let start = self.block.start_of(block);
         Span::new(start, (start + self.block.bytes()).min(self.image))
     }
 
     /// The part of `span(block)` that a request for `len` bytes at `offset` of the block file means,
     /// cut at the block's end. Empty if `offset` lies at or past the end.
     #[must_use]
-    pub fn clip(self, block: BlockIndex, offset: u64, len: u64) -> Span {
+    pub fn clip(self, block: BlockIndex, offset: FileOffset, len: u64) -> Span {
+        let start = self.image_offset(block, offset);
+        Span::new(start, start.saturating_add(len).min(self.span(block).end))
+    }
+
+    /// Where in the image a byte of a block file lies; the block's end for all that lie behind it.
+    #[must_use]
+    pub fn image_offset(self, block: BlockIndex, offset: FileOffset) -> u64 {
         let span = self.span(block);
-        let start = span.start.saturating_add(offset).min(span.end);
-        Span::new(start, start.saturating_add(len).min(span.end))
+        span.start.saturating_add(offset.0).min(span.end)
+    }
+
+    /// Where in its file the byte `image` of a block lies; the block's ends for what lies outside.
+    #[must_use]
+    pub fn file_offset(self, block: BlockIndex, image: u64) -> FileOffset {
+        let span = self.span(block);
+        FileOffset(image.clamp(span.start, span.end) - span.start)
     }
 }
 
@@ -330,83 +247,6 @@ impl Geometry {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    const K: u64 = 1 << 10;
-    const G: u64 = 1 << 30;
-
-    #[test]
-    fn block_sizes_are_powers_of_two_from_4k_to_1g() {
-        for (text, bytes) in [
-            ("4096", 4096),
-            ("4K", 4096),
-            ("4k", 4096),
-            ("64K", 64 * K),
-            ("4M", 4 << 20),
-            ("1024m", G),
-            ("1G", G),
-            ("01G", G),
-        ] {
-            assert_eq!(text.parse::<BlockSize>().unwrap().bytes(), bytes, "{text}");
-        }
-        for text in [
-            "", "K", "4X", "-4K", "+4K", "4 K", "4KB", "0x1000", "4\u{663}", "1P",
-        ] {
-            assert!(
-                matches!(text.parse::<BlockSize>(), Err(BlockSizeError::NotASize(_))),
-                "{text}"
-            );
-        }
-        for text in ["0", "0K", "3000", "2K", "3M", "2G", "1024G"] {
-            assert!(
-                matches!(
-                    text.parse::<BlockSize>(),
-                    Err(BlockSizeError::OutOfRange(_))
-                ),
-                "{text}"
-            );
-        }
-        assert!("99999999999999999999G".parse::<BlockSize>().is_err());
-        assert!("17179869184G".parse::<BlockSize>().is_err());
-    }
-
-    #[test]
-    fn block_sizes_print_as_they_are_typed() {
-        for text in ["4K", "512K", "1M", "4M", "512M", "1G"] {
-            assert_eq!(text.parse::<BlockSize>().unwrap().to_string(), text);
-        }
-    }
-
-    #[test]
-    fn parts_have_each_block_once() {
-        for parts in [1_u64, 2, 3, 10, 1000] {
-            for number in [0, 1, 9, 10, 4567] {
-                let block = BlockIndex::new(number).unwrap();
-                let part = |k: u64| format!("{k}/{parts}").parse::<Part>().unwrap();
-                let having = (1..=parts).filter(|k| part(*k).has(block)).count();
-                assert_eq!(having, 1, "{number} of {parts} parts");
-            }
-        }
-        assert_eq!("1/1".parse(), Ok(Part::ALL));
-        assert_eq!("03/10".parse::<Part>(), "3/10".parse());
-        for text in [
-            "",
-            "3",
-            "/",
-            "3/",
-            "/10",
-            "0/10",
-            "11/10",
-            "1/0",
-            "0/0",
-            "+1/2",
-            "1/2/3",
-            "1 /2",
-            "-1/2",
-            "1/99999999999999999999",
-        ] {
-            assert_eq!(text.parse::<Part>(), Err(PartError(text.to_owned())));
-        }
-    }
 
     #[test]
     fn too_many_blocks_propose_a_block_size_that_does() {
@@ -441,7 +281,7 @@ mod tests {
     proptest! {
         #[test]
         fn spans_tile_the_image(image in 0_u64..100_000_000, shift in 12_u32..20) {
-            let geometry = Geometry::new(image, BlockSize { shift }).unwrap();
+            let geometry = Geometry::new(image, BlockSize::from_bytes(1 << shift).unwrap()).unwrap();
             let mut end = 0;
             for number in 0..geometry.blocks() {
                 let span = geometry.span(geometry.block(number).unwrap());
@@ -460,7 +300,10 @@ mod tests {
             let (offset, len) = if small { (offset % 5000, len % 5000) } else { (offset, len) };
             let block = geometry.last().unwrap();
             let span = geometry.span(block);
-            let clipped = geometry.clip(block, offset, len);
+            let clipped = geometry.clip(block, FileOffset(offset), len);
+            let back = geometry.file_offset(block, clipped.start);
+            prop_assert_eq!(back, FileOffset(offset.min(span.len())));
+            prop_assert_eq!(geometry.image_offset(block, back), clipped.start);
             prop_assert!(span.contains(clipped));
             prop_assert!(clipped.len() <= len);
             if offset < span.len() && len > 0 {

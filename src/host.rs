@@ -2,7 +2,7 @@
 
 pub mod daemon;
 pub mod logging;
-pub mod mount;
-pub mod progress;
-pub mod replaced;
+pub(crate) mod mount;
+pub(crate) mod progress;
+pub(crate) mod replaced;
 pub mod unmount;

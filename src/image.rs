@@ -3,14 +3,14 @@
 //! Everything above talks to the trait [`Image`]; [`Source`] is the real one. An image knows no blocks and
 //! no mount point. All offsets are bytes from its start.
 
-pub mod activity;
+pub(crate) mod activity;
 mod direct;
 mod extents;
-pub mod fingerprint;
-pub mod holders;
-pub mod lock;
+pub(crate) mod fingerprint;
+pub(crate) mod holders;
+pub(crate) mod lock;
 mod open;
-pub mod readahead;
+pub(crate) mod readahead;
 mod source;
 mod uncached;
 mod zero;
@@ -25,10 +25,10 @@ use std::io;
 use crate::geometry::Span;
 
 pub(crate) use extents::believes as believes_holes;
-pub use fingerprint::Fingerprint;
+pub(crate) use fingerprint::Fingerprint;
 pub(crate) use open::reason;
-pub use open::{Opened, canonical, open};
-pub use source::Source;
+pub(crate) use open::{Opened, canonical, open};
+pub(crate) use source::Source;
 
 /// Owner and permission bits of the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +112,7 @@ pub trait Image: fmt::Debug + Send + Sync {
 
 /// What [`read_span`] got.
 #[derive(Debug)]
-pub struct ReadOutcome {
+pub(crate) struct ReadOutcome {
     /// How many bytes, from the start.
     pub len: usize,
     /// Why not all of them.
@@ -121,7 +121,7 @@ pub struct ReadOutcome {
 
 /// Reads all of `out` from `offset` on, or as much as there is before a bad place or the image's early end;
 /// never zeros in place of data (promise P5).
-pub fn read_span(image: &dyn Image, out: &mut [u8], offset: u64) -> ReadOutcome {
+pub(crate) fn read_span(image: &dyn Image, out: &mut [u8], offset: u64) -> ReadOutcome {
     let mut len = 0;
     while len < out.len() {
         match image.read_at(&mut out[len..], offset + len as u64) {
@@ -167,7 +167,7 @@ fn salvage(image: &dyn Image, out: &mut [u8], offset: u64) -> usize {
 }
 
 /// Writes all of `data` at `offset`, or as much as can be: the error counts only if nothing could be written.
-pub fn write_span(image: &dyn Image, data: &[u8], offset: u64) -> io::Result<usize> {
+pub(crate) fn write_span(image: &dyn Image, data: &[u8], offset: u64) -> io::Result<usize> {
     let mut len = 0;
     while len < data.len() {
         match image.write_at(&data[len..], offset + len as u64) {

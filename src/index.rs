@@ -198,10 +198,10 @@ impl Index {
     pub(super) fn follow_size(&self) {
         let known = self.geometry();
         let size = self.image.size().unwrap_or(0);
-        if size > known.image_size()
-            && let Ok(grown) = Geometry::new(size, known.block_size())
-        {
-            self.resized(grown);
+        if size > known.image_size() {
+            if let Ok(grown) = Geometry::new(size, known.block_size()) {
+                self.resized(grown);
+            }
         }
     }
 

@@ -1,9 +1,13 @@
-//! A value for every block of an image, which costs nothing until it is used.
+//! A value for every block of an image, which costs nothing until it is used; and a set of blocks.
+
+mod block_set;
 
 use std::sync::OnceLock;
 
 use crate::geometry::{BlockIndex, MAX_BLOCKS};
 use crate::order::{Ordered, Rank};
+
+pub(crate) use block_set::BlockSet;
 
 /// Blocks that share one lock and one allocation. Unit tests make thousands of small images.
 const PAGE: usize = if cfg!(test) { 32 } else { 4096 };
@@ -19,21 +23,21 @@ type Page<T> = Ordered<Box<[T]>>;
 
 /// A `T` for every block, starting as `T::default()`; memory comes with the first use of a page of blocks.
 #[derive(Debug)]
-pub struct PerBlock<T> {
+pub(crate) struct PerBlock<T> {
     pages: Box<[OnceLock<Page<T>>]>,
 }
 
 impl<T: Default + Clone> PerBlock<T> {
     /// No memory but a list of pages.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             pages: (0..PAGES).map(|_| OnceLock::new()).collect(),
         }
     }
 
     /// Works on the value of one block, alone.
-    pub fn with<R>(&self, block: BlockIndex, work: impl FnOnce(&mut T) -> R) -> R {
+    pub(crate) fn with<R>(&self, block: BlockIndex, work: impl FnOnce(&mut T) -> R) -> R {
         let index = block.as_usize();
         let page = self.pages[index / PAGE]
             .get_or_init(|| Ordered::new(Rank::Page, vec![T::default(); PAGE].into()));
@@ -42,14 +46,14 @@ impl<T: Default + Clone> PerBlock<T> {
 
     /// The value of one block, if its page was ever used.
     #[must_use]
-    pub fn peek(&self, block: BlockIndex) -> Option<T> {
+    pub(crate) fn peek(&self, block: BlockIndex) -> Option<T> {
         let index = block.as_usize();
         let page = self.pages[index / PAGE].get()?;
         Some(page.with(|page| page[index % PAGE].clone()))
     }
 
     /// All values that were ever used, and some that were not, a page at a time.
-    pub fn for_each(&self, mut work: impl FnMut(&mut T)) {
+    pub(crate) fn for_each(&self, mut work: impl FnMut(&mut T)) {
         for page in self.pages.iter().filter_map(OnceLock::get) {
             page.with(|page| page.iter_mut().for_each(&mut work));
         }
@@ -57,7 +61,7 @@ impl<T: Default + Clone> PerBlock<T> {
 
     /// The values of the first `count` blocks in order, in runs; a page that was never used comes as
     /// `None` with its length. No lock is held while `work` has them.
-    pub fn runs<E>(
+    pub(crate) fn runs<E>(
         &self,
         count: usize,
         mut work: impl FnMut(Option<&[T]>, usize) -> Result<(), E>,

@@ -12,8 +12,8 @@ mod holes;
 mod layout;
 mod partitions;
 mod pool;
-mod present;
 mod private;
+mod sectors;
 mod survey;
 mod views;
 mod volume;
@@ -24,15 +24,17 @@ pub(crate) mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use crate::clock::Clock;
 use crate::config::OwnerConfig;
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::geometry::{BlockIndex, BlockSize, Geometry, Span};
 use crate::image::{Image, Ownership, Source};
+use crate::per_block::BlockSet;
 use crate::volume::handles::Handles;
 use crate::volume::owner::Owners;
+use crate::volume::sync_errors::SyncErrors;
 
 pub(crate) use directory::Directory;
 pub(crate) use survey::warn_of_strangers;
@@ -42,7 +44,7 @@ use dirty::Dirty;
 use layout::LayoutError;
 use partitions::{Disk, Partition};
 use pool::Pool;
-use present::{BlockSet, Sectors};
+use sectors::Sectors;
 use survey::Survey;
 use views::Views;
 use volume::Open;
@@ -56,7 +58,7 @@ const SECTOR: u64 = 512;
 #[derive(Debug, Clone, PartialEq, Eq)]
 // As VolumeConfig: each is an option of its own.
 #[allow(clippy::struct_excessive_bools)]
-pub struct ReverseConfig {
+pub(crate) struct ReverseConfig {
     /// The directory of block files.
     pub directory: PathBuf,
     /// Length of every block but the last; `None`: that of block 0.
@@ -75,7 +77,7 @@ pub struct ReverseConfig {
 
 /// A directory of block files as one file.
 #[derive(Debug)]
-pub struct Reverse {
+pub(crate) struct Reverse {
     config: ReverseConfig,
     directory: Directory,
     geometry: Geometry,
@@ -94,8 +96,7 @@ pub struct Reverse {
     newest_before: i64,
     /// Whether it was said that somebody else writes the block files.
     said_changed: AtomicBool,
-    /// How many times making writes durable has failed.
-    sync_failures: AtomicU64,
+    sync_errors: SyncErrors,
     clock: Arc<dyn Clock>,
 }
 
@@ -104,7 +105,7 @@ impl Reverse {
     ///
     /// # Errors
     /// If the block files do not make up an image, the sentence says which one is wrong and what to do.
-    pub fn open(config: &ReverseConfig, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub(crate) fn open(config: &ReverseConfig, clock: Arc<dyn Clock>) -> Result<Self> {
         Self::open_keeping(OPEN_FILES, config, clock)
     }
 
@@ -136,7 +137,7 @@ impl Reverse {
             .or_fail(Status::System, || format!("reading {}", path.display()))?;
         let whole = Span::new(0, geometry.image_size());
         let mut reverse = Self {
-            present: BlockSet::new(geometry, survey.blocks()),
+            present: survey.blocks().collect(),
             sectors: Sectors::new(),
             views: Views::new(whole, &[]),
             pool: Pool::new(files),
@@ -147,7 +148,7 @@ impl Reverse {
             newest: AtomicI64::new(survey.newest()),
             newest_before: survey.newest(),
             said_changed: AtomicBool::new(false),
-            sync_failures: AtomicU64::new(0),
+            sync_errors: SyncErrors::default(),
             config: config.clone(),
             directory,
             geometry,
@@ -191,19 +192,19 @@ impl Reverse {
 
     /// How the image is cut into block files.
     #[must_use]
-    pub fn geometry(&self) -> Geometry {
+    pub(crate) fn geometry(&self) -> Geometry {
         self.geometry
     }
 
     /// How many of its blocks have a file at present.
     #[must_use]
-    pub fn present(&self) -> u64 {
+    pub(crate) fn present(&self) -> u64 {
         self.present.count()
     }
 
     /// How many partitions of the image have a file, too.
     #[must_use]
-    pub fn partition_count(&self) -> usize {
+    pub(crate) fn partition_count(&self) -> usize {
         self.views.count() - 1
     }
 
@@ -219,7 +220,7 @@ impl Reverse {
     }
 
     /// The orderly end: what was written is made durable.
-    pub fn close(&self) -> io::Result<()> {
+    pub(crate) fn close(&self) -> io::Result<()> {
         if self.config.writable {
             self.sync_all(false)?;
         }
@@ -245,7 +246,7 @@ impl Reverse {
             result = Err(e);
         }
         if result.is_err() {
-            self.sync_failures.fetch_add(1, SeqCst);
+            self.sync_errors.note();
         }
         result
     }
@@ -274,7 +275,7 @@ impl Reverse {
             self.dirty.synced(block, mark);
             if let Err(e) = synced {
                 log::error!("making writes to block {block} durable: {e}; they may be lost");
-                self.sync_failures.fetch_add(1, SeqCst);
+                self.sync_errors.note();
             }
         }
     }

@@ -13,11 +13,11 @@ use crate::buffer::with_scratch;
 use crate::geometry::{BlockIndex, Geometry, Span};
 use crate::image::Image;
 
-pub use bmap::BlockMap;
+pub(crate) use bmap::BlockMap;
 use bmap::Part;
 
 /// BLAKE3 of a block's content.
-pub type Digest = [u8; 32];
+pub(crate) type Digest = [u8; 32];
 
 /// How much is read and hashed at a time, in bytes, if it is cached: what fits the second-level cache...
 const NEAR_PIECE: u64 = 256 << 10;
@@ -31,7 +31,7 @@ static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 /// What a scan found of one block.
 #[derive(Debug)]
-pub enum Found {
+pub(crate) enum Found {
     /// Its digest.
     Digest(Digest),
     /// It cannot be read.
@@ -52,11 +52,11 @@ pub struct Tally {
 /// The scan was ended early: what was found until then is not all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("interrupted")]
-pub struct Cancelled;
+pub(crate) struct Cancelled;
 
 /// Hashes blocks of one image.
 #[derive(Debug)]
-pub struct Hasher<'a> {
+pub(crate) struct Hasher<'a> {
     image: &'a dyn Image,
     geometry: Geometry,
     zeros: &'a ZeroDigests,
@@ -68,7 +68,7 @@ pub struct Hasher<'a> {
 
 /// The digests of blocks of zeros.
 #[derive(Debug)]
-pub struct ZeroDigests {
+pub(crate) struct ZeroDigests {
     block: u64,
     full: OnceLock<Digest>,
 }
@@ -76,7 +76,7 @@ pub struct ZeroDigests {
 impl ZeroDigests {
     /// For blocks of `block` bytes.
     #[must_use]
-    pub fn new(block: u64) -> Self {
+    pub(crate) fn new(block: u64) -> Self {
         Self {
             block,
             full: OnceLock::new(),
@@ -85,7 +85,7 @@ impl ZeroDigests {
 
     /// The digest of `len` zeros. That of a full block is computed once.
     #[must_use]
-    pub fn of(&self, len: u64) -> Digest {
+    pub(crate) fn of(&self, len: u64) -> Digest {
         if len == self.block {
             return *self.full.get_or_init(|| hash_zeros(len));
         }
@@ -111,7 +111,7 @@ fn update_zeros(hasher: &mut blake3::Hasher, len: u64) {
 impl<'a> Hasher<'a> {
     /// For `image`, cut as `geometry` says.
     #[must_use]
-    pub fn new(image: &'a dyn Image, geometry: Geometry, zeros: &'a ZeroDigests) -> Self {
+    pub(crate) fn new(image: &'a dyn Image, geometry: Geometry, zeros: &'a ZeroDigests) -> Self {
         Self {
             image,
             geometry,
@@ -123,13 +123,13 @@ impl<'a> Hasher<'a> {
 
     /// A scan of all blocks makes this map, too.
     #[must_use]
-    pub fn mapping(self, map: Option<&'a BlockMap>) -> Self {
+    pub(crate) fn mapping(self, map: Option<&'a BlockMap>) -> Self {
         Self { map, ..self }
     }
 
     /// The digest of a block as it is now. Adds to `read` what had to be read. An image that ends early is an
     /// error, never zeros.
-    pub fn hash(&self, block: BlockIndex, read: &AtomicU64) -> io::Result<Digest> {
+    pub(crate) fn hash(&self, block: BlockIndex, read: &AtomicU64) -> io::Result<Digest> {
         self.hash_mapping(block, read, &mut None)
     }
 
@@ -205,7 +205,7 @@ impl<'a> Hasher<'a> {
     }
 
     /// Hashes every block for which `wanted` is true, on `threads` threads, and gives each to `sink`, in no order.
-    pub fn scan(
+    pub(crate) fn scan(
         &self,
         threads: usize,
         tally: &Tally,

@@ -234,8 +234,14 @@ impl Served {
                 }
                 Event::Signal(signal) => {
                     asked = true;
-                    match self.unmount(signal) {
-                        Some(Outcome::Detached) => continue,
+                    match self.unmount(signal.as_str()) {
+                        Some(Outcome::Detached) => {
+                            log::warn!(
+                                "{signal}: {} is in use; it is detached, and ends when its last user has",
+                                self.mount.mountpoint().display()
+                            );
+                            continue;
+                        }
                         Some(_) => {
                             overdue = Some(Instant::now() + CONNECTION_END);
                             continue;
@@ -254,26 +260,19 @@ impl Served {
         }
     }
 
-    /// For a signal. `None`: the mount cannot be taken away, so the process ends without that.
-    fn unmount(&self, signal: Signal) -> Option<Outcome> {
+    /// Unmounts because of `cause`. `None`: the mount cannot be taken away, so the process ends without that.
+    fn unmount(&self, cause: &str) -> Option<Outcome> {
         let place = self.mount.mountpoint().display();
         match self.mount.unmount() {
             Ok(Outcome::Covered(what)) => {
                 log::warn!(
-                    "{signal}: {place} is covered by {what}, which stays; run umount there twice"
+                    "{cause}: {place} is covered by {what}, which stays; run umount there twice"
                 );
                 None
             }
-            Ok(outcome) => {
-                if outcome == Outcome::Detached {
-                    log::warn!(
-                        "{signal}: {place} is in use; it is detached, and ends when its last user has"
-                    );
-                }
-                Some(outcome)
-            }
+            Ok(outcome) => Some(outcome),
             Err(e) => {
-                log::error!("{signal}: unmounting {place}: {e}");
+                log::error!("{cause}: unmounting {place}: {e}");
                 None
             }
         }
@@ -351,9 +350,8 @@ impl Rescan {
             log::info!("SIGHUP: this mount shows a snapshot, which does not change");
             return;
         }
-        if let Some((running, _)) = &self.0
-            && !running.is_finished()
-        {
+        let running = |(thread, _): &(JoinHandle<()>, _)| !thread.is_finished();
+        if self.0.as_ref().is_some_and(running) {
             log::info!("SIGHUP: a scan is under way already");
             return;
         }

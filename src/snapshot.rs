@@ -22,8 +22,6 @@ use crate::image::reason;
 use clone::CloneError;
 use names::Tag;
 
-pub use extents::{Map, differing};
-
 /// What is to become of a clone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {

@@ -22,7 +22,7 @@ use crate::reverse::{Directory, warn_of_strangers};
 use crate::scan::{Digest, Hasher, Tally};
 use crate::volume::inode::parse_block_name;
 
-pub use report::{Blocks, Report};
+pub(crate) use report::{Blocks, Report};
 
 /// A worker takes blocks of at least this many bytes at a time.
 const BATCH: u64 = 1 << 20;
@@ -33,7 +33,7 @@ const SECTOR: u64 = 512;
 
 /// What is to be compared.
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// What the index knows.
     pub known: &'a Known,
     /// The block directory.
@@ -46,7 +46,7 @@ pub struct Request<'a> {
 
 /// A comparison that can begin.
 #[derive(Debug)]
-pub struct Verification<'a> {
+pub(crate) struct Verification<'a> {
     request: Request<'a>,
     directory: Directory,
     /// Block files of the part that the image has, sorted.
@@ -98,7 +98,7 @@ impl<'a> Verification<'a> {
     ///
     /// # Errors
     /// It cannot be read, or is no block directory, or is one of another block size.
-    pub fn begin(request: Request<'a>) -> Result<Self> {
+    pub(crate) fn begin(request: Request<'a>) -> Result<Self> {
         let path = request.backup;
         let (known, part) = (request.known, request.part);
         let opening = |e: &io::Error| refused(path, e);
@@ -149,7 +149,7 @@ impl<'a> Verification<'a> {
 
     /// How much there is to read, in bytes.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         let geometry = self.request.known.geometry();
         let lengths = self.present.iter().map(|block| geometry.span(*block).len());
         lengths.sum()
@@ -159,7 +159,7 @@ impl<'a> Verification<'a> {
     ///
     /// # Errors
     /// Ended early, or the system does not let them be read, which says nothing of the files.
-    pub fn run(&self, threads: usize, tally: &Tally) -> Result<Report> {
+    pub(crate) fn run(&self, threads: usize, tally: &Tally) -> Result<Report> {
         let verdicts: Vec<AtomicU8> = self
             .present
             .iter()

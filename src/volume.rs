@@ -4,26 +4,31 @@
 //! Implementations are called from many threads at once.
 
 pub(crate) mod handles;
-pub mod inode;
+pub(crate) mod inode;
 pub(crate) mod owner;
+pub(crate) mod sync_errors;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::ffi::OsStr;
 use std::fmt;
 
-pub use nix::errno::Errno;
+pub(crate) use nix::errno::Errno;
+
+use crate::clock::Clock;
 
 use inode::Inode;
 
 /// What every operation returns.
-pub type Result<T> = std::result::Result<T, Errno>;
+pub(crate) type Result<T> = std::result::Result<T, Errno>;
 
 /// The number of an open file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Handle(pub u64);
+pub(crate) struct Handle(pub u64);
 
 /// File or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileKind {
+pub(crate) enum FileKind {
     /// The root.
     Directory,
     /// Everything in it.
@@ -32,7 +37,7 @@ pub enum FileKind {
 
 /// What stat(2) shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attr {
+pub(crate) struct Attr {
     /// Which file.
     pub inode: Inode,
     /// Its kind.
@@ -57,7 +62,7 @@ pub struct Attr {
 
 /// What a lookup found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LookupEntry {
+pub(crate) struct LookupEntry {
     /// Its attributes.
     pub attr: Attr,
     /// Whether the name will stand for this inode for as long as the mount lives.
@@ -66,16 +71,26 @@ pub struct LookupEntry {
 
 /// A time that a client sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SetTime {
+pub(crate) enum SetTime {
     /// The time of the request.
     Now,
     /// Whole seconds since the epoch.
     At(i64),
 }
 
+impl SetTime {
+    /// In seconds since the epoch, by the clock of whoever is asked.
+    pub(crate) fn seconds(self, clock: &dyn Clock) -> i64 {
+        match self {
+            Self::Now => clock.now(),
+            Self::At(seconds) => seconds,
+        }
+    }
+}
+
 /// What a setattr request changes; `None` is left as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Change {
+pub(crate) struct Change {
     /// Permission bits.
     pub mode: Option<u32>,
     /// Owner.
@@ -92,7 +107,7 @@ pub struct Change {
 
 /// How a file is created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Create {
+pub(crate) struct Create {
     /// Permission bits, after the creator's umask.
     pub mode: u32,
     /// The creator.
@@ -109,7 +124,7 @@ pub struct Create {
 
 /// Which way lseek(2) looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seek {
+pub(crate) enum Seek {
     /// `SEEK_DATA`
     Data,
     /// `SEEK_HOLE`
@@ -118,7 +133,7 @@ pub enum Seek {
 
 /// What fallocate(2) is to do with a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Allocate {
+pub(crate) enum Allocate {
     /// Mode 0: provide the space, change no byte.
     Reserve,
     /// `PUNCH_HOLE` or `ZERO_RANGE`: make it zeros.
@@ -127,7 +142,7 @@ pub enum Allocate {
 
 /// What statfs(2) shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Space {
+pub(crate) struct Space {
     /// Bytes in all; none of them is free.
     pub bytes: u64,
     /// How many files there are.
@@ -136,7 +151,7 @@ pub struct Space {
 
 /// An entry of a directory listing.
 #[derive(Debug)]
-pub struct Listed<'a> {
+pub(crate) struct Listed<'a> {
     /// Its name.
     pub name: &'a OsStr,
     /// What it is.
@@ -146,7 +161,7 @@ pub struct Listed<'a> {
 }
 
 /// A directory of files, as the FUSE adapter sees it. All offsets and lengths are bytes of the file.
-pub trait Volume: fmt::Debug + Send + Sync + 'static {
+pub(crate) trait Volume: fmt::Debug + Send + Sync + 'static {
     /// The entry `name` of directory `parent`. ENOENT: there is none.
     fn lookup(&self, parent: Inode, name: &OsStr) -> Result<LookupEntry>;
 
@@ -159,18 +174,9 @@ pub trait Volume: fmt::Debug + Send + Sync + 'static {
     /// Opens a file.
     fn open(&self, inode: Inode, write: bool) -> Result<Handle>;
 
-    /// Reads at `offset` into `out`, returns how many bytes. Fewer than asked for: the file's end, or a bad place
-    /// in the source right behind. With `whole`, a bad place anywhere in the range is an error instead (a page
-    /// cache would fill the rest with zeros).
-    fn read(&self, handle: Handle, offset: u64, out: &mut [u8], whole: bool) -> Result<usize> {
-        let mut got = Err(Errno::EIO);
-        self.read_and(handle, offset, out, whole, &mut |served| {
-            got = served.map(<[u8]>::len);
-        });
-        got
-    }
-
-    /// As `read`, with the answer given to `reply`, once; what need not be waited for is done after it.
+    /// Reads at `offset` into `out`, and gives what came to `reply`, once; what need not be waited for is done after that.
+    /// Fewer bytes than asked for: the file's end, or a bad place in the source right behind. With `whole`, a bad place
+    /// anywhere in the range is an error instead (a page cache would fill the rest with zeros).
     fn read_and(
         &self,
         handle: Handle,
@@ -230,8 +236,17 @@ pub trait Volume: fmt::Debug + Send + Sync + 'static {
     /// Renames a file; `replace` is false with `RENAME_NOREPLACE`.
     fn rename(&self, from: &OsStr, to: &OsStr, replace: bool) -> Result<()>;
 
+    /// Whether anything may be changed.
+    fn is_writable(&self) -> bool;
+
     /// The errno for what a directory of block files never has: directories, links, device nodes.
-    fn refuse(&self) -> Errno;
+    fn refuse(&self) -> Errno {
+        if self.is_writable() {
+            Errno::EPERM
+        } else {
+            Errno::EROFS
+        }
+    }
 
     /// statfs(2).
     fn space(&self) -> Space;

@@ -1,13 +1,13 @@
 //! Block files' bytes: where they are read, written and zeroed, and when no more are (promises P5, P7 and P25).
 
 use std::io;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use super::open::Open;
+use super::open::OpenBlock;
 use super::{Blocks, errno};
-use crate::geometry::{BlockIndex, BlockSize, Span};
+use crate::geometry::{BlockIndex, BlockSize, FileOffset, Span};
 use crate::image::{read_span, write_span, zeros};
-use crate::volume::{Errno, Result};
+use crate::volume::{Allocate, Errno, Result, Seek};
 
 impl Blocks {
     pub(super) fn check_latch(&self) -> Result<()> {
@@ -64,33 +64,61 @@ impl Blocks {
         zeros::write(self.image.as_ref(), data, offset)
     }
 
-    /// Reads `out` from the part of a block that it is cut for.
-    pub(super) fn read_block(
+    /// As [`crate::volume::Volume::read_and`].
+    pub(super) fn read_file(
         &self,
-        open: &Open,
-        block: BlockIndex,
+        open: &OpenBlock,
+        offset: FileOffset,
+        out: &mut [u8],
+        whole: bool,
+        reply: &mut dyn FnMut(Result<&[u8]>),
+    ) {
+        let block = open.block;
+        let geometry = self.geometry();
+        let span = geometry.clip(block, offset, out.len() as u64);
+        let Ok(len) = usize::try_from(span.len()) else {
+            return reply(Err(Errno::EINVAL));
+        };
+        if len == 0 {
+            return reply(Ok(&[]));
+        }
+        let end = geometry.span(block).end;
+        self.times.read(block, whole);
+        match self.read_block(open, &mut out[..len], span.start, end, whole) {
+            Ok(got) => {
+                self.served.fetch_add(got as u64, Relaxed);
+                let hash = open.note_served(got);
+                reply(Ok(&out[..got]));
+                if hash {
+                    open.hash(offset, &out[..got]);
+                }
+            }
+            Err(e) => reply(Err(e)),
+        }
+    }
+
+    /// Reads `out` from the part of a block that it is cut for.
+    fn read_block(
+        &self,
+        open: &OpenBlock,
         out: &mut [u8],
         offset: u64,
         end: u64,
         whole: bool,
     ) -> Result<usize> {
-        if let Some(ahead) = &open.ahead
-            && let Ok(mut ahead) = ahead.try_lock()
-            && let Some(len) = ahead.read(
-                self.image.as_ref(),
-                out,
-                offset,
-                end,
-                self.version.load(SeqCst),
-            )
-        {
+        let version = self.version.load(SeqCst);
+        let early = open.ahead.as_ref().and_then(|ahead| {
+            let mut ahead = ahead.try_lock().ok()?;
+            ahead.read(self.image.as_ref(), out, offset, end, version)
+        });
+        if let Some(len) = early {
             return Ok(len);
         }
         let got = read_span(self.image.as_ref(), out, offset);
         let Some(error) = got.error else {
             return Ok(got.len);
         };
-        self.cannot_read(block, offset + got.len as u64, &error);
+        self.cannot_read(open.block, offset + got.len as u64, &error);
         if got.len > 0 && !whole {
             Ok(got.len)
         } else {
@@ -98,7 +126,125 @@ impl Blocks {
         }
     }
 
-    pub(super) fn write_block(&self, block: BlockIndex, data: &[u8], offset: u64) -> Result<usize> {
+    /// EBADF: it is not open for writing; EPERM: the mount has been latched.
+    fn check_writer(&self, open: &OpenBlock) -> Result<()> {
+        if !open.writable {
+            return Err(Errno::EBADF);
+        }
+        self.check_latch()?;
+        open.seen_errors.wrote();
+        Ok(())
+    }
+
+    /// As [`crate::volume::Volume::write`].
+    pub(super) fn write_file(
+        &self,
+        open: &OpenBlock,
+        offset: FileOffset,
+        data: &[u8],
+    ) -> Result<usize> {
+        self.check_writer(open)?;
+        let block = open.block;
+        self.grow_for(block, offset.after(data.len() as u64))?;
+        let span = self.geometry().clip(block, offset, data.len() as u64);
+        let len = usize::try_from(span.len()).map_err(|_| Errno::EINVAL)?;
+        if data.is_empty() {
+            return Ok(0);
+        }
+        if len == 0 {
+            self.latch(
+                block,
+                &format!("a write at {}, past its end", offset.get()),
+                None,
+            );
+            return Err(Errno::EFBIG);
+        }
+        let written = self.write_block(block, &data[..len], span.start)?;
+        self.lengths.wrote(block, offset.after(written as u64));
+        Ok(written)
+    }
+
+    /// As [`crate::volume::Volume::sync`].
+    pub(super) fn sync_file(&self, open: &OpenBlock, data_only: bool) -> Result<()> {
+        if !self.config.writable {
+            return Ok(());
+        }
+        let synced = self.image.sync(data_only);
+        if let Err(e) = &synced {
+            self.sync_errors.note();
+            log::error!("making writes durable: {e}; what was written may be lost");
+        }
+        self.sync_errors.tell(&open.seen_errors)?;
+        synced.map_err(|_| Errno::EIO)
+    }
+
+    /// As [`crate::volume::Volume::allocate`].
+    pub(super) fn allocate_file(
+        &self,
+        open: &OpenBlock,
+        what: Allocate,
+        keep_size: bool,
+        offset: FileOffset,
+        len: u64,
+    ) -> Result<()> {
+        self.check_writer(open)?;
+        let block = open.block;
+        let span = self.geometry().clip(block, offset, len);
+        if what == Allocate::Reserve {
+            self.lengths.announced(block, offset.after(len));
+        }
+        if span.len() < len && !keep_size {
+            return Err(Errno::EFBIG);
+        }
+        match what {
+            _ if span.is_empty() => Ok(()),
+            Allocate::Zero => {
+                self.zero_block(block, span)?;
+                self.lengths.wrote(block, offset.after(span.len()));
+                Ok(())
+            }
+            Allocate::Reserve => self
+                .image
+                .reserve(span)
+                .map_err(|e| write_failed(&e, span.start)),
+        }
+    }
+
+    /// As [`crate::volume::Volume::seek`].
+    pub(super) fn seek_file(
+        &self,
+        block: BlockIndex,
+        offset: FileOffset,
+        towards: Seek,
+    ) -> Result<FileOffset> {
+        let geometry = self.geometry();
+        let span = geometry.span(block);
+        let from = geometry.image_offset(block, offset);
+        if from >= span.end {
+            return Err(Errno::ENXIO);
+        }
+        let io = |e: io::Error| errno(&e);
+        self.image.flush().map_err(io)?;
+        // What was cut off is not a hole: it is data that cannot be read.
+        let cut = self.image.size().map_err(io)?.max(span.start);
+        let found = match towards {
+            Seek::Data => match self.image.next_data(from).map_err(io)? {
+                Some(data) => data,
+                None => from.max(cut),
+            },
+            Seek::Hole if from >= cut => span.end,
+            Seek::Hole => match self.image.next_hole(from).map_err(io)? {
+                hole if hole >= cut => span.end,
+                hole => hole,
+            },
+        };
+        match towards {
+            Seek::Data if found >= span.end => Err(Errno::ENXIO),
+            _ => Ok(geometry.file_offset(block, found)),
+        }
+    }
+
+    fn write_block(&self, block: BlockIndex, data: &[u8], offset: u64) -> Result<usize> {
         let written = self.write_parts(data, offset);
         self.changed(block);
         self.appear(block);

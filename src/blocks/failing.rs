@@ -9,10 +9,10 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use super::Blocks;
-use super::block_set::BlockSet;
 use crate::buffer::with_scratch;
 use crate::geometry::{BlockIndex, Span};
 use crate::image::read_span;
+use crate::per_block::BlockSet;
 use crate::volume::{Errno, Result};
 
 /// A block is read so much at a time before it is opened, in bytes.

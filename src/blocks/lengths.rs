@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Blocks;
-use super::open::Open;
-use crate::geometry::BlockIndex;
+use super::open::OpenBlock;
+use crate::geometry::{BlockIndex, FileOffset};
 
 /// What is known of a block's file. All lengths are in bytes.
 #[derive(Debug, Default)]
@@ -75,16 +75,16 @@ impl Lengths {
     }
 
     /// The file has bytes up to `end`.
-    pub(super) fn wrote(&self, block: BlockIndex, end: u64) {
+    pub(super) fn wrote(&self, block: BlockIndex, end: FileOffset) {
         if let Some(file) = self.lock().get_mut(&block) {
-            file.len = file.len.map(|len| len.max(end));
+            file.len = file.len.map(|len| len.max(end.get()));
         }
     }
 
     /// The file will have bytes up to `end`.
-    pub(super) fn announced(&self, block: BlockIndex, end: u64) {
+    pub(super) fn announced(&self, block: BlockIndex, end: FileOffset) {
         if let Some(file) = self.lock().get_mut(&block) {
-            file.announced = file.announced.max(end);
+            file.announced = file.announced.max(end.get());
         }
     }
 
@@ -118,10 +118,11 @@ impl Lengths {
 
 impl Blocks {
     /// A handle of a block was closed: if it was the last that could write, the file has its length now.
-    pub(super) fn closed(&self, open: &Open) {
-        let Some(block) = open.block.filter(|_| open.writable) else {
+    pub(super) fn closed(&self, open: &OpenBlock) {
+        if !open.writable {
             return;
-        };
+        }
+        let block = open.block;
         let _alone = self.alone();
         let len = self.geometry().span(block).len();
         if let Some(has) = self.lengths.closed(block, len, self.whole()) {

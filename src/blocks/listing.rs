@@ -10,15 +10,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::SIZE_INTERVAL;
-use super::block_set::BlockSet;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::image::{Fingerprint, Image};
 use crate::index::Index;
+use crate::per_block::BlockSet;
 use crate::scan::{Found, Hasher, Tally, ZeroDigests};
 
 /// The blocks that have a file.
 #[derive(Debug)]
-pub struct Listing {
+pub(crate) struct Listing {
     pub(super) present: BlockSet,
     /// Those of them that could not be read when all was read at the mount.
     pub(super) unreadable: BlockSet,
@@ -42,7 +42,7 @@ struct Looked {
 impl Listing {
     /// Looks at all of the image: by the digests of its index, which has just been scanned, else by its holes, else by
     /// reading it with so many `threads`. Interrupted: `tally` says so.
-    pub fn of(
+    pub(crate) fn of(
         image: &dyn Image,
         geometry: Geometry,
         index: Option<&Index>,
@@ -69,7 +69,7 @@ impl Listing {
 
     /// The directory is for one command: where only reading tells what is zeros, what was found stays.
     #[must_use]
-    pub fn for_run(self) -> Self {
+    pub(crate) fn for_run(self) -> Self {
         Self {
             for_run: true,
             ..self
@@ -78,7 +78,7 @@ impl Listing {
 
     /// Whether all of the image must be read.
     #[must_use]
-    pub fn must_read(image: &dyn Image, index: Option<&Index>) -> bool {
+    pub(crate) fn must_read(image: &dyn Image, index: Option<&Index>) -> bool {
         index.is_none() && !image.has_holes()
     }
 
@@ -258,11 +258,9 @@ fn by_reading(
 }
 
 fn ends(geometry: Geometry) -> BlockSet {
-    let present = BlockSet::default();
     geometry
         .block(0)
         .into_iter()
         .chain(geometry.last())
-        .for_each(|block| present.insert(block));
-    present
+        .collect()
 }

@@ -1,23 +1,42 @@
 //! Open files and directories, and what each was served.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Blocks;
+use super::staged::StagedState;
+use super::staged_open::OpenStaged;
 use crate::budget::Share;
-use crate::geometry::BlockIndex;
+use crate::geometry::{BlockIndex, FileOffset};
 use crate::image::readahead::ReadAhead;
 use crate::index::{Index, Served};
+use crate::volume::sync_errors::SeenErrors;
+use crate::volume::{Errno, Handle, Result};
 
-/// An open file or directory.
+/// What a handle is for.
 #[derive(Debug)]
-pub(super) struct Open {
-    /// `None`: the root.
-    pub(super) block: Option<BlockIndex>,
+pub(super) enum Open {
+    /// The root.
+    Directory,
+    /// A block file.
+    Block(OpenBlock),
+    /// A staged file, or the block that it was renamed over.
+    Staged(OpenStaged),
+}
+
+/// What an open file is at the moment.
+pub(super) enum OpenFile<'a> {
+    /// A block file.
+    Block(&'a OpenBlock),
+    /// A staged file, which is not renamed over a block before its state is unlocked.
+    Staged(&'a OpenStaged, MutexGuard<'a, StagedState>),
+}
+
+/// An open block file.
+#[derive(Debug)]
+pub(super) struct OpenBlock {
+    pub(super) block: BlockIndex,
     pub(super) writable: bool,
-    pub(super) wrote: AtomicBool,
-    /// The sync failures that this handle has been told of, or that are older than it.
-    pub(super) seen_failures: AtomicU64,
+    pub(super) seen_errors: SeenErrors,
     pub(super) ahead: Option<Mutex<ReadAhead>>,
     watched: Option<Watched>,
     /// Told when the last writer of a block has gone.
@@ -36,20 +55,53 @@ struct Watched {
 }
 
 impl Blocks {
-    pub(super) fn open_block(&self, block: BlockIndex, write: bool) -> Open {
+    /// EBADF: nothing is open by this number.
+    pub(super) fn handle(&self, handle: Handle) -> Result<Arc<Open>> {
+        self.handles.get(handle).ok_or(Errno::EBADF)
+    }
+
+    /// What an open file is now. EISDIR: it is a directory; else as [`Self::check_open`], for a block that a staged file
+    /// has become.
+    pub(super) fn file<'a>(&self, open: &'a Open) -> Result<OpenFile<'a>> {
+        match open {
+            Open::Directory => Err(Errno::EISDIR),
+            Open::Block(block) => Ok(OpenFile::Block(block)),
+            Open::Staged(staged) => self.resolve(staged),
+        }
+    }
+
+    /// Whether a block may be opened. ENOENT: it has no place in the image; EROFS: nothing may be written; EIO: it is
+    /// to be read, and cannot be.
+    pub(super) fn check_open(&self, block: BlockIndex, write: bool) -> Result<()> {
+        if !self.has(self.geometry(), block) {
+            return Err(Errno::ENOENT);
+        }
+        if write && !self.config.writable {
+            return Err(Errno::EROFS);
+        }
+        if write {
+            Ok(())
+        } else {
+            self.check_readable(block)
+        }
+    }
+
+    /// After [`Self::check_open`]. It ends with [`Self::closed`].
+    pub(super) fn open_block(&self, block: BlockIndex, write: bool) -> OpenBlock {
         let index = self.times.index();
         let writer_of = index.filter(|_| write).cloned();
         if write {
             self.lengths.opened(block);
+        } else {
+            self.times.opened(block);
         }
         if let Some(index) = &writer_of {
             index.writer_came(block);
         }
-        Open {
-            block: Some(block),
+        OpenBlock {
+            block,
             writable: write,
-            wrote: AtomicBool::new(false),
-            seen_failures: AtomicU64::new(self.sync_failures.load(SeqCst)),
+            seen_errors: self.sync_errors.of_new_handle(),
             ahead: self
                 .image
                 .is_direct()
@@ -68,18 +120,21 @@ impl Blocks {
 }
 
 impl Open {
-    pub(super) fn directory() -> Self {
-        Self {
-            block: None,
-            writable: false,
-            wrote: AtomicBool::new(false),
-            seen_failures: AtomicU64::new(0),
-            ahead: None,
-            watched: None,
-            writer_of: None,
+    /// The index is about to judge what was served so far: of this handle nothing is certain yet.
+    pub(super) fn discard(&self) {
+        match self {
+            Self::Directory => {}
+            Self::Block(open) => open.discard(),
+            Self::Staged(staged) => {
+                if let Some(open) = staged.block() {
+                    open.discard();
+                }
+            }
         }
     }
+}
 
+impl OpenBlock {
     /// Bytes are about to be served. Whether they have to be hashed after that.
     pub(super) fn note_served(&self, len: usize) -> bool {
         let Some(watched) = &self.watched else {
@@ -93,35 +148,31 @@ impl Open {
     }
 
     /// Hashes what was served.
-    pub(super) fn hash(&self, offset: u64, bytes: &[u8]) {
+    pub(super) fn hash(&self, offset: FileOffset, bytes: &[u8]) {
         if let Some(watched) = &self.watched {
             watched
                 .served
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .hash(offset, bytes);
+                .hash(offset.get(), bytes);
         }
     }
 
-    /// The index is about to judge what was served so far: of this handle nothing is certain yet.
-    pub(super) fn discard(&self) {
-        if let (Some(watched), Some(block)) = (&self.watched, self.block) {
+    fn discard(&self) {
+        if let Some(watched) = &self.watched {
             let served = watched
                 .served
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             if served.any() {
-                watched.index.served(block, None, watched.epoch);
+                watched.index.served(self.block, None, watched.epoch);
             }
         }
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenBlock {
     fn drop(&mut self) {
-        let Some(block) = self.block else {
-            return;
-        };
         if let Some(watched) = &mut self.watched {
             let served = watched
                 .served
@@ -129,11 +180,11 @@ impl Drop for Open {
                 .unwrap_or_else(PoisonError::into_inner);
             if served.any() {
                 let digest = served.digest(watched.len);
-                watched.index.served(block, digest, watched.epoch);
+                watched.index.served(self.block, digest, watched.epoch);
             }
         }
         if let Some(index) = &self.writer_of {
-            index.writer_left(block);
+            index.writer_left(self.block);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use super::Blocks;
 use super::data::write_failed;
-use crate::geometry::{BlockIndex, Geometry};
+use crate::geometry::{BlockIndex, FileOffset, Geometry};
 use crate::volume::{Errno, Result};
 
 /// No block is pending.
@@ -73,20 +73,20 @@ impl Blocks {
         }
         self.check_last_is_whole();
         self.check_latch()?;
-        let start = block.get() * self.config.block_size.bytes();
+        let start = self.config.block_size.start_of(block);
         self.set_size(start, Some(block))?;
         self.appear(block);
         Ok(())
     }
 
-    /// Makes room for bytes of the last block up to `offset`, if it may have them.
-    pub(super) fn grow_for(&self, block: BlockIndex, offset: u64) -> Result<()> {
-        let start = block.get() * self.config.block_size.bytes();
-        if !self.config.resize || start + offset <= self.geometry().image_size() {
+    /// Makes room for bytes of the last block up to `end`, if it may have them.
+    pub(super) fn grow_for(&self, block: BlockIndex, end: FileOffset) -> Result<()> {
+        let start = self.config.block_size.start_of(block);
+        let wanted = start + end.get().min(self.config.block_size.bytes());
+        if !self.config.resize || wanted <= self.geometry().image_size() {
             return Ok(());
         }
         let _alone = self.alone();
-        let wanted = start + offset.min(self.config.block_size.bytes());
         if wanted > self.geometry().image_size() && self.ends_in(block) {
             self.set_size(wanted, None)?;
         }
@@ -102,7 +102,7 @@ impl Blocks {
         if !self.ends_in(block) {
             return None;
         }
-        let start = block.get() * self.config.block_size.bytes();
+        let start = self.config.block_size.start_of(block);
         let pending = (len == 0).then_some(block);
         Some(
             self.check_latch()

@@ -5,15 +5,15 @@ use crate::geometry::BlockIndex;
 
 /// Blocks that were to be copied and were not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Skipped {
+pub(crate) struct Skipped {
     /// How many.
-    pub count: u64,
+    pub(crate) count: u64,
     /// Of how many that were to be.
-    pub of: u64,
+    pub(crate) of: u64,
     /// The first.
-    pub first: BlockIndex,
+    pub(crate) first: BlockIndex,
     /// They were to be written: this is a restore without an index. Else they were to be read.
-    pub restore: bool,
+    pub(crate) restore: bool,
 }
 
 impl Blocks {

@@ -1,8 +1,8 @@
 //! Sparse directories (--sparse): blocks without data have no file.
 
 use super::Blocks;
-use super::block_set::BlockSet;
 use crate::geometry::{BlockIndex, Geometry};
+use crate::per_block::BlockSet;
 use crate::scan::Tally;
 use crate::volume::{Errno, Result};
 
@@ -57,10 +57,8 @@ impl Blocks {
 
     /// Of a sparse directory that only others write, at each listing: follows what they write.
     pub(super) fn follow_holes(&self) {
-        if let Some(listing) = &self.listing
-            && !self.config.writable
-            && !self.is_snapshot()
-        {
+        let theirs = !self.config.writable && !self.is_snapshot();
+        if let Some(listing) = self.listing.as_ref().filter(|_| theirs) {
             let index = self.times.index().map(AsRef::as_ref);
             listing.follow(self.image.as_ref(), self.geometry(), index);
         }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use crate::budget::Budget;
 use crate::geometry::BlockIndex;
 use crate::volume::inode::{NAME_DIGITS, parse_block_name};
-use crate::volume::{Create, Errno, Result};
+use crate::volume::{Create, Errno, Result, Seek};
 
 /// The most names at once: each costs a little even if it is empty.
 const MOST_FILES: usize = 4096;
@@ -155,10 +155,11 @@ impl Staging {
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         let replaced = files.by_name.insert(to.to_owned(), Arc::clone(staged));
         let old = std::mem::replace(&mut staged.lock().place, StagedPlace::Named(to.to_owned()));
-        if let StagedPlace::Named(old) = old
-            && old != to
-        {
-            files.by_name.remove(&old);
+        match old {
+            StagedPlace::Named(old) if old != to => {
+                files.by_name.remove(&old);
+            }
+            _ => {}
         }
         if let Some(replaced) = replaced.filter(|replaced| replaced.id != staged.id) {
             self.lose_name(&mut files, &replaced, StagedPlace::Removed);
@@ -268,6 +269,16 @@ impl StagedState {
         let len = out.len().min(self.content.len() - from);
         out[..len].copy_from_slice(&self.content[from..from + len]);
         len
+    }
+
+    /// As lseek(2). There is no hole before the end.
+    pub(super) fn seek(&self, offset: u64, towards: Seek) -> Result<u64> {
+        let len = self.content.len() as u64;
+        match towards {
+            _ if offset >= len => Err(Errno::ENXIO),
+            Seek::Data => Ok(offset),
+            Seek::Hole => Ok(len),
+        }
     }
 }
 

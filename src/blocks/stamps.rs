@@ -115,13 +115,11 @@ impl Stamps {
         } else {
             let mut follow = Follow::at(clock.now());
             follow.fingerprint = image.fingerprint()?;
-            if follow
-                .fingerprint
-                .last_write()
-                .is_some_and(|last| last <= clock.now())
-                && let Some(mtime) = image.mtime()?
-            {
-                follow.follow(mtime);
+            let last = follow.fingerprint.last_write();
+            if last.is_some_and(|last| last <= clock.now()) {
+                if let Some(mtime) = image.mtime()? {
+                    follow.follow(mtime);
+                }
             }
             Base::Followed(Mutex::new(follow))
         };
@@ -145,9 +143,8 @@ impl Stamps {
     fn look(&self, follow: &mut Follow, image: &dyn Image) {
         for _ in 0..LOOKS {
             let present = image.fingerprint().unwrap_or(Fingerprint::Unknown);
-            if let Some(last) = present.last_write()
-                && self.wait_if_near(last)
-            {
+            let last = present.last_write();
+            if last.is_some_and(|last| self.wait_if_near(last)) {
                 // Somebody may have written in the rest of that second.
                 continue;
             }

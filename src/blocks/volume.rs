@@ -1,18 +1,13 @@
 //! The block directory's answers, one operation a function.
 
 use std::ffi::OsStr;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::Blocks;
-use super::data::write_failed;
-use super::open::Open;
-use super::staged_volume::{Resolved, is_staged};
-use crate::geometry::{BlockIndex, MAX_BLOCKS};
+use super::open::{Open, OpenFile};
+use crate::geometry::{BlockIndex, FileOffset, MAX_BLOCKS};
 use crate::volume::inode::{Inode, block_name, parse_block_name};
-use crate::volume::owner::RootTime;
 use crate::volume::{
-    Allocate, Attr, Change, Create, Errno, Handle, Listed, LookupEntry, Result, Seek, SetTime,
-    Space, Volume,
+    Allocate, Attr, Change, Create, Errno, Handle, Listed, LookupEntry, Result, Seek, Space, Volume,
 };
 
 /// Listing positions: 1 after ".", 2 after "..", N + 3 after block N, then staged files by number.
@@ -63,17 +58,11 @@ impl Volume for Blocks {
         let block = match inode {
             Inode::Root => return Err(Errno::EISDIR),
             Inode::Other(id) => return self.staged_open(id, write),
-            Inode::Block(block) if self.has(self.geometry(), block) => block,
-            Inode::Block(_) => return Err(Errno::ENOENT),
+            Inode::Block(block) => block,
         };
-        if write && !self.config.writable {
-            return Err(Errno::EROFS);
-        }
-        if !write {
-            self.check_readable(block)?;
-            self.times.opened(block);
-        }
-        self.handles.insert(self.open_block(block, write))
+        self.check_open(block, write)?;
+        self.handles
+            .insert(|| Open::Block(self.open_block(block, write)))
     }
 
     fn read_and(
@@ -84,105 +73,53 @@ impl Volume for Blocks {
         whole: bool,
         reply: &mut dyn FnMut(Result<&[u8]>),
     ) {
-        let handle = match self.resolve(handle) {
-            None => handle,
-            Some(Ok(Resolved::Block(inner))) => inner,
-            Some(Ok(Resolved::Staged(staged))) => {
-                return match staged.read(offset, out) {
-                    Some(len) => reply(Ok(&out[..len])),
-                    None => self.read_and(handle, offset, out, whole, reply),
-                };
-            }
-            Some(Err(e)) => return reply(Err(e)),
-        };
-        // Held until after the last piece is hashed: only then is it known what the handle was served.
-        let (open, block) = match self.file(handle) {
-            Ok(found) => found,
+        let open = match self.handle(handle) {
+            Ok(open) => open,
             Err(e) => return reply(Err(e)),
         };
-        let geometry = self.geometry();
-        let span = geometry.clip(block, offset, out.len() as u64);
-        let Ok(len) = usize::try_from(span.len()) else {
-            return reply(Err(Errno::EINVAL));
-        };
-        if len == 0 {
-            return reply(Ok(&[]));
-        }
-        let end = geometry.span(block).end;
-        self.times.read(block, whole);
-        match self.read_block(&open, block, &mut out[..len], span.start, end, whole) {
-            Ok(got) => {
-                self.served.fetch_add(got as u64, Relaxed);
-                let hash = open.note_served(got);
-                reply(Ok(&out[..got]));
-                if hash {
-                    open.hash(offset, &out[..got]);
-                }
+        match self.file(&open) {
+            Ok(OpenFile::Block(block)) => {
+                self.read_file(block, FileOffset::new(offset), out, whole, reply);
+            }
+            Ok(OpenFile::Staged(_, state)) => {
+                let len = state.read(offset, out);
+                drop(state);
+                reply(Ok(&out[..len]));
             }
             Err(e) => reply(Err(e)),
         }
     }
 
     fn write(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<usize> {
-        let handle = match self.resolve(handle).transpose()? {
-            None => handle,
-            Some(Resolved::Block(inner)) => inner,
-            Some(Resolved::Staged(staged)) => return self.write_staged(&staged, offset, data),
-        };
-        let (_, block) = self.writer(handle)?;
-        self.grow_for(block, offset.saturating_add(data.len() as u64))?;
-        let span = self.geometry().clip(block, offset, data.len() as u64);
-        let len = usize::try_from(span.len()).map_err(|_| Errno::EINVAL)?;
-        if data.is_empty() {
-            return Ok(0);
+        match self.file(self.handle(handle)?.as_ref())? {
+            OpenFile::Block(block) => self.write_file(block, FileOffset::new(offset), data),
+            OpenFile::Staged(open, mut state) => self.write_staged(open, &mut state, offset, data),
         }
-        if len == 0 {
-            self.latch(block, &format!("a write at {offset}, past its end"), None);
-            return Err(Errno::EFBIG);
-        }
-        let written = self.write_block(block, &data[..len], span.start)?;
-        self.lengths.wrote(block, offset + written as u64);
-        Ok(written)
     }
 
     fn flush(&self, handle: Handle) -> Result<()> {
-        let handle = match self.resolve(handle).transpose()? {
-            None => handle,
-            Some(Resolved::Block(inner)) => inner,
-            Some(Resolved::Staged(_)) => return Ok(()),
-        };
-        self.unseen_failure(self.handle(handle)?.as_ref(), false)
+        match self.file(self.handle(handle)?.as_ref())? {
+            OpenFile::Block(block) => self.sync_errors.look(&block.seen_errors),
+            OpenFile::Staged(..) => Ok(()),
+        }
     }
 
     fn sync(&self, handle: Handle, data_only: bool) -> Result<()> {
-        let handle = match self.resolve(handle).transpose()? {
-            None => handle,
-            Some(Resolved::Block(inner)) => inner,
-            Some(Resolved::Staged(staged)) => {
-                return match staged.sync_later() {
-                    Some(()) => Ok(()),
-                    None => self.sync(handle, data_only),
-                };
+        match self.file(self.handle(handle)?.as_ref())? {
+            OpenFile::Block(block) => self.sync_file(block, data_only),
+            OpenFile::Staged(_, mut state) => {
+                // The content is only in memory: it is made durable when it reaches the image.
+                state.sync = true;
+                Ok(())
             }
-        };
-        let open = self.handle(handle)?;
-        if !self.config.writable {
-            return Ok(());
         }
-        let synced = self.image.sync(data_only);
-        if let Err(e) = &synced {
-            self.sync_failures.fetch_add(1, SeqCst);
-            log::error!("making writes durable: {e}; what was written may be lost");
-        }
-        self.unseen_failure(&open, true)?;
-        synced.map_err(|_| Errno::EIO)
     }
 
     fn release(&self, handle: Handle) {
-        if is_staged(handle) {
-            self.release_staged(handle);
-        } else if let Some(open) = self.handles.remove(handle) {
-            self.closed(&open);
+        match self.handles.remove(handle).as_deref() {
+            Some(Open::Block(block)) => self.closed(block),
+            Some(Open::Staged(staged)) => self.release_staged(staged),
+            Some(Open::Directory) | None => {}
         }
     }
 
@@ -194,70 +131,22 @@ impl Volume for Blocks {
         offset: u64,
         len: u64,
     ) -> Result<()> {
-        let handle = match self.resolve(handle).transpose()? {
-            None => handle,
-            Some(Resolved::Block(inner)) => inner,
-            Some(Resolved::Staged(staged)) => {
-                return self.allocate_staged(&staged, what, keep_size, offset, len);
+        match self.file(self.handle(handle)?.as_ref())? {
+            OpenFile::Block(block) => {
+                self.allocate_file(block, what, keep_size, FileOffset::new(offset), len)
             }
-        };
-        let (_, block) = self.writer(handle)?;
-        let span = self.geometry().clip(block, offset, len);
-        if what == Allocate::Reserve {
-            self.lengths.announced(block, offset.saturating_add(len));
-        }
-        if span.len() < len && !keep_size {
-            return Err(Errno::EFBIG);
-        }
-        match what {
-            _ if span.is_empty() => Ok(()),
-            Allocate::Zero => {
-                self.zero_block(block, span)?;
-                self.lengths.wrote(block, offset + span.len());
-                Ok(())
+            OpenFile::Staged(_, mut state) => {
+                self.allocate_staged(&mut state, what, keep_size, offset, len)
             }
-            Allocate::Reserve => self
-                .image
-                .reserve(span)
-                .map_err(|e| write_failed(&e, span.start)),
         }
     }
 
     fn seek(&self, handle: Handle, offset: u64, towards: Seek) -> Result<u64> {
-        let handle = match self.resolve(handle).transpose()? {
-            None => handle,
-            Some(Resolved::Block(inner)) => inner,
-            Some(Resolved::Staged(staged)) => {
-                return match staged.seek(offset, towards) {
-                    Some(found) => found,
-                    None => self.seek(handle, offset, towards),
-                };
-            }
-        };
-        let (_, block) = self.file(handle)?;
-        let span = self.geometry().span(block);
-        let from = span.start.saturating_add(offset);
-        if from >= span.end {
-            return Err(Errno::ENXIO);
-        }
-        let io = |e: std::io::Error| super::errno(&e);
-        self.image.flush().map_err(io)?;
-        // What was cut off is not a hole: it is data that cannot be read.
-        let cut = self.image.size().map_err(io)?.max(span.start);
-        let found = match towards {
-            Seek::Data => match self.image.next_data(from).map_err(io)? {
-                Some(data) => data,
-                None => from.max(cut),
-            },
-            Seek::Hole if from >= cut => span.end,
-            Seek::Hole => match self.image.next_hole(from).map_err(io)? {
-                hole if hole >= cut => span.end,
-                hole => hole,
-            },
-        };
-        match towards {
-            Seek::Data if found >= span.end => Err(Errno::ENXIO),
-            _ => Ok(found.min(span.end) - span.start),
+        match self.file(self.handle(handle)?.as_ref())? {
+            OpenFile::Block(block) => self
+                .seek_file(block.block, FileOffset::new(offset), towards)
+                .map(FileOffset::get),
+            OpenFile::Staged(_, state) => state.seek(offset, towards),
         }
     }
 
@@ -266,7 +155,7 @@ impl Volume for Blocks {
             return Err(Errno::ENOTDIR);
         }
         self.refresh();
-        self.handles.insert(Open::directory())
+        self.handles.insert(|| Open::Directory)
     }
 
     fn list(
@@ -363,12 +252,8 @@ impl Volume for Blocks {
         }
     }
 
-    fn refuse(&self) -> Errno {
-        if self.config.writable {
-            Errno::EPERM
-        } else {
-            Errno::EROFS
-        }
+    fn is_writable(&self) -> bool {
+        self.config.writable
     }
 
     fn space(&self) -> Space {
@@ -417,47 +302,19 @@ impl Blocks {
     }
 
     pub(super) fn set_owner_and_times(&self, inode: Inode, change: &Change) -> Result<()> {
-        let seconds = |time: SetTime| match time {
-            SetTime::Now => self.clock.now(),
-            SetTime::At(seconds) => seconds,
-        };
+        let clock = self.clock.as_ref();
         let before = self.attr(inode)?;
+        let mut change = *change;
         if let (Inode::Block(block), Some(mtime)) = (inode, change.mtime) {
-            self.times
-                .set(block, seconds(mtime), self.times.base(self.image.as_ref()));
+            let base = self.times.base(self.image.as_ref());
+            self.times.set(block, mtime.seconds(clock), base);
+            change.mtime = None;
         }
-        let widest = self.owners.widest(inode);
         // An atime that is handed back as it was shown is no wish; else every restored block would cost memory.
-        let atime = change
+        change
             .atime
-            .map(seconds)
-            .filter(|atime| *atime != before.atime);
-        let root_mtime = change
-            .mtime
-            .filter(|_| inode == Inode::Root)
-            .map(|time| RootTime {
-                set: seconds(time),
-                made: self.times.made(),
-            });
-        let asked = [
-            change.mode.is_some(),
-            change.uid.is_some(),
-            change.gid.is_some(),
-            atime.is_some(),
-            root_mtime.is_some(),
-        ];
-        if asked.contains(&true) {
-            self.owners.change(inode, |set| {
-                if let Some(mode) = change.mode {
-                    let bits = u16::try_from(mode & 0o7777).unwrap_or(0);
-                    set.mode = Some(bits & widest);
-                }
-                set.uid = change.uid.or(set.uid);
-                set.gid = change.gid.or(set.gid);
-                set.atime = atime.or(set.atime);
-                set.mtime = root_mtime.or(set.mtime);
-            });
-        }
+            .take_if(|atime| atime.seconds(clock) == before.atime);
+        self.owners.change(inode, &change, self.times.made(), clock);
         Ok(())
     }
 }

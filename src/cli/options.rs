@@ -11,7 +11,6 @@ mod words;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
-pub use split::{RawWord, SplitError, split};
 pub use word::Word;
 
 use changes::ChangesDraft;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{FileAttr, FileType, INodeNo, RenameFlags, ReplyErrno, TimeOrNow};
+use fuser::{Errno as ReplyErrno, FileAttr, FileType, INodeNo, RenameFlags, TimeOrNow};
 
 use crate::volume::{Allocate, Attr, Errno, FileKind, Result, Seek, SetTime};
 

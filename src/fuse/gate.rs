@@ -9,7 +9,7 @@ use crate::volume::{Errno, Result};
 
 /// Open until it is shut for ever.
 #[derive(Debug, Default)]
-pub struct Gate {
+pub(crate) struct Gate {
     shut: RwLock<bool>,
 }
 
@@ -24,7 +24,7 @@ impl Gate {
     }
 
     /// Waits for the requests that are under way, and refuses all that come.
-    pub fn shut(&self) {
+    pub(crate) fn shut(&self) {
         *self.shut.write().unwrap_or_else(PoisonError::into_inner) = true;
     }
 }

@@ -23,10 +23,11 @@ use nix::unistd::{getegid, geteuid};
 
 use crate::exit::{self, Failure, Status};
 use crate::sys;
-use crate::sys::mountinfo::{DeviceId, Table};
+use crate::sys::device::DeviceNumber;
+use crate::sys::mountinfo::Table;
 
 /// The type that mountinfo shows for all our mounts.
-pub const FS_TYPE: &str = "fuse.bmapfs";
+pub(crate) const FS_TYPE: &str = "fuse.bmapfs";
 
 const DEVICE: &str = "/dev/fuse";
 /// What mount(2) copies of its data and of its source, with the NUL at the end: a page and `PATH_MAX`.
@@ -34,7 +35,7 @@ const KERNEL_STRING: usize = 4096;
 
 /// What to mount.
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// Shown as the source: SRC's canonical path, or what `fsname=` says. Any bytes but NUL.
     pub source: &'a OsStr,
     /// Where; as [`check_mountpoint`] gave it.
@@ -47,14 +48,14 @@ pub struct Request<'a> {
 
 /// A mount that this process has made, or (`/dev/fd/N`) was handed. Dropping it does not unmount.
 #[derive(Debug)]
-pub struct Mount {
+pub(crate) struct Mount {
     mountpoint: PathBuf,
-    device: Option<DeviceId>,
+    device: Option<DeviceNumber>,
 }
 
 /// How an attempt to unmount ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The mount is gone.
     Unmounted,
     /// It was gone already.
@@ -68,14 +69,14 @@ pub enum Outcome {
 /// Checks a mount point and gives its canonical path: it exists, is a directory, may be used by the caller,
 /// neither holds the source nor lies in it, and does not already show `source`. `/dev/fd/N` passes as it is.
 /// A refusal is [`Status::Usage`] if it is one of permission, else [`Status::MountFailed`].
-pub fn check_mountpoint(mountpoint: &Path, source: &Path) -> exit::Result<PathBuf> {
+pub(crate) fn check_mountpoint(mountpoint: &Path, source: &Path) -> exit::Result<PathBuf> {
     point::check(mountpoint, source)
 }
 
 /// Mounts, and returns the /dev/fuse descriptor (close-on-exec, number above 2) on which the kernel now waits
 /// for its first answer. Root calls mount(2); a user is helped by fusermount3. For `/dev/fd/N`, which the
 /// caller has mounted already, nothing is mounted.
-pub fn mount(request: &Request<'_>) -> exit::Result<(OwnedFd, Mount)> {
+pub(crate) fn mount(request: &Request<'_>) -> exit::Result<(OwnedFd, Mount)> {
     if let Some(number) = point::descriptor_number(request.mountpoint) {
         let descriptor = adopt(number).map_err(|error| {
             let shown = request.mountpoint.display();
@@ -119,7 +120,7 @@ pub fn mount(request: &Request<'_>) -> exit::Result<(OwnedFd, Mount)> {
 /// The name of the thread that a serving process has for as long as the kernel is connected to it: by it
 /// umount's helper finds the daemon. At most 15 bytes, as much as the kernel keeps, since the major is 0.
 #[must_use]
-pub fn marker_name(device: DeviceId) -> String {
+pub(crate) fn marker_name(device: DeviceNumber) -> String {
     format!("fuse {device}")
 }
 
@@ -127,25 +128,25 @@ impl Mount {
     /// The device number of the file system. `None` only if it was unmounted at once by somebody else, or for
     /// `/dev/fd/N` where the kernel does not tell.
     #[must_use]
-    pub fn device(&self) -> Option<DeviceId> {
+    pub(crate) fn device(&self) -> Option<DeviceNumber> {
         self.device
     }
 
     /// Where it was mounted.
     #[must_use]
-    pub fn mountpoint(&self) -> &Path {
+    pub(crate) fn mountpoint(&self) -> &Path {
         &self.mountpoint
     }
 
     /// Whether the file system is still mounted anywhere in this process's mount namespace.
-    pub fn is_mounted(&self) -> io::Result<bool> {
+    pub(crate) fn is_mounted(&self) -> io::Result<bool> {
         let device = self.known_device()?;
         Ok(Table::read()?.of_device(device).next().is_some())
     }
 
     /// Ends the mount, for a signal: a busy one is detached, and is to be served until its users have ended.
     /// Never touches somebody else's mount on the same path, nor bind mounts of ours elsewhere.
-    pub fn unmount(&self) -> io::Result<Outcome> {
+    pub(crate) fn unmount(&self) -> io::Result<Outcome> {
         let device = self.known_device()?;
         let table = Table::read()?;
         let ours = || table.of_device(device);
@@ -180,7 +181,7 @@ impl Mount {
         Ok(outcome)
     }
 
-    fn known_device(&self) -> io::Result<DeviceId> {
+    fn known_device(&self) -> io::Result<DeviceNumber> {
         self.device.ok_or_else(|| {
             io::Error::other(format!(
                 "{}: whoever mounted it must unmount it",
@@ -307,26 +308,26 @@ fn adopt(number: i32) -> io::Result<OwnedFd> {
 }
 
 /// Which file system a /dev/fuse descriptor serves, on kernels that show it in fdinfo.
-fn connection_of(descriptor: &OwnedFd) -> Option<DeviceId> {
+fn connection_of(descriptor: &OwnedFd) -> Option<DeviceNumber> {
     let text =
         std::fs::read_to_string(format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd())).ok()?;
     parse_connection(&text)
 }
 
-fn parse_connection(fdinfo: &str) -> Option<DeviceId> {
+fn parse_connection(fdinfo: &str) -> Option<DeviceNumber> {
     let number = fdinfo
         .lines()
         .find_map(|line| line.strip_prefix("fuse_connection:"))?;
-    let number: u32 = number.trim().parse().ok()?;
+    let number: u64 = number.trim().parse().ok()?;
     // The kernel's own form of a device number: 20 bits of minor.
-    Some(DeviceId {
+    Some(DeviceNumber {
         major: number >> 20,
         minor: number & 0xf_ffff,
     })
 }
 
 /// The mount that was just made: the highest of its kind, should somebody have mounted over it meanwhile.
-fn find_mounted(request: &Request<'_>) -> Option<DeviceId> {
+fn find_mounted(request: &Request<'_>) -> Option<DeviceNumber> {
     let table = Table::read().ok()?;
     let mut stack = table.stack(request.mountpoint).into_iter().rev();
     stack
@@ -340,13 +341,13 @@ mod tests {
 
     #[test]
     fn the_marker_fits_a_thread_name() {
-        let name = marker_name(DeviceId {
+        let name = marker_name(DeviceNumber {
             major: 0,
             minor: 57,
         });
         assert_eq!(name, "fuse 0:57");
         assert!(
-            marker_name(DeviceId {
+            marker_name(DeviceNumber {
                 major: 0,
                 minor: 0xf_ffff
             })
@@ -360,14 +361,14 @@ mod tests {
         for (text, device) in [
             (
                 "pos:\t0\nfuse_connection:\t57\n",
-                Some(DeviceId {
+                Some(DeviceNumber {
                     major: 0,
                     minor: 57,
                 }),
             ),
             (
                 "fuse_connection:\t1048577\n",
-                Some(DeviceId { major: 1, minor: 1 }),
+                Some(DeviceNumber { major: 1, minor: 1 }),
             ),
             ("pos:\t0\n", None),
             ("fuse_connection:\tx\n", None),

@@ -21,7 +21,7 @@ const BAR: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} 
 
 /// Shows progress until it is dropped.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     end: Arc<AtomicBool>,
     shower: Option<JoinHandle<()>>,
 }
@@ -29,7 +29,7 @@ pub struct Progress {
 impl Progress {
     /// Shows how far `tally` is on its way to `total` bytes. `what` is being done, for people.
     #[must_use]
-    pub fn show(what: &str, tally: &Arc<Tally>, total: u64, verbosity: Verbosity) -> Self {
+    pub(crate) fn show(what: &str, tally: &Arc<Tally>, total: u64, verbosity: Verbosity) -> Self {
         let end = Arc::new(AtomicBool::new(false));
         let quiet = verbosity == Verbosity::Quiet || total == 0;
         let start = || {

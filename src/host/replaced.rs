@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 /// A file that is going to be replaced.
 #[derive(Debug)]
-pub struct Replaced {
+pub(crate) struct Replaced {
     path: PathBuf,
     beginning: &'static [u8],
     new: NamedTempFile,
@@ -23,7 +23,7 @@ impl Replaced {
     /// # Errors
     /// There is something at `path` that is not empty and does not begin with `beginning`, so it is not an older one:
     /// maybe an image whose name was typed in the wrong place. Or nothing can be made there.
-    pub fn open(path: &Path, beginning: &'static [u8]) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, beginning: &'static [u8]) -> io::Result<Self> {
         let path = match std::fs::canonicalize(path) {
             Ok(old) => {
                 check(&old, beginning)?;
@@ -49,13 +49,13 @@ impl Replaced {
 
     /// What is written to this is the new content.
     #[must_use]
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         self.new.as_file()
     }
 
     /// Whether the new file is still where it was made: a mount over its directory hides it.
     #[must_use]
-    pub fn is_in_reach(&self) -> bool {
+    pub(crate) fn is_in_reach(&self) -> bool {
         let made = self.new.as_file().metadata();
         let there = std::fs::symlink_metadata(self.new.path());
         made.and_then(|made| Ok((made, there?)))
@@ -66,7 +66,7 @@ impl Replaced {
     ///
     /// # Errors
     /// It cannot be written, or something else has come to its place since [`Self::open`].
-    pub fn finish(self) -> io::Result<()> {
+    pub(crate) fn finish(self) -> io::Result<()> {
         self.new.as_file().sync_all()?;
         match check(&self.path, self.beginning) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),

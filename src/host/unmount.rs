@@ -16,8 +16,9 @@ use nix::unistd::geteuid;
 use super::mount::{FS_TYPE, detach, is_errno, reason};
 use crate::config::UmountConfig;
 use crate::exit::{self, Failure, Status};
+use crate::sys::device::DeviceNumber;
 use crate::sys::links::resolve;
-use crate::sys::mountinfo::{DeviceId, MountEntry, Table};
+use crate::sys::mountinfo::{MountEntry, Table};
 
 use daemon::{Daemon, Ending};
 
@@ -99,7 +100,7 @@ fn unmount(point: &Path, entry: &MountEntry, config: &UmountConfig) -> io::Resul
 }
 
 /// What `MNT_FORCE` does, for a user: every request that the daemon has not answered fails, and all later ones.
-fn abort(device: DeviceId) -> io::Result<()> {
+fn abort(device: DeviceNumber) -> io::Result<()> {
     let file = format!("/sys/fs/fuse/connections/{}/abort", device.minor);
     std::fs::write(&file, "1").map_err(|error| {
         io::Error::new(

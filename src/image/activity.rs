@@ -6,66 +6,14 @@
 //! volume. [`Counters::counts_all`] tells where that is possible. This module opens no device and knows no images.
 
 use std::ffi::OsStr;
-use std::fmt;
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 
-use nix::sys::stat::{major, minor};
-
-/// Major and minor number of a block device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct DeviceNumber {
-    /// Which driver.
-    pub major: u64,
-    /// Which of its devices.
-    pub minor: u64,
-}
-
-impl DeviceNumber {
-    /// From a number as stat(2) gives it.
-    #[must_use]
-    pub fn from_raw(device: u64) -> Self {
-        Self {
-            major: major(device),
-            minor: minor(device),
-        }
-    }
-
-    /// The device that `file` is; `None` if it is no block device. Errors: those of fstat(2).
-    pub fn of(file: &File) -> io::Result<Option<Self>> {
-        let metadata = file.metadata()?;
-        Ok(metadata
-            .file_type()
-            .is_block_device()
-            .then(|| Self::from_raw(metadata.rdev())))
-    }
-
-    /// From `major:minor`, decimal, as sysfs and mountinfo have it.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (major, minor) = text.trim_end().split_once(':')?;
-        Some(Self {
-            major: major.parse().ok()?,
-            minor: minor.parse().ok()?,
-        })
-    }
-
-    /// Where the device is described below `sys`, which is /sys but in tests.
-    pub(super) fn sysfs(self, sys: &Path) -> PathBuf {
-        sys.join("dev/block").join(self.to_string())
-    }
-}
-
-impl fmt::Display for DeviceNumber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.major, self.minor)
-    }
-}
+use crate::sys::device::DeviceNumber;
 
 /// What was written to a device since it appeared, and which device that is. Only equality means anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counters {
+pub(crate) struct Counters {
     /// 512-byte sectors written, also with zeros (of the whole disk, for a partition).
     pub sectors_written: u64,
     /// 512-byte sectors discarded (of the whole disk, for a partition).
@@ -88,13 +36,13 @@ pub struct Counters {
 /// `None`, which means that the device may have been written: no such device, statistics off or unreadable,
 /// or a write on its way. The caller fsyncs the device before, or dirty pages are not counted.
 #[must_use]
-pub fn counters(device: DeviceNumber) -> Option<Counters> {
+pub(crate) fn counters(device: DeviceNumber) -> Option<Counters> {
     counters_in(Path::new("/sys"), device)
 }
 
 /// What is different after each boot. `None` if the kernel does not say.
 #[must_use]
-pub fn boot_id() -> Option<String> {
+pub(crate) fn boot_id() -> Option<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let id = id.trim();
     (!id.is_empty()).then(|| id.to_owned())
@@ -162,7 +110,9 @@ fn number(path: &Path) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::image::lock::testing::{LoopDevice, run};
+    use std::fs::File;
     use std::io::Read;
+    use std::os::unix::fs::MetadataExt;
 
     const DISK: &str = "disk/stat:9 0 72 0 4 0 800 0 0 0 0 2 0 160 0 0 0\n";
 
@@ -289,18 +239,6 @@ mod tests {
     }
 
     #[test]
-    fn device_numbers_are_read_as_they_are_shown() {
-        let number = DeviceNumber {
-            major: 259,
-            minor: 1_048_575,
-        };
-        assert_eq!(DeviceNumber::parse(&format!("{number}\n")), Some(number));
-        for text in ["", "8", "8:", ":1", "8:x", "8:1:2"] {
-            assert_eq!(DeviceNumber::parse(text), None, "{text}");
-        }
-    }
-
-    #[test]
     fn boot_ids_stay_the_same() {
         let id = boot_id().unwrap();
         assert_eq!(id.len(), 36);
@@ -315,11 +253,7 @@ mod tests {
         File::create(&image).unwrap().set_len(4 << 20).unwrap();
         let device = LoopDevice::on(&image, &[]);
         let mut file = File::open(device.path()).unwrap();
-        let number = DeviceNumber::of(&file).unwrap().unwrap();
-        assert_eq!(
-            DeviceNumber::of(&File::open(&image).unwrap()).unwrap(),
-            None
-        );
+        let number = DeviceNumber::from_raw(file.metadata().unwrap().rdev());
         let sample = || {
             file.sync_all().unwrap();
             counters(number).unwrap()
@@ -370,7 +304,7 @@ mod tests {
         drop(device);
         let again = LoopDevice::on(&image, &[]);
         let file = File::open(again.path()).unwrap();
-        let number = DeviceNumber::of(&file).unwrap().unwrap();
+        let number = DeviceNumber::from_raw(file.metadata().unwrap().rdev());
         assert_ne!(counters(number).unwrap().sequence, zeroed.sequence);
     }
 }

@@ -4,21 +4,22 @@
 //! here (mounts in other namespaces, kernel users without an entry in sysfs) is left to `O_EXCL`. This module
 //! says who there is; what follows from that is its caller's business.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File, Metadata};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::activity::DeviceNumber;
+use crate::sys::device::DeviceNumber;
+use crate::sys::mountinfo::{MountEntry, Table, unescape};
 
 #[cfg(test)]
 mod tests;
 
 /// Somebody who uses the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub(crate) struct Holder {
     sentence: String,
     /// Whether this use may write to the image.
     pub writes: bool,
@@ -34,7 +35,7 @@ impl fmt::Display for Holder {
 /// Everything that uses `file`, or, if it is a block device, one of its partitions or the disk that it is a
 /// partition of. Where /proc or /sys cannot be read, nothing is found there.
 #[must_use]
-pub fn find(file: &File) -> Vec<Holder> {
+pub(crate) fn find(file: &File) -> Vec<Holder> {
     let Ok(metadata) = file.metadata() else {
         return Vec::new();
     };
@@ -132,20 +133,14 @@ impl System<'_> {
     /// Mounted file systems, each once for every target.
     fn mounts(&self, targets: &[Target]) -> Vec<Holder> {
         let table = fs::read(self.proc.join("self/mountinfo")).unwrap_or_default();
-        let mounts: Vec<Mount> = table
-            .split(|byte| *byte == b'\n')
-            .filter_map(Mount::parse)
-            .collect();
+        let mounts = Table::parse(&table);
         let mut holders = Vec::new();
         for target in targets {
             let Some(mount) = mounts.iter().find(|mount| self.is_mount_of(mount, target)) else {
                 continue;
             };
-            let access = if mount.writes {
-                "read-write"
-            } else {
-                "read-only"
-            };
+            let read_only = mount.is_read_only();
+            let access = if read_only { "read-only" } else { "read-write" };
             let sentence = format!(
                 "{} is mounted on {} ({access})",
                 target.name,
@@ -153,22 +148,22 @@ impl System<'_> {
             );
             holders.push(Holder {
                 sentence,
-                writes: mount.writes,
+                writes: !read_only,
             });
         }
         holders
     }
 
-    fn is_mount_of(&self, mount: &Mount, target: &Target) -> bool {
+    fn is_mount_of(&self, mount: &MountEntry, target: &Target) -> bool {
         if Identity::Device(mount.device) == target.identity {
             return true;
         }
         // Btrfs, file systems on image files and FUSE file systems have made-up device numbers; their source
         // tells. Locks tell about the mounts that bmapfs makes, which need not exclude each other.
         mount.device.major == 0
-            && mount.kind != "fuse.bmapfs"
-            && mount.source.as_os_str().as_bytes().starts_with(b"/")
-            && (self.identify)(&mount.source) == Some(target.identity)
+            && mount.fs_type != "fuse.bmapfs"
+            && mount.source.as_bytes().starts_with(b"/")
+            && (self.identify)(Path::new(&mount.source)) == Some(target.identity)
     }
 
     /// Devices of mounted Btrfs file systems.
@@ -205,7 +200,7 @@ impl System<'_> {
             else {
                 continue;
             };
-            if let Some(target) = self.named_by(&unescape(path), targets) {
+            if let Some(target) = self.named_by(unescape(path).as_bytes(), targets) {
                 holders.push(Holder {
                     sentence: format!("{} is active swap", target.name),
                     writes: true,
@@ -272,59 +267,6 @@ impl System<'_> {
             .iter()
             .find(|target| identities.contains(&Some(target.identity)))
     }
-}
-
-/// A line of mountinfo.
-struct Mount {
-    device: DeviceNumber,
-    point: PathBuf,
-    kind: String,
-    source: PathBuf,
-    /// Whether the file system itself, not only this mount of it, is writable.
-    writes: bool,
-}
-
-impl Mount {
-    /// Reads `36 35 98:0 /root /point options [tags...] - type source super-options`.
-    fn parse(line: &[u8]) -> Option<Self> {
-        let mut words = line.split(|byte| *byte == b' ');
-        let device = DeviceNumber::parse(std::str::from_utf8(words.nth(2)?).ok()?)?;
-        let point = words.nth(1)?;
-        let mut words = words.skip_while(|word| *word != b"-").skip(1);
-        let kind = String::from_utf8_lossy(words.next()?).into_owned();
-        let source = words.next()?;
-        let writes = !words
-            .next()?
-            .split(|byte| *byte == b',')
-            .any(|option| option == b"ro");
-        let path = |word| PathBuf::from(OsString::from_vec(unescape(word)));
-        Some(Self {
-            device,
-            point: path(point),
-            kind,
-            source: path(source),
-            writes,
-        })
-    }
-}
-
-/// Undoes the kernel's `\ooo` for space, tab, newline, backslash and `#`.
-fn unescape(word: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(word.len());
-    let mut rest = word;
-    while let Some((first, tail)) = rest.split_first() {
-        let digits = tail.get(..3).filter(|_| *first == b'\\');
-        let escaped =
-            digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        if let Some(byte) = escaped {
-            bytes.push(byte);
-            rest = &tail[3..];
-        } else {
-            bytes.push(*first);
-            rest = tail;
-        }
-    }
-    bytes
 }
 
 /// The node below /dev of the device that this directory of sysfs describes.

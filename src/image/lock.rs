@@ -32,7 +32,7 @@ mod tests;
 
 /// What the image is to be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Intent {
+pub(crate) enum Intent {
     /// Reading; others may write.
     Read,
     /// Writing; nobody else may write, and who reads has no lock that forbids it.
@@ -41,7 +41,7 @@ pub enum Intent {
 
 /// A lock that stands in the way of writing, or tells a reader that someone may write.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Conflict {
+pub(crate) struct Conflict {
     sentence: String,
 }
 
@@ -87,7 +87,7 @@ const SMB2_SUPER_MAGIC: FsType = FsType(0xFE53_4D42);
 /// among them. Waits up to two seconds for the flock.
 ///
 /// A file system without locks has no conflicts; that is logged. Errors: anything else that the system says.
-pub fn acquire(file: &File, intent: Intent, resize: bool) -> io::Result<Vec<Conflict>> {
+pub(crate) fn acquire(file: &File, intent: Intent, resize: bool) -> io::Result<Vec<Conflict>> {
     acquire_within(PATIENCE, file, intent, resize)
 }
 
@@ -119,7 +119,10 @@ fn acquire_within(
 
 /// As `acquire`, for a directory, which has no bytes to lock: its flock alone. `None`: the file system has none
 /// that would tell anybody else.
-pub fn acquire_directory(directory: &File, intent: Intent) -> io::Result<Option<Vec<Conflict>>> {
+pub(crate) fn acquire_directory(
+    directory: &File,
+    intent: Intent,
+) -> io::Result<Option<Vec<Conflict>>> {
     if locks_bytes(directory)? {
         return Ok(None);
     }

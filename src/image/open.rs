@@ -17,7 +17,7 @@ use crate::sys;
 
 /// A source that is open and locked.
 #[derive(Debug)]
-pub struct Opened {
+pub(crate) struct Opened {
     /// The image.
     pub source: Source,
     /// Its path with all links resolved.
@@ -33,7 +33,7 @@ enum PathKind {
 
 /// Opens `path` and takes its locks. With `writable` a conflict with another user of the source is an error that
 /// names it, unless `force`; without, somebody who may write the source is worth a warning.
-pub fn open(path: &Path, config: &VolumeConfig) -> Result<Opened> {
+pub(crate) fn open(path: &Path, config: &VolumeConfig) -> Result<Opened> {
     let shown = path.display();
     if config.resize {
         create_missing(path)?;
@@ -114,7 +114,7 @@ pub fn open(path: &Path, config: &VolumeConfig) -> Result<Opened> {
 }
 
 /// The canonical path of what [`open`] opens, also of an image that it will make.
-pub fn canonical(path: &Path, config: &VolumeConfig) -> io::Result<PathBuf> {
+pub(crate) fn canonical(path: &Path, config: &VolumeConfig) -> io::Result<PathBuf> {
     let found = std::fs::canonicalize(path);
     match (&found, path.parent(), path.file_name()) {
         (Err(e), Some(parent), Some(name)) if config.resize && e.kind() == ErrorKind::NotFound => {
@@ -215,7 +215,7 @@ fn set_direct(file: &File) -> io::Result<bool> {
 }
 
 fn is_read_only(file: &File) -> bool {
-    sys::device_is_read_only(file.as_fd()).unwrap_or(false)
+    sys::device::is_read_only(file.as_fd()).unwrap_or(false)
 }
 
 fn kind_of_file(file: &File) -> Option<PathKind> {

@@ -13,7 +13,7 @@ use crate::buffer::{ALIGNMENT, AlignedBuffer};
 use crate::geometry::Span;
 
 /// How long bytes that were read ahead may be served.
-pub const FRESH_FOR: Duration = Duration::from_millis(5);
+pub(crate) const FRESH_FOR: Duration = Duration::from_millis(5);
 /// How much is read at once, in bytes.
 const WINDOW: u64 = 1 << 20;
 /// What the memory for that takes, in bytes.
@@ -23,7 +23,7 @@ const STREAK: u32 = 3;
 
 /// One handle's position and what was read ahead of it.
 #[derive(Debug)]
-pub struct ReadAhead {
+pub(crate) struct ReadAhead {
     next: u64,
     streak: u32,
     buffer: AlignedBuffer,
@@ -37,7 +37,7 @@ pub struct ReadAhead {
 impl ReadAhead {
     /// Takes the memory that it needs from `share`, while it needs it.
     #[must_use]
-    pub fn new(share: Share) -> Self {
+    pub(crate) fn new(share: Share) -> Self {
         Self {
             next: u64::MAX,
             streak: 0,
@@ -51,7 +51,7 @@ impl ReadAhead {
 
     /// Fills `out` from `offset` of the image if reading ahead pays here; `None`: read as usual. `limit` is the
     /// end of the block, `version` a number that every write through the mount changes.
-    pub fn read(
+    pub(crate) fn read(
         &mut self,
         image: &dyn Image,
         out: &mut [u8],

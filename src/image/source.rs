@@ -12,14 +12,13 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
 
-use super::activity::DeviceNumber;
 use super::direct::Direct;
 use super::extents::{Extents, is_unsupported};
 use super::uncached::UncachedReads;
 use super::zero::Zeroing;
 use super::{Fingerprint, Image, Ownership};
 use crate::geometry::Span;
-use crate::sys;
+use crate::sys::{self, device::DeviceNumber};
 
 /// What counts as the sector of a regular file, in bytes. Its reads fail by whole pages, which are multiples of it.
 const FILE_SECTOR: u64 = 512;
@@ -43,7 +42,7 @@ enum SourceKind {
 
 /// An open image file or block device.
 #[derive(Debug)]
-pub struct Source {
+pub(crate) struct Source {
     file: File,
     kind: SourceKind,
     extents: Extents,
@@ -79,7 +78,7 @@ impl Source {
     /// Wraps a block device. `exclusive`: nobody else can write it, so the page cache is right; else the
     /// descriptor was opened with `O_DIRECT`.
     pub(super) fn device(file: File, exclusive: bool) -> io::Result<Self> {
-        let sector = sys::device_sector(file.as_fd())?;
+        let sector = sys::device::sector(file.as_fd())?;
         let number = DeviceNumber::from_raw(file.metadata()?.rdev());
         let direct = (!exclusive).then(|| Direct::new(sector));
         Ok(Self {
@@ -185,7 +184,7 @@ impl Image for Source {
     fn size(&self) -> io::Result<u64> {
         match self.kind {
             SourceKind::File { .. } => Ok(self.file.metadata()?.len()),
-            SourceKind::Device { .. } => sys::device_size(self.file.as_fd()),
+            SourceKind::Device { .. } => sys::device::size(self.file.as_fd()),
         }
     }
 
@@ -268,9 +267,10 @@ impl Image for Source {
         let mut flushed = flushed.lock().unwrap_or_else(PoisonError::into_inner);
         let stat = self.file.metadata()?;
         let written = (stat.mtime(), stat.mtime_nsec());
-        if let Some((then, at)) = flushed.as_ref()
-            && (*then == written || at.elapsed() < FLUSH_INTERVAL)
-        {
+        let fresh = flushed
+            .as_ref()
+            .is_some_and(|(then, at)| *then == written || at.elapsed() < FLUSH_INTERVAL);
+        if fresh {
             return Ok(());
         }
         self.extents.forget();

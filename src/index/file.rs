@@ -8,7 +8,7 @@ mod spot;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -19,6 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::fcntl::OFlag;
 
 use super::format::{FilePlace, Input, MAGIC};
+use crate::sys::files::born;
 
 use lock::Note;
 use spot::Spot;
@@ -255,12 +256,6 @@ fn place(file: &File, lock: Option<&File>) -> io::Result<FilePlace> {
         lock: lock.map(|lock| (lock.ino(), born(&lock))),
         finished: stat.ctime(),
     })
-}
-
-/// When an inode was made, where the file system keeps that.
-fn born(stat: &Metadata) -> Option<(i64, u32)> {
-    let since = stat.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
-    Some((i64::try_from(since.as_secs()).ok()?, since.subsec_nanos()))
 }
 
 fn now() -> i64 {

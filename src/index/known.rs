@@ -182,7 +182,7 @@ impl Known {
 
     /// Digests of zeros.
     #[must_use]
-    pub fn zeros(&self) -> &ZeroDigests {
+    pub(crate) fn zeros(&self) -> &ZeroDigests {
         &self.zeros
     }
 

@@ -12,6 +12,7 @@ use crate::clock::testing::TestClock;
 use crate::reverse::Reverse;
 use crate::reverse::tests::{BLOCK, boot_record, config, content, directory, file, file_of};
 use crate::volume::inode::Inode;
+use crate::volume::testing::Read as _;
 use crate::volume::{Allocate, Change, Errno, Handle, Seek, Volume};
 
 /// A sector, in bytes.

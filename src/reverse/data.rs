@@ -4,7 +4,7 @@ use std::io;
 
 use super::Reverse;
 use super::private::Content;
-use crate::geometry::{BlockIndex, Span};
+use crate::geometry::{BlockIndex, FileOffset, Span};
 use crate::image::{Image, read_span, write_span, zeros};
 use crate::volume::{Allocate, Errno, Result};
 
@@ -20,13 +20,12 @@ fn failed(attempt: &str, block: BlockIndex, error: &io::Error) -> Errno {
 }
 
 impl Reverse {
-    /// The first block that a run of the image touches, and which part of the block.
-    fn part(&self, run: Span) -> Option<(BlockIndex, Span)> {
-        let size = self.geometry.block_size().bytes();
-        let block = self.geometry.block(run.start / size)?;
-        let offset = run.start % size;
-        let clipped = self.geometry.clip(block, offset, run.len());
-        Some((block, Span::new(offset, offset + clipped.len())))
+    /// The first block that a run of the image touches, from where in its file on, and how many bytes of it.
+    fn part(&self, run: Span) -> Option<(BlockIndex, FileOffset, u64)> {
+        let block = self.block_of(run)?;
+        let part = Span::new(run.start, run.end.min(self.geometry.span(block).end));
+        let start = self.geometry.file_offset(block, part.start);
+        Some((block, start, part.len()))
     }
 
     /// Reads a run of the image, as long as `out`, up to the first byte that cannot be read: how many bytes, and why
@@ -35,10 +34,10 @@ impl Reverse {
         let mut done = 0;
         while done < out.len() {
             let left = Span::new(run.start + done as u64, run.end);
-            let Some((block, inside)) = self.part(left) else {
+            let Some((block, start, len)) = self.part(left) else {
                 return (done, Some(Errno::EIO));
             };
-            let Ok(part) = usize::try_from(inside.len()) else {
+            let Ok(part) = usize::try_from(len) else {
                 return (done, Some(Errno::EINVAL));
             };
             let out = &mut out[done..done + part];
@@ -47,17 +46,15 @@ impl Reverse {
                 done += part;
                 continue;
             }
-            let got = self.with_file(block, |source| read_span(source, out, inside.start));
+            let got = self.with_file(block, |source| read_span(source, out, start.get()));
             let (len, error) = match got {
                 Ok(got) => (got.len, got.error),
                 Err(e) => (0, Some(e)),
             };
             done += len;
             if let Some(e) = error {
-                log::error!(
-                    "reading block {block} at byte {}: {e}",
-                    inside.start + len as u64
-                );
+                let at = start.after(len as u64).get();
+                log::error!("reading block {block} at byte {at}: {e}");
                 return (done, Some(Errno::EIO));
             }
         }
@@ -70,9 +67,9 @@ impl Reverse {
         let mut done = 0;
         while done < data.len() {
             let left = Span::new(run.start + done as u64, run.end);
-            let (block, inside) = self.part(left).ok_or(Errno::EIO)?;
-            let part = usize::try_from(inside.len()).map_err(|_| Errno::EINVAL)?;
-            match self.write_block(block, &data[done..done + part], inside.start) {
+            let (block, start, len) = self.part(left).ok_or(Errno::EIO)?;
+            let part = usize::try_from(len).map_err(|_| Errno::EINVAL)?;
+            match self.write_block(block, &data[done..done + part], start) {
                 Ok(written) => {
                     done += written;
                     if written < part {
@@ -95,7 +92,10 @@ impl Reverse {
     pub(super) fn allocate_image(&self, what: Allocate, run: Span) -> Result<()> {
         let mut at = run.start;
         while at < run.end {
-            let (block, inside) = self.part(Span::new(at, run.end)).ok_or(Errno::EIO)?;
+            let left = Span::new(at, run.end);
+            let (block, start, len) = self.part(left).ok_or(Errno::EIO)?;
+            // Of the file, which is a source of its own.
+            let inside = Span::new(start.get(), start.after(len).get());
             let done = match what {
                 Allocate::Zero => self.zero_block(block, inside),
                 Allocate::Reserve => self
@@ -103,33 +103,34 @@ impl Reverse {
                     .and_then(|done| done),
             };
             done.map_err(|e| failed("allocating space for", block, &e))?;
-            at += inside.len();
+            at += len;
         }
         Ok(())
     }
 
     /// Writes inside one block; zeros where there is no block need none.
-    fn write_block(&self, block: BlockIndex, data: &[u8], offset: u64) -> io::Result<usize> {
+    fn write_block(&self, block: BlockIndex, data: &[u8], start: FileOffset) -> io::Result<usize> {
         if !self.present.has(block) && data.iter().all(|byte| *byte == 0) {
             return Ok(data.len());
         }
         self.with_private(block, Content::Same, |file| {
             if self.config.detect_zeros {
-                zeros::write(file, data, offset)
+                zeros::write(file, data, start.get())
             } else {
-                write_span(file, data, offset)
+                write_span(file, data, start.get())
             }
         })
         .and_then(|written| written)
     }
 
-    fn zero_block(&self, block: BlockIndex, span: Span) -> io::Result<()> {
+    /// Makes zeros inside one block; `inside` is of its file.
+    fn zero_block(&self, block: BlockIndex, inside: Span) -> io::Result<()> {
         if !self.present.has(block) {
             return Ok(());
         }
-        let all = span.len() == self.geometry.span(block).len();
+        let all = inside.len() == self.geometry.span(block).len();
         let content = if all { Content::Zeros } else { Content::Same };
-        self.with_private(block, content, |file| file.zero(span))
+        self.with_private(block, content, |file| file.zero(inside))
             .and_then(|zeroed| zeroed)
     }
 }

@@ -3,12 +3,12 @@
 use std::io;
 
 use super::{Reverse, SECTOR};
-use crate::geometry::{BlockIndex, Span};
+use crate::geometry::{BlockIndex, FileOffset, Span};
 use crate::image::{Image, Source};
 
 impl Reverse {
     /// The first block that a run of the image touches.
-    fn block_of(&self, run: Span) -> Option<BlockIndex> {
+    pub(super) fn block_of(&self, run: Span) -> Option<BlockIndex> {
         let number = run.start / self.geometry.block_size().bytes();
         self.geometry.block(number).filter(|_| !run.is_empty())
     }
@@ -28,10 +28,11 @@ impl Reverse {
                 return Ok(left);
             }
             if !self.takes_nothing(block) {
-                let inside = left.start - span.start;
+                let inside = self.geometry.file_offset(block, left.start).get();
                 let data = self.in_file(block, |source| source.next_data(inside))?;
                 if let Some(data) = data.filter(|data| *data < span.len()) {
-                    return Ok(from(span.start + data));
+                    let data = FileOffset::new(data);
+                    return Ok(from(self.geometry.image_offset(block, data)));
                 }
             }
             left = from(span.end);
@@ -50,10 +51,11 @@ impl Reverse {
             }
             // What takes its full length counts as full, without being opened.
             if self.directory.believed && self.sectors.of(block) * SECTOR < span.len() {
-                let inside = left.start - span.start;
+                let inside = self.geometry.file_offset(block, left.start).get();
                 let hole = self.in_file(block, |source| source.next_hole(inside))?;
                 if hole < span.len() {
-                    return Ok(from(span.start + hole));
+                    let hole = FileOffset::new(hole);
+                    return Ok(from(self.geometry.image_offset(block, hole)));
                 }
             }
             left = from(span.end);

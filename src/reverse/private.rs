@@ -54,13 +54,13 @@ impl Reverse {
     ) -> io::Result<R> {
         let slot = self.pool.slot(block, |block, old| self.retire(block, old));
         loop {
-            if let Some(file) = &*slot.read()
-                && is_private(file)?
-            {
-                let result = work(&file.source);
-                self.note(block, &file.source);
-                self.dirty.wrote(block);
-                return Ok(result);
+            if let Some(file) = &*slot.read() {
+                if is_private(file)? {
+                    let result = work(&file.source);
+                    self.note(block, &file.source);
+                    self.dirty.wrote(block);
+                    return Ok(result);
+                }
             }
             let mut file = slot.write();
             let done = match file.as_ref() {
@@ -96,7 +96,7 @@ impl Reverse {
     /// A file for a block that has none, all hole.
     fn create(&self, block: BlockIndex) -> io::Result<File> {
         let file = self.build(block, self.ownership, false, |_| Ok(()))?;
-        self.present.add(block);
+        self.present.insert(block);
         Ok(file)
     }
 

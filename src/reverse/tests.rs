@@ -15,6 +15,7 @@ pub(crate) use super::partitions::tests::boot_record;
 use super::*;
 use crate::clock::testing::TestClock;
 use crate::volume::inode::Inode;
+use crate::volume::testing::Read as _;
 use crate::volume::{Allocate, Change, Errno, Handle, Listed, Seek, SetTime, Volume};
 
 /// Length of a block, in bytes.

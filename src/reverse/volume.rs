@@ -2,15 +2,15 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 
 use super::Reverse;
 use super::views::View;
 use crate::volume::inode::Inode;
-use crate::volume::owner::RootTime;
+use crate::volume::owner::Content;
+use crate::volume::sync_errors::SeenErrors;
 use crate::volume::{
-    Allocate, Attr, Change, Create, Errno, FileKind, Handle, Listed, LookupEntry, Result, Seek,
-    SetTime, Space, Volume,
+    Allocate, Attr, Change, Create, Errno, Handle, Listed, LookupEntry, Result, Seek, Space, Volume,
 };
 
 /// An open file or directory.
@@ -19,9 +19,7 @@ pub(super) struct Open {
     /// `None`: the directory.
     view: Option<Arc<View>>,
     writable: bool,
-    wrote: AtomicBool,
-    /// The sync failures that this handle has been told of, or that are older than it.
-    seen_failures: AtomicU64,
+    seen_errors: SeenErrors,
 }
 
 impl Open {
@@ -41,29 +39,16 @@ impl Volume for Reverse {
 
     fn attr(&self, inode: Inode) -> Result<Attr> {
         let newest = self.newest.load(SeqCst);
-        let (kind, links, size, sectors) = if inode == Inode::Root {
-            (FileKind::Directory, 2, 0, 0)
+        let content = if inode == Inode::Root {
+            Content::Names
         } else {
             let view = self.views.of(inode).ok_or(Errno::ENOENT)?;
-            (FileKind::File, 1, view.size(), view.sectors())
+            Content::Bytes {
+                size: view.size(),
+                sectors: view.sectors(),
+            }
         };
-        let set = self.owners.of(inode);
-        let stamp = set
-            .mtime
-            .filter(|time| time.made == newest)
-            .map_or(newest, |time| time.set);
-        Ok(Attr {
-            inode,
-            kind,
-            size,
-            sectors,
-            stamp,
-            atime: set.atime.unwrap_or(stamp),
-            mode: set.mode.unwrap_or_else(|| self.owners.widest(inode)),
-            links,
-            uid: set.uid.unwrap_or_else(|| self.owners.uid()),
-            gid: set.gid.unwrap_or_else(|| self.owners.gid()),
-        })
+        Ok(self.owners.attr(inode, content, newest, newest))
     }
 
     fn change(&self, inode: Inode, change: &Change) -> Result<Attr> {
@@ -83,7 +68,9 @@ impl Volume for Reverse {
                 return Err(Errno::EPERM);
             }
         }
-        self.set_owner_and_times(inode, change);
+        let newest = self.newest.load(SeqCst);
+        self.owners
+            .change(inode, change, newest, self.clock.as_ref());
         self.attr(inode)
     }
 
@@ -131,12 +118,12 @@ impl Volume for Reverse {
             return Err(Errno::EFBIG);
         }
         let len = usize::try_from(run.len()).map_or(data.len(), |len| len.min(data.len()));
-        open.wrote.store(true, SeqCst);
+        open.seen_errors.wrote();
         self.write_image(&data[..len], run)
     }
 
     fn flush(&self, handle: Handle) -> Result<()> {
-        self.unseen_failure(self.handle(handle)?.as_ref(), false)
+        self.sync_errors.look(&self.handle(handle)?.seen_errors)
     }
 
     fn sync(&self, handle: Handle, data_only: bool) -> Result<()> {
@@ -145,7 +132,7 @@ impl Volume for Reverse {
             return Ok(());
         }
         let synced = self.sync_all(data_only);
-        self.unseen_failure(&open, true)?;
+        self.sync_errors.tell(&open.seen_errors)?;
         synced.map_err(|_| Errno::EIO)
     }
 
@@ -166,7 +153,7 @@ impl Volume for Reverse {
         if run.len() < len && !keep_size {
             return Err(Errno::EFBIG);
         }
-        open.wrote.store(true, SeqCst);
+        open.seen_errors.wrote();
         self.allocate_image(what, run)
     }
 
@@ -260,12 +247,8 @@ impl Volume for Reverse {
         Err(self.refuse())
     }
 
-    fn refuse(&self) -> Errno {
-        if self.config.writable {
-            Errno::EPERM
-        } else {
-            Errno::EROFS
-        }
+    fn is_writable(&self) -> bool {
+        self.config.writable
     }
 
     fn space(&self) -> Space {
@@ -285,11 +268,10 @@ impl Reverse {
     }
 
     fn insert(&self, view: Option<Arc<View>>, writable: bool) -> Result<Handle> {
-        self.handles.insert(Open {
+        self.handles.insert(|| Open {
             view,
             writable,
-            wrote: AtomicBool::new(false),
-            seen_failures: AtomicU64::new(self.sync_failures.load(SeqCst)),
+            seen_errors: self.sync_errors.of_new_handle(),
         })
     }
 
@@ -304,43 +286,6 @@ impl Reverse {
             Ok(open)
         } else {
             Err(Errno::EBADF)
-        }
-    }
-
-    fn set_owner_and_times(&self, inode: Inode, change: &Change) {
-        let seconds = |time: SetTime| match time {
-            SetTime::Now => self.clock.now(),
-            SetTime::At(seconds) => seconds,
-        };
-        let widest = self.owners.widest(inode);
-        self.owners.change(inode, |set| {
-            if let Some(mode) = change.mode {
-                let bits = u16::try_from(mode & 0o7777).unwrap_or(0);
-                set.mode = Some(bits & widest);
-            }
-            set.uid = change.uid.or(set.uid);
-            set.gid = change.gid.or(set.gid);
-            set.atime = change.atime.map(seconds).or(set.atime);
-            let mtime = change.mtime.map(|time| RootTime {
-                set: seconds(time),
-                made: self.newest.load(SeqCst),
-            });
-            set.mtime = mtime.or(set.mtime);
-        });
-    }
-
-    /// Tells a handle that wrote of every sync failure since it was last told (promise P9).
-    fn unseen_failure(&self, open: &Open, tell: bool) -> Result<()> {
-        let failures = self.sync_failures.load(SeqCst);
-        let seen = if tell {
-            open.seen_failures.swap(failures, SeqCst)
-        } else {
-            open.seen_failures.load(SeqCst)
-        };
-        if open.wrote.load(SeqCst) && seen < failures {
-            Err(Errno::EIO)
-        } else {
-            Ok(())
         }
     }
 }

@@ -1,5 +1,6 @@
 //! All that comes before a mount: the source opened and locked, its index brought up to date.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -43,10 +44,10 @@ pub(super) fn prepare(
     purpose: Purpose,
     tally: &Arc<Tally>,
 ) -> Result<Prepared> {
-    if config.volume.writable
-        && let Err(e) = sys::set_io_flusher()
-    {
-        log::debug!("PR_SET_IO_FLUSHER: {e}");
+    if config.volume.writable {
+        if let Err(e) = sys::set_io_flusher() {
+            log::debug!("PR_SET_IO_FLUSHER: {e}");
+        }
     }
     if config.source.is_dir() {
         return prepare_reverse(config, purpose);
@@ -69,15 +70,16 @@ pub(super) fn prepare(
                 volume: &config.volume,
                 map,
                 bmap: None,
-                threads: config.threads.map(usize::from),
+                threads: config.threads,
             };
             Some(request.open(index, purpose, config.verbosity, tally)?)
         }
     };
-    if let (Purpose::Run { .. }, Some(index)) = (purpose, &index)
-        && guards_backup(&config.volume)
-        && index.is_all_unreadable()
-    {
+    let guarded = matches!(purpose, Purpose::Run { .. }) && guards_backup(&config.volume);
+    let dead = index
+        .as_ref()
+        .filter(|index| guarded && index.is_all_unreadable());
+    if let Some(index) = dead {
         if let Err(e) = index.close() {
             log::warn!("saving the index: {e}");
         }
@@ -180,12 +182,16 @@ fn listing(
         .map_err(|e| unshowable(&BlocksError::Geometry(e), path))?;
     let _progress = Listing::must_read(image, index)
         .then(|| Progress::show(&attempt(), tally, size, config.verbosity));
-    let threads = config.threads.map_or_else(sys::processors, usize::from);
-    let listing = Listing::of(image, geometry, index, threads, tally);
+    let listing = Listing::of(image, geometry, index, scan_threads(config.threads), tally);
     if tally.cancel.load(Relaxed) {
         return Err(interrupted());
     }
     listing.or_fail(Status::System, attempt)
+}
+
+/// With how many threads an image is read: as many as were `asked` for, else one a processor.
+fn scan_threads(asked: Option<NonZeroUsize>) -> usize {
+    asked.map_or_else(sys::processors, usize::from)
 }
 
 /// An image whose index is wanted.
@@ -196,7 +202,7 @@ pub(super) struct Indexing<'a> {
     pub(super) map: Option<&'a ChangeMap>,
     /// The block map that `--bmap` wants.
     pub(super) bmap: Option<&'a BlockMap>,
-    pub(super) threads: Option<usize>,
+    pub(super) threads: Option<NonZeroUsize>,
 }
 
 impl Indexing<'_> {
@@ -264,7 +270,7 @@ impl Indexing<'_> {
             zeros: self.volume.sparse,
             purpose,
             map: self.bmap,
-            threads: self.threads.unwrap_or_else(sys::processors),
+            threads: scan_threads(self.threads),
             tally,
             clock: Arc::new(SystemClock),
         };

@@ -27,7 +27,7 @@ use crate::blocks::Summary;
 use crate::changes::ChangeMap;
 use crate::config::{MountConfig, RunConfig};
 use crate::exit::{Failure, OrFail, Result, Status};
-use crate::host::mount::denied_root;
+use crate::host::mount::{Outcome, denied_root};
 use crate::index::{Purpose, mount_name};
 use crate::sys;
 
@@ -242,18 +242,13 @@ fn code(status: ExitStatus) -> u8 {
 /// Unmounts, also if something that the command left behind still uses the mount, and saves. `ended`: the mount has
 /// ended already.
 fn finish(served: &Served, inbox: &Receiver<Event>, ended: bool) -> Result<Summary> {
-    use crate::host::mount::Outcome;
-    let place = served.mount.mountpoint().display();
-    match served.mount.unmount() {
-        Ok(Outcome::Unmounted | Outcome::NotMounted) if ended => {}
-        Ok(Outcome::Unmounted | Outcome::NotMounted) => await_connection_end(served, inbox)?,
-        Ok(Outcome::Detached) => {
-            log::warn!(
-                "{place} is still in use by something that the command left behind; ending all the same"
-            );
-        }
-        Ok(Outcome::Covered(what)) => log::warn!("{place} is covered by {what}"),
-        Err(e) => log::error!("unmounting {place}: {e}"),
+    match served.unmount("the command has ended") {
+        Some(Outcome::Detached) => log::warn!(
+            "{} is still in use by something that the command left behind; ending all the same",
+            served.mount.mountpoint().display()
+        ),
+        Some(_) if !ended => await_connection_end(served, inbox)?,
+        Some(_) | None => {}
     }
     let summary = served.close()?;
     log::info!("{}: {}", served.shown(), describe(&summary));

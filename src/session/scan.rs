@@ -60,7 +60,7 @@ pub fn scan(config: &ScanConfig, map: Option<&ChangeMap>, known: &mut Known) -> 
         volume: &config.volume,
         map,
         bmap: mapping.as_ref().map(|mapping| &mapping.map),
-        threads: config.threads.map(usize::from),
+        threads: config.threads,
     };
     if config.dry_run && map.is_some() {
         let plan = request.plan(&config.index, &tally)?;

@@ -40,9 +40,11 @@ impl Source {
         let index = index
             .map(|index| file_of(index, &path, volume))
             .transpose()?;
-        if let Some((file, mountpoint)) = index.as_ref().zip(mountpoint)
-            && index::lies_below(file, mountpoint)
-        {
+        let hidden = index
+            .as_ref()
+            .zip(mountpoint)
+            .filter(|(file, mountpoint)| index::lies_below(file, mountpoint));
+        if let Some((file, mountpoint)) = hidden {
             let (file, place) = (file.display(), mountpoint.display());
             return Err(Failure::new(
                 Status::MountFailed,

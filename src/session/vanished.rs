@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::prepare::interrupted;
 use crate::exit::{Failure, Result, Status};
-use crate::geometry::Geometry;
+use crate::geometry::{FileOffset, Geometry};
 use crate::image::{Image, read_span};
 use crate::scan::Tally;
 
@@ -43,7 +43,7 @@ pub(super) fn refuse_unreadable(
 ) -> Result<()> {
     let mut piece = vec![0; usize::try_from(PIECE).unwrap_or_default()];
     for block in (0..geometry.blocks()).filter_map(|number| geometry.block(number)) {
-        let span = geometry.clip(block, 0, PIECE);
+        let span = geometry.clip(block, FileOffset::new(0), PIECE);
         let len = usize::try_from(span.len()).unwrap_or(piece.len());
         if read_span(image, &mut piece[..len], span.start).len > 0 {
             return Ok(());

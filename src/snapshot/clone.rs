@@ -114,7 +114,7 @@ fn fill(source: &File, target: &File) -> Result<(), CloneError> {
         let cloned = match before.len() {
             // No length would mean: to the end, wherever that is.
             0 => Ok(()),
-            len => sys::clone_range(source.as_fd(), target.as_fd(), len),
+            len => sys::files::clone_range(source.as_fd(), target.as_fd(), len),
         };
         let after = source.metadata()?;
         match cloned {
@@ -156,8 +156,8 @@ fn fill(source: &File, target: &File) -> Result<(), CloneError> {
 /// What fails is for the clone itself to tell.
 fn share_attributes(source: &File, target: &File) {
     let attributes = (
-        sys::attributes(source.as_fd()),
-        sys::attributes(target.as_fd()),
+        sys::files::attributes(source.as_fd()),
+        sys::files::attributes(target.as_fd()),
     );
     let (Ok(wanted), Ok(present)) = attributes else {
         return;
@@ -168,7 +168,7 @@ fn share_attributes(source: &File, target: &File) {
     let others = present & !(FS_NOCOW_FL | FS_COMPR_FL | FS_NOCOMP_FL);
     // One cannot be set while another one goes.
     for attributes in [others, others | (wanted & FS_NOCOW_FL)] {
-        if let Err(e) = sys::set_attributes(target.as_fd(), attributes) {
+        if let Err(e) = sys::files::set_attributes(target.as_fd(), attributes) {
             log::debug!("giving a clone the attributes of its source: {e}");
         }
     }

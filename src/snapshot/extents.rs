@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 
 use crate::changes::ChangedRanges;
 use crate::geometry::Span;
-use crate::sys::{self, MappedExtent};
+use crate::sys::files::{MappedExtent, map_extents};
 
 /// `FIEMAP_EXTENT_*` of linux/fiemap.h: the flags of an extent whose bytes are where it says.
 mod flags {
@@ -72,7 +72,7 @@ struct Piece {
 
 /// Where all bytes of a file are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Map {
+pub(super) struct Map {
     size: u64,
     /// Each begins where the one before ends; together they are the file.
     pieces: Vec<Piece>,
@@ -82,7 +82,7 @@ impl Map {
     /// The map of a file of `size` bytes with these extents, which must be in order and not overlap; else `None`.
     /// What lies past the file's end does not count.
     #[must_use]
-    pub fn new(size: u64, extents: &[MappedExtent]) -> Option<Self> {
+    pub(super) fn new(size: u64, extents: &[MappedExtent]) -> Option<Self> {
         let mut map = Self {
             size,
             pieces: Vec::new(),
@@ -102,13 +102,13 @@ impl Map {
 
     /// Asks the kernel, after a flush. The file must not be written meanwhile. `InvalidData`: what it says makes no
     /// sense.
-    pub fn read(file: &File) -> io::Result<Self> {
+    pub(super) fn read(file: &File) -> io::Result<Self> {
         let size = file.metadata()?.len();
         let mut extents: Vec<MappedExtent> = Vec::new();
         let mut end = 0;
         // The flag for the last extent is not relied on: to take the rest for a hole must take an answer of its own.
         while end < size {
-            let batch = sys::map_extents(file.as_fd(), end)?;
+            let batch = map_extents(file.as_fd(), end)?;
             if batch.is_empty() {
                 break;
             }
@@ -127,7 +127,7 @@ impl Map {
 
     /// How many pieces that differ in kind or are not neighbours on the device.
     #[must_use]
-    pub fn pieces(&self) -> usize {
+    pub(super) fn pieces(&self) -> usize {
         self.pieces.len()
     }
 
@@ -138,14 +138,13 @@ impl Map {
         if end <= start {
             return;
         }
-        if let Some(last) = self.pieces.last_mut()
-            && last.place.after(last.span.len()) == place
-        {
-            last.span.end = end;
-            return;
+        match self.pieces.last_mut() {
+            Some(last) if last.place.after(last.span.len()) == place => last.span.end = end,
+            _ => {
+                let span = Span::new(start, end);
+                self.pieces.push(Piece { span, place });
+            }
         }
-        let span = Span::new(start, end);
-        self.pieces.push(Piece { span, place });
     }
 }
 
@@ -163,7 +162,7 @@ fn cut_before(extent: MappedExtent, start: u64) -> MappedExtent {
 /// What may differ between two files: all that is not zeros in both, nor in the same place. If one is longer, the
 /// rest of it, from a multiple of `unit` on, which is the size in bytes of the file system's blocks.
 #[must_use]
-pub fn differing(then: &Map, now: &Map, unit: u64) -> ChangedRanges {
+pub(super) fn differing(then: &Map, now: &Map, unit: u64) -> ChangedRanges {
     let common = then.size.min(now.size);
     let mut ranges = Vec::new();
     let (mut old, mut new) = (then.pieces.iter().peekable(), now.pieces.iter().peekable());

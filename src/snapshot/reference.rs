@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::Instant;
 
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, XFS_SUPER_MAGIC, fstatfs};
 
@@ -52,13 +52,8 @@ pub(super) fn identity(clone: &File, name: &str) -> io::Result<Option<CloneIdent
         return Ok(None);
     }
     let stat = clone.metadata()?;
-    let born = stat
-        .created()
-        .ok()
-        .and_then(|born| born.duration_since(UNIX_EPOCH).ok());
-    let born =
-        born.and_then(|born| Some((i64::try_from(born.as_secs()).ok()?, born.subsec_nanos())));
-    let generation = sys::inode_generation(clone.as_fd()).ok();
+    let born = sys::files::born(&stat);
+    let generation = sys::files::inode_generation(clone.as_fd()).ok();
     let (Some(born), Some(generation)) = (born, generation) else {
         return Ok(None);
     };
@@ -96,7 +91,7 @@ pub(super) fn changes(
         return Err(Doubt::Touched);
     }
     let storage = |file: &File| {
-        let attributes = sys::extended_attributes(file.as_fd())?;
+        let attributes = sys::files::extended_attributes(file.as_fd())?;
         Ok::<_, io::Error>((file.metadata()?.dev(), attributes.flags & FS_XFLAG_REALTIME))
     };
     if new.is_none() || storage(&reference)? != storage(now)? {

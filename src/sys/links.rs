@@ -11,7 +11,7 @@ const MAX_LINKS: usize = 40;
 
 /// The absolute path of `path` without `.`, `..` and links. Only what is above the last component is looked
 /// up in full; of the last it is only asked whether it is a link, which its file system does not see.
-pub fn resolve(path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
     let mut path = std::path::absolute(path)?;
     for _ in 0..MAX_LINKS {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {

@@ -10,30 +10,17 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// The device number of a file system, as stat(2) of its files and mountinfo show it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct DeviceId {
-    /// Major number; 0 for file systems without a device, which all of ours are.
-    pub major: u32,
-    /// Minor number, below 2^20.
-    pub minor: u32,
-}
-
-impl fmt::Display for DeviceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.major, self.minor)
-    }
-}
+use super::device::DeviceNumber;
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MountEntry {
+pub(crate) struct MountEntry {
     /// Number of this mount in its namespace.
     pub id: u64,
     /// Number of the mount that this one lies on.
     pub parent: u64,
     /// The file system that is mounted.
-    pub device: DeviceId,
+    pub device: DeviceNumber,
     /// What of the file system is shown: `/` unless it is a bind mount of a part.
     pub root: PathBuf,
     /// Where, seen from this process's root.
@@ -49,11 +36,18 @@ pub struct MountEntry {
 impl MountEntry {
     /// The user who made a FUSE mount, `user_id=` in its options; `None` for other file systems.
     #[must_use]
-    pub fn owner(&self) -> Option<u32> {
+    pub(crate) fn owner(&self) -> Option<u32> {
         let options = self.options.to_str()?;
         options
             .split(',')
             .find_map(|option| option.strip_prefix("user_id=")?.parse().ok())
+    }
+
+    /// Whether the file system itself, not only this mount of it, is read-only.
+    #[must_use]
+    pub(crate) fn is_read_only(&self) -> bool {
+        let mut options = self.options.as_bytes().split(|byte| *byte == b',');
+        options.any(|option| option == b"ro")
     }
 }
 
@@ -71,13 +65,13 @@ impl fmt::Display for MountEntry {
 
 /// All mounts that a process sees.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Table {
+pub(crate) struct Table {
     entries: Vec<MountEntry>,
 }
 
 impl Table {
     /// The mounts of this process's namespace, as they are now.
-    pub fn read() -> io::Result<Self> {
+    pub(crate) fn read() -> io::Result<Self> {
         let text = std::fs::read("/proc/self/mountinfo").map_err(|error| {
             io::Error::new(
                 error.kind(),
@@ -90,7 +84,7 @@ impl Table {
     /// Parses the text of a mountinfo file. Lines of another form are left out, since later kernels may add
     /// some.
     #[must_use]
-    pub fn parse(text: &[u8]) -> Self {
+    pub(crate) fn parse(text: &[u8]) -> Self {
         Self {
             entries: text
                 .split(|byte| *byte == b'\n')
@@ -99,8 +93,13 @@ impl Table {
         }
     }
 
+    /// All mounts, in the kernel's order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &MountEntry> {
+        self.entries.iter()
+    }
+
     /// All mounts of one file system, in the kernel's order.
-    pub fn of_device(&self, device: DeviceId) -> impl Iterator<Item = &MountEntry> {
+    pub(crate) fn of_device(&self, device: DeviceNumber) -> impl Iterator<Item = &MountEntry> {
         self.entries
             .iter()
             .filter(move |entry| entry.device == device)
@@ -109,13 +108,13 @@ impl Table {
     /// The mount that a path walk reaches at `point` (absolute, without `.`, `..` and links): the topmost of a
     /// stack. `None`: nothing is mounted exactly there, or it is hidden below a mount further up.
     #[must_use]
-    pub fn topmost(&self, point: &Path) -> Option<&MountEntry> {
+    pub(crate) fn topmost(&self, point: &Path) -> Option<&MountEntry> {
         self.stack(point).pop()
     }
 
     /// The mounts stacked on `point` that a path walk passes through, lowest first.
     #[must_use]
-    pub fn stack(&self, point: &Path) -> Vec<&MountEntry> {
+    pub(crate) fn stack(&self, point: &Path) -> Vec<&MountEntry> {
         let walked = self.walk(point);
         walked
             .into_iter()
@@ -125,7 +124,7 @@ impl Table {
 
     /// The mount that holds `path`: the last that a walk to it enters.
     #[must_use]
-    pub fn holder(&self, path: &Path) -> Option<&MountEntry> {
+    pub(crate) fn holder(&self, path: &Path) -> Option<&MountEntry> {
         self.walk(path).pop()
     }
 
@@ -163,11 +162,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = number(fields.next()?)?;
     let parent = number(fields.next()?)?;
-    let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
-    let device = DeviceId {
-        major: major.parse().ok()?,
-        minor: minor.parse().ok()?,
-    };
+    let device = DeviceNumber::parse(std::str::from_utf8(fields.next()?).ok()?)?;
     let root = PathBuf::from(unescape(fields.next()?));
     let point = PathBuf::from(unescape(fields.next()?));
     let _mount_options = fields.next()?;
@@ -193,7 +188,7 @@ fn number(field: &[u8]) -> Option<u64> {
 
 /// Undoes the kernel's escapes: a backslash and three octal digits stand for one byte.
 #[must_use]
-pub fn unescape(field: &[u8]) -> OsString {
+pub(crate) fn unescape(field: &[u8]) -> OsString {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, tail)) = rest.split_first() {

@@ -8,7 +8,7 @@ use crate::geometry::BlockIndex;
 
 /// Some blocks, as runs of block numbers, ends included.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Blocks {
+pub(crate) struct Blocks {
     /// How many.
     pub blocks: u64,
     /// The runs.
@@ -29,7 +29,7 @@ impl Blocks {
 
 /// What was found, in blocks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// Blocks of the image, or of the part of it.
     pub blocks: u64,
     /// As the index has them, content and time.
@@ -66,13 +66,13 @@ impl Report {
 
     /// Whether every block is right, and there is nothing else.
     #[must_use]
-    pub fn is_right(&self) -> bool {
+    pub(crate) fn is_right(&self) -> bool {
         self.lists().iter().all(|(_, blocks)| blocks.blocks == 0)
     }
 
     /// Lines of a list's name and NUMBER or FIRST-LAST.
     #[must_use]
-    pub fn listed(&self) -> String {
+    pub(crate) fn listed(&self) -> String {
         let mut text = String::new();
         for (name, blocks) in self.lists() {
             for (first, last) in &blocks.ranges {

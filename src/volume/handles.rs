@@ -33,18 +33,19 @@ impl<T> Handles<T> {
         &self.shards[index]
     }
 
-    /// ENFILE: too many are open.
-    pub(crate) fn insert(&self, value: T) -> Result<Handle> {
+    /// Keeps what `open` makes. ENFILE: too many are open, and nothing was made.
+    pub(crate) fn insert(&self, open: impl FnOnce() -> T) -> Result<Handle> {
         if self.open.fetch_add(1, Relaxed) >= MOST {
             self.open.fetch_sub(1, Relaxed);
             return Err(Errno::ENFILE);
         }
         let number = self.next.fetch_add(1, Relaxed);
+        let value = Arc::new(open());
         let mut shard = self
             .shard(number)
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        shard.insert(number, Arc::new(value));
+        shard.insert(number, value);
         Ok(Handle(number))
     }
 
@@ -82,12 +83,12 @@ mod tests {
     #[test]
     fn no_more_than_a_limit_are_open_and_numbers_are_not_used_again() {
         let handles = Handles::new();
-        let opened: Vec<_> = (0..MOST).map(|_| handles.insert(()).unwrap()).collect();
-        assert_eq!(handles.insert(()), Err(Errno::ENFILE));
+        let opened: Vec<_> = (0..MOST).map(|_| handles.insert(|| ()).unwrap()).collect();
+        assert_eq!(handles.insert(|| ()), Err(Errno::ENFILE));
         assert!(handles.remove(opened[7]).is_some());
         assert!(handles.remove(opened[7]).is_none());
-        let new = handles.insert(()).unwrap();
+        let new = handles.insert(|| ()).unwrap();
         assert!(!opened.contains(&new));
-        assert_eq!(handles.insert(()), Err(Errno::ENFILE));
+        assert_eq!(handles.insert(|| ()), Err(Errno::ENFILE));
     }
 }

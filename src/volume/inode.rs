@@ -8,14 +8,14 @@ use std::os::unix::ffi::OsStrExt;
 use crate::geometry::{BlockIndex, MAX_BLOCKS};
 
 /// The digits in a block file's name.
-pub const NAME_DIGITS: usize = 8;
+pub(crate) const NAME_DIGITS: usize = 8;
 
 /// The first number that no block file has; anything else in a mount is numbered from here.
-pub const FIRST_OTHER: u64 = MAX_BLOCKS + 2;
+pub(crate) const FIRST_OTHER: u64 = MAX_BLOCKS + 2;
 
 /// What an inode number stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Inode {
+pub(crate) enum Inode {
     /// The root directory.
     Root,
     /// A block file.
@@ -27,7 +27,7 @@ pub enum Inode {
 impl Inode {
     /// What `number` stands for; `None` for 0, which no inode has.
     #[must_use]
-    pub fn from_number(number: u64) -> Option<Self> {
+    pub(crate) fn from_number(number: u64) -> Option<Self> {
         match number {
             0 => None,
             1 => Some(Self::Root),
@@ -38,7 +38,7 @@ impl Inode {
 
     /// Its number.
     #[must_use]
-    pub fn number(self) -> u64 {
+    pub(crate) fn number(self) -> u64 {
         match self {
             Self::Root => 1,
             Self::Block(block) => block.get() + 2,
@@ -49,13 +49,13 @@ impl Inode {
 
 /// The name of a block's file: its index in eight digits.
 #[must_use]
-pub fn block_name(block: BlockIndex) -> OsString {
+pub(crate) fn block_name(block: BlockIndex) -> OsString {
     OsString::from(block.to_string())
 }
 
 /// The block whose file has this name, if it is one.
 #[must_use]
-pub fn parse_block_name(name: &OsStr) -> Option<BlockIndex> {
+pub(crate) fn parse_block_name(name: &OsStr) -> Option<BlockIndex> {
     let digits = name.as_bytes();
     if digits.len() != NAME_DIGITS || !digits.iter().all(u8::is_ascii_digit) {
         return None;

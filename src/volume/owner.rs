@@ -5,27 +5,38 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{PoisonError, RwLock};
 
 use super::inode::Inode;
+use super::{Attr, Change, FileKind, SetTime};
+use crate::clock::Clock;
 use crate::config::OwnerConfig;
 use crate::image::Ownership;
 
 /// What a client has set on one file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Override {
-    pub(crate) mode: Option<u16>,
-    pub(crate) uid: Option<u32>,
-    pub(crate) gid: Option<u32>,
-    pub(crate) atime: Option<i64>,
-    /// Only of the root, whose mtime is otherwise the newest stamp.
-    pub(crate) mtime: Option<RootTime>,
+struct Override {
+    mode: Option<u16>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    atime: Option<i64>,
+    /// Not of a block file, whose time is its stamp.
+    mtime: Option<SetMtime>,
 }
 
-/// An mtime that was set on the root. It holds until a block gets a new stamp; the times that clients set on blocks
-/// do not count, since a restore sets them all.
+/// An mtime that was set on a file whose time is else the newest of all. It holds until there is a new stamp; the times
+/// that clients set on blocks do not count, since a restore sets them all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct RootTime {
-    pub(crate) set: i64,
+struct SetMtime {
+    set: i64,
     /// How many stamps had been made when it was set, or anything else that tells.
-    pub(crate) made: i64,
+    made: i64,
+}
+
+/// What is in a file or directory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Content {
+    /// It is a directory.
+    Names,
+    /// It is a file of `size` bytes, which take `sectors` units of 512 bytes.
+    Bytes { size: u64, sectors: u64 },
 }
 
 /// The owner and mode of all files, and what clients have changed for some.
@@ -60,16 +71,34 @@ impl Owners {
         }
     }
 
-    pub(crate) fn uid(&self) -> u32 {
-        self.uid
-    }
-
-    pub(crate) fn gid(&self) -> u32 {
-        self.gid
+    /// What stat(2) shows of a file with this content, whose time is `stamp` unless a client has set another: that
+    /// holds while there are so many `stamps`.
+    pub(crate) fn attr(&self, inode: Inode, content: Content, stamp: i64, stamps: i64) -> Attr {
+        let set = self.of(inode);
+        let (kind, links, size, sectors) = match content {
+            Content::Names => (FileKind::Directory, 2, 0, 0),
+            Content::Bytes { size, sectors } => (FileKind::File, 1, size, sectors),
+        };
+        let stamp = set
+            .mtime
+            .filter(|time| time.made == stamps)
+            .map_or(stamp, |time| time.set);
+        Attr {
+            inode,
+            kind,
+            size,
+            sectors,
+            stamp,
+            atime: set.atime.unwrap_or(stamp),
+            mode: set.mode.unwrap_or_else(|| self.widest(inode)),
+            links,
+            uid: set.uid.unwrap_or(self.uid),
+            gid: set.gid.unwrap_or(self.gid),
+        }
     }
 
     /// What clients have set on this file.
-    pub(crate) fn of(&self, inode: Inode) -> Override {
+    fn of(&self, inode: Inode) -> Override {
         if !self.any.load(Relaxed) {
             return Override::default();
         }
@@ -80,17 +109,37 @@ impl Owners {
         overrides.get(&inode).copied().unwrap_or_default()
     }
 
-    /// Changes what clients have set; what is as it would be anyway costs no memory.
-    pub(crate) fn change(&self, inode: Inode, work: impl FnOnce(&mut Override)) {
+    /// Keeps what a client sets. A set mtime holds while there are so many `stamps`; a mode gets no bit that
+    /// [`Self::widest`] does not have. What is as it would be anyway costs no memory.
+    pub(crate) fn change(&self, inode: Inode, change: &Change, stamps: i64, clock: &dyn Clock) {
+        let Change {
+            mode,
+            uid,
+            gid,
+            size: _,
+            atime,
+            mtime,
+        } = *change;
+        if mode.or(uid).or(gid).is_none() && atime.or(mtime).is_none() {
+            return;
+        }
+        let widest = self.widest(inode);
+        let seconds = |time: SetTime| time.seconds(clock);
+        let mode = mode.map(|mode| u16::try_from(mode & 0o7777).unwrap_or(0) & widest);
+        let mtime = mtime.map(|time| SetMtime {
+            set: seconds(time),
+            made: stamps,
+        });
         let mut overrides = self
             .overrides
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         let mut changed = overrides.get(&inode).copied().unwrap_or_default();
-        work(&mut changed);
-        changed.mode = changed.mode.filter(|mode| *mode != self.widest(inode));
-        changed.uid = changed.uid.filter(|uid| *uid != self.uid);
-        changed.gid = changed.gid.filter(|gid| *gid != self.gid);
+        changed.mode = mode.or(changed.mode).filter(|mode| *mode != widest);
+        changed.uid = uid.or(changed.uid).filter(|uid| *uid != self.uid);
+        changed.gid = gid.or(changed.gid).filter(|gid| *gid != self.gid);
+        changed.atime = atime.map(seconds).or(changed.atime);
+        changed.mtime = mtime.or(changed.mtime);
         if changed == Override::default() {
             overrides.remove(&inode);
         } else {
@@ -103,6 +152,7 @@ impl Owners {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
 
     #[test]
     fn p15_modes_are_the_sources_and_keep_the_owners_read_and_write() {
@@ -142,9 +192,16 @@ mod tests {
             },
             OwnerConfig::default(),
         );
-        owners.change(Inode::Root, |o| o.uid = Some(9));
+        let set = |uid| {
+            let change = Change {
+                uid: Some(uid),
+                ..Change::default()
+            };
+            owners.change(Inode::Root, &change, 0, &SystemClock);
+        };
+        set(9);
         assert_eq!(owners.of(Inode::Root).uid, Some(9));
-        owners.change(Inode::Root, |o| o.uid = Some(5));
+        set(5);
         assert!(owners.overrides.read().unwrap().is_empty());
     }
 }

@@ -127,7 +127,10 @@ fn headers_have_the_members_of_the_page() {
     ] {
         let (_, header) = read(&stored(name));
         let mut all = members("| member | value | meaning |");
-        assert!(all.remove("recheck"), "which may be missing, and is in these");
+        assert!(
+            all.remove("recheck"),
+            "which may be missing, and is in these"
+        );
         assert_eq!(keys(&header), all);
         let place = members("| member of `place` | value | meaning |");
         assert_eq!(keys(&header["place"]), place);

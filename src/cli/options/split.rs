@@ -20,7 +20,7 @@ pub struct RawWord {
 
 /// Why a text is not an option list.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum SplitError {
+pub(super) enum SplitError {
     /// A quote that nothing closes would swallow all that follows.
     #[error("a double quote is not closed")]
     OpenQuote,
@@ -33,7 +33,7 @@ pub enum SplitError {
 }
 
 /// Cuts an option list into its words, in order.
-pub fn split(text: &OsStr) -> Result<Vec<RawWord>, SplitError> {
+pub(super) fn split(text: &OsStr) -> Result<Vec<RawWord>, SplitError> {
     let mut words = Vec::new();
     let mut word = Unfinished::default();
     let mut quoted = false;

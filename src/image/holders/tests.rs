@@ -17,7 +17,7 @@ fn identify(path: &Path) -> Option<Identity> {
         "/dev/sda" | "/dev/disk/by-id/a" => device(0),
         "/dev/sda1" => device(1),
         "/dev/sda2" => device(2),
-        "/images/a b" => Some(IMAGE),
+        "/images/a b" | "/images/\\+12" => Some(IMAGE),
         "/images/other" | "/images/a b (deleted)" => Some(Identity::File {
             device: 1,
             inode: 3,
@@ -180,6 +180,7 @@ fn swap_is_found_by_device_and_by_file() {
             "its partition /dev/sda2 is active swap",
         ),
         (IMAGE, "/images/a\\040b", "it is active swap"),
+        (IMAGE, "/images/\\+12", "it is active swap"),
         (IMAGE, "/images/other", ""),
         (IMAGE, "", ""),
     ] {
@@ -267,20 +268,6 @@ fn devices_made_of_a_device_are_named() {
         "/dev/md/0 uses its disk /dev/sda (read-only)",
         false,
     );
-}
-
-#[test]
-fn octal_escapes_are_undone() {
-    for (word, expected) in [
-        ("a\\040b\\011\\012\\134\\043", "a b\t\n\\#"),
-        ("\\04", "\\04"),
-        ("\\", "\\"),
-        ("\\999", "\\999"),
-        ("\\134040", "\\040"),
-        ("\\777", "\\777"),
-    ] {
-        assert_eq!(unescape(word.as_bytes()), expected.as_bytes(), "{word}");
-    }
 }
 
 /// What really uses this path, with the names of loop devices and directories as they are.

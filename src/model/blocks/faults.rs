@@ -10,6 +10,7 @@ use crate::geometry::Span;
 use crate::image::faulty::{History, Memory, UNIT, pattern};
 use crate::scan::Tally;
 use crate::volume::inode::Inode;
+use crate::volume::testing::Read as _;
 use crate::volume::{Allocate, Change, Errno, Result, Seek, Volume};
 
 const BLOCK: usize = 4096;

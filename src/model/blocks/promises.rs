@@ -7,6 +7,7 @@ use crate::blocks::Blocks;
 use crate::clock::{Clock, testing::TestClock};
 use crate::image::faulty::{History, Memory};
 use crate::volume::inode::Inode;
+use crate::volume::testing::Read as _;
 use crate::volume::{Allocate, Change, Errno, SetTime, Volume};
 
 const BLOCK: usize = 4096;
@@ -217,4 +218,37 @@ fn p25_a_backup_with_other_blocks_is_stopped_at_its_first_wrong_request() {
         wrong(&mount, by_write);
         mount.write(1);
     }
+}
+
+#[test]
+fn p25_a_writer_that_found_no_room_among_the_open_files_does_not_count() {
+    let mount = mount(BLOCK, History::File, true, true);
+    let mut opened = Vec::new();
+    let full = loop {
+        match mount.blocks.open(inode(0), true) {
+            Ok(handle) => opened.push(handle),
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(full, Errno::ENFILE);
+    for handle in opened {
+        mount.blocks.release(handle);
+    }
+    let empty = Change {
+        size: Some(0),
+        ..Change::default()
+    };
+    let handle = mount.blocks.open(inode(0), true).unwrap();
+    mount.blocks.change(inode(0), &empty).unwrap();
+    assert_eq!(
+        mount.blocks.write(handle, 0, &[1; BLOCK / 2]),
+        Ok(BLOCK / 2)
+    );
+    mount.blocks.release(handle);
+    let handle = mount.blocks.open(inode(0), true).unwrap();
+    assert_eq!(
+        mount.blocks.write(handle, 0, &[1]),
+        Err(Errno::EPERM),
+        "the file ended in the middle of its block"
+    );
 }

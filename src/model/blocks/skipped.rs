@@ -11,6 +11,7 @@ use crate::geometry::{BlockIndex, Geometry, Span};
 use crate::image::faulty::{History, Memory, pattern};
 use crate::scan::Tally;
 use crate::volume::inode::Inode;
+use crate::volume::testing::Read as _;
 use crate::volume::{Change, SetTime, Volume};
 
 const BLOCK: usize = 4096;

@@ -10,6 +10,7 @@ use crate::config::{OwnerConfig, VolumeConfig};
 use crate::geometry::{BlockIndex, BlockSize};
 use crate::image::faulty::{Memory, pattern};
 use crate::volume::inode::{Inode, block_name};
+use crate::volume::testing::Read as _;
 use crate::volume::{Allocate, Change, Errno, Handle, Result, Seek, SetTime, Volume};
 
 /// A handle as a client and the model know it. `block` is `None` for the root.

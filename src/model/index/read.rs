@@ -6,6 +6,7 @@ use super::world::{BLOCKS, Mounted, Pair, World, number};
 use crate::blocks::Blocks;
 use crate::clock::Clock;
 use crate::volume::inode::Inode;
+use crate::volume::testing::Read as _;
 use crate::volume::{Attr, Handle, Volume};
 
 /// A client that copies a block.

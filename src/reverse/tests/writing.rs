@@ -1,6 +1,7 @@
 //! Writing block files: private copies, new files, locks, many at once.
 
 use super::*;
+use crate::volume::testing::Read as _;
 
 #[test]
 fn a_block_with_two_names_is_copied_before_it_is_written() {
@@ -185,7 +186,7 @@ fn a_failed_sync_is_told_to_every_handle_that_wrote() {
     let [first, second, idle] = [0; 3].map(|_| image_of(&reverse, true));
     reverse.write(first, 0, b"x").unwrap();
     reverse.write(second, 4096, b"x").unwrap();
-    reverse.sync_failures.fetch_add(1, SeqCst);
+    reverse.sync_errors.note();
     assert_eq!(reverse.flush(first), Err(Errno::EIO), "at each close");
     assert_eq!(reverse.sync(first, false), Err(Errno::EIO));
     assert_eq!(reverse.sync(first, false), Ok(()), "once");

@@ -154,9 +154,8 @@ impl Model {
             if !self.setup.resize {
                 return Err(Errno::EFBIG);
             }
-            if let Some(last) = self.blocks().checked_sub(1)
-                && self.lengths.ended(last, self.setup.block)
-            {
+            let last = self.blocks().checked_sub(1);
+            if let Some(last) = last.filter(|last| self.lengths.ended(*last, self.setup.block)) {
                 self.lengths.forget(last);
                 self.latch();
             }

@@ -4,6 +4,7 @@ use super::expect::{File, TemporaryPlace};
 use super::world::{World, text};
 use super::{Len, Name};
 use crate::volume::inode::Inode;
+use crate::volume::testing::Read as _;
 use crate::volume::{Allocate, Create, Errno, Handle, Result, Volume};
 
 /// A handle as a client and the model know it.
@@ -205,11 +206,10 @@ impl World {
             ..
         } = self.clients.remove(client);
         self.blocks.release(handle);
-        if let File::Temporary(number) = file
-            && let TemporaryPlace::Block(block) = self.model.temporary[number].place
-            && went_on
-        {
-            self.model.closed(File::Block(block), write);
+        if let (File::Temporary(number), true) = (file, went_on) {
+            if let TemporaryPlace::Block(block) = self.model.temporary[number].place {
+                self.model.closed(File::Block(block), write);
+            }
         }
         self.model.closed(file, write);
     }

@@ -240,9 +240,10 @@ impl World {
     fn remove(&mut self, name: Name) {
         let removed = self.blocks.remove(Inode::Root, &text(name));
         assert_eq!(removed, self.model.remove(name), "{name:?}");
-        if let (Ok(()), Name::Block(block)) = (removed, name)
-            && self.model.has(block.into())
-        {
+        let Name::Block(block) = name else {
+            return;
+        };
+        if removed.is_ok() && self.model.has(block.into()) {
             let (start, len) = (self.model.start(block.into()), self.model.len(block.into()));
             let holes = self.memory.holes();
             let units = start / UNIT..(start + len).div_ceil(UNIT);

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use super::{BytePlace, Change, Client, Errno, Inode, Length, Op, Seek, SetTime, Time, Wish};
 use super::{Clock, Volume, World, block_name, inode};
 use crate::image::faulty::UNIT;
+use crate::volume::testing::Read as _;
 use crate::volume::{Attr, Result};
 
 impl World {

@@ -1,6 +1,4 @@
-//! Which blocks have a file in a sparse directory: one bit a block.
-//!
-//! The directory is the map of the image: a block without data has no file.
+//! A set of blocks, one bit a block. It grows to the highest block that was ever put in.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{PoisonError, RwLock};
@@ -11,29 +9,35 @@ const BITS: u64 = 64;
 
 /// A set of blocks.
 #[derive(Debug, Default)]
-pub(super) struct BlockSet {
+pub(crate) struct BlockSet {
     words: RwLock<Vec<AtomicU64>>,
 }
 
+impl FromIterator<BlockIndex> for BlockSet {
+    fn from_iter<I: IntoIterator<Item = BlockIndex>>(blocks: I) -> Self {
+        let set = Self::default();
+        blocks.into_iter().for_each(|block| set.insert(block));
+        set
+    }
+}
+
 impl BlockSet {
-    /// Every block.
-    pub(super) fn all(geometry: Geometry) -> Self {
-        let present = Self::default();
+    /// Every block of an image.
+    pub(crate) fn all(geometry: Geometry) -> Self {
         (0..geometry.blocks())
             .filter_map(|number| geometry.block(number))
-            .for_each(|block| present.insert(block));
-        present
+            .collect()
     }
 
-    /// From now on those of `others` have a file, and no other.
-    pub(super) fn become_those(&self, others: Self) {
+    /// It holds those of `others` from now on, and no other.
+    pub(crate) fn become_those(&self, others: Self) {
         let others = others.words.into_inner();
         *self.words.write().unwrap_or_else(PoisonError::into_inner) =
             others.unwrap_or_else(PoisonError::into_inner);
     }
 
-    /// Whether the block has a file.
-    pub(super) fn has(&self, block: BlockIndex) -> bool {
+    /// Whether the block is in it.
+    pub(crate) fn has(&self, block: BlockIndex) -> bool {
         let (word, bit) = place(block);
         let words = self.words.read().unwrap_or_else(PoisonError::into_inner);
         words
@@ -41,8 +45,8 @@ impl BlockSet {
             .is_some_and(|word| word.load(SeqCst) & bit != 0)
     }
 
-    /// From now on the block has a file.
-    pub(super) fn insert(&self, block: BlockIndex) {
+    /// Puts a block in.
+    pub(crate) fn insert(&self, block: BlockIndex) {
         let (word, bit) = place(block);
         {
             let words = self.words.read().unwrap_or_else(PoisonError::into_inner);
@@ -58,8 +62,8 @@ impl BlockSet {
         words[word].fetch_or(bit, SeqCst);
     }
 
-    /// From now on it has none.
-    pub(super) fn remove(&self, block: BlockIndex) {
+    /// Takes a block out.
+    pub(crate) fn remove(&self, block: BlockIndex) {
         let (word, bit) = place(block);
         let words = self.words.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(word) = words.get(word) {
@@ -67,8 +71,8 @@ impl BlockSet {
         }
     }
 
-    /// The first block from number `from` on that has a file.
-    pub(super) fn next(&self, from: u64) -> Option<BlockIndex> {
+    /// The first block from number `from` on.
+    pub(crate) fn next(&self, from: u64) -> Option<BlockIndex> {
         let words = self.words.read().unwrap_or_else(PoisonError::into_inner);
         let mut index = usize::try_from(from / BITS).ok()?;
         let mut mask = u64::MAX << (from % BITS);
@@ -83,8 +87,8 @@ impl BlockSet {
         None
     }
 
-    /// The last block with a number below `below` that has a file.
-    pub(super) fn last_below(&self, below: u64) -> Option<BlockIndex> {
+    /// The last block with a number below `below`.
+    pub(crate) fn last_below(&self, below: u64) -> Option<BlockIndex> {
         let words = self.words.read().unwrap_or_else(PoisonError::into_inner);
         let most = (words.len() as u64 * BITS).min(below);
         (0..most.div_ceil(BITS)).rev().find_map(|index| {
@@ -97,6 +101,13 @@ impl BlockSet {
             let bit = u64::from(kept.checked_ilog2()?);
             BlockIndex::new(index * BITS + bit)
         })
+    }
+
+    /// How many blocks are in it.
+    pub(crate) fn count(&self) -> u64 {
+        let words = self.words.read().unwrap_or_else(PoisonError::into_inner);
+        let ones = |word: &AtomicU64| u64::from(word.load(SeqCst).count_ones());
+        words.iter().map(ones).sum()
     }
 }
 
@@ -115,22 +126,23 @@ mod tests {
         fn it_is_a_set(
             steps in prop::collection::vec((0_u64..300, any::<bool>()), 0..60), ask in 0_u64..320
         ) {
-            let present = BlockSet::default();
+            let set = BlockSet::default();
             let mut model = BTreeSet::new();
             for (number, insert) in steps {
                 let block = BlockIndex::new(number).unwrap();
                 if insert {
-                    present.insert(block);
+                    set.insert(block);
                     model.insert(number);
                 } else {
-                    present.remove(block);
+                    set.remove(block);
                     model.remove(&number);
                 }
             }
             let block = BlockIndex::new(ask).unwrap();
-            prop_assert_eq!(present.has(block), model.contains(&ask));
-            prop_assert_eq!(present.next(ask).map(BlockIndex::get), model.range(ask..).next().copied());
-            let below = present.last_below(ask).map(BlockIndex::get);
+            prop_assert_eq!(set.has(block), model.contains(&ask));
+            prop_assert_eq!(set.next(ask).map(BlockIndex::get), model.range(ask..).next().copied());
+            prop_assert_eq!(set.count(), model.len() as u64);
+            let below = set.last_below(ask).map(BlockIndex::get);
             prop_assert_eq!(below, model.range(..ask).next_back().copied());
         }
     }
