@@ -11,7 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 BMAPFS=${BMAPFS:-$here/../target/release/bmapfs}
 quick=${BENCH_QUICK:-}
 BARE_HASH=${BARE_HASH:-$here/../target/release/examples/bare-hash}
-parts=${BENCH_PARTS:-io walk memory scan verify resync virtsync snapshot}
+parts=${BENCH_PARTS:-io walk memory scan verify first resync virtsync snapshot}
 media=${BENCH_MEDIA:-ram disk}
 operations=${BENCH_OPERATIONS:-read randread write randwrite}
 sizes=${BENCH_SIZES:-4K 128K 256K 1M}
@@ -23,6 +23,9 @@ walk_blocks=${BENCH_WALK_BLOCKS:-1048576}
 scan_mib=${BENCH_SCAN_MIB:-4096}
 scan_sparse=${BENCH_SCAN_SPARSE:-1T 16T}
 verify_mib=${BENCH_VERIFY_MIB:-4096}
+first_cases=${BENCH_FIRST:-ram/local disk/local disk/link}
+first_mib=${BENCH_FIRST_MIB:-4096}
+first_rounds=${BENCH_FIRST_ROUNDS:-3}
 resync_cases=${BENCH_RESYNC:-ram/local ram/link disk/local disk/link}
 resync_percents=${BENCH_PERCENTS:-0 1 10}
 resync_rounds=${BENCH_RESYNC_ROUNDS:-3}
@@ -56,6 +59,8 @@ if [ -n "$quick" ]; then
     scan_mib=${BENCH_SCAN_MIB:-512}
     scan_sparse=${BENCH_SCAN_SPARSE:-1T}
     verify_mib=${BENCH_VERIFY_MIB:-512}
+    first_mib=${BENCH_FIRST_MIB:-512}
+    first_rounds=${BENCH_FIRST_ROUNDS:-1}
     resync_rounds=${BENCH_RESYNC_ROUNDS:-1}
     resync_ram_mib=${BENCH_RESYNC_RAM_MIB:-512}
     resync_disk_mib=${BENCH_RESYNC_DISK_MIB:-512}
@@ -77,6 +82,8 @@ work_disk=
 . "$here/scan.sh"
 # shellcheck source=bench/verify.sh
 . "$here/verify.sh"
+# shellcheck source=bench/first.sh
+. "$here/first.sh"
 # shellcheck source=bench/resync.sh
 . "$here/resync.sh"
 # shellcheck source=bench/virtsync.sh
@@ -323,6 +330,7 @@ report() {
     fi
     report_scan
     report_verify
+    report_first
     report_resync
     report_virtsync
     report_snapshot
@@ -348,11 +356,13 @@ memories=$work_disk/memories
 scans=$work_disk/scans
 scan_memories=$work_disk/scan-memories
 verifies=$work_disk/verifies
+firsts=$work_disk/firsts
+rechecks=$work_disk/rechecks
 resyncs=$work_disk/resyncs
 virtsyncs=$work_disk/virtsyncs
 sparse_lists=$work_disk/sparse-lists
 snapshots=$work_disk/snapshots
-touch "$table" "$walks" "$memories" "$scans" "$scan_memories" "$verifies" "$resyncs" "$virtsyncs" "$sparse_lists" "$snapshots"
+touch "$table" "$walks" "$memories" "$scans" "$scan_memories" "$verifies" "$firsts" "$rechecks" "$resyncs" "$virtsyncs" "$sparse_lists" "$snapshots"
 
 for part in $parts; do
     case $part in
@@ -361,10 +371,11 @@ for part in $parts; do
     memory) measure_memory ;;
     scan) measure_scan ;;
     verify) measure_verify ;;
+    first) measure_first ;;
     resync) measure_resync ;;
     virtsync) measure_virtsync ;;
     snapshot) measure_snapshot ;;
-    *) die "BENCH_PARTS: no part '$part': io, walk, memory, scan, verify, resync, virtsync and snapshot are there" ;;
+    *) die "BENCH_PARTS: no part '$part': io, walk, memory, scan, verify, first, resync, virtsync and snapshot are there" ;;
     esac
 done
 if [ ! -e "$results" ]; then
@@ -378,4 +389,5 @@ if [ -s "$resyncs" ]; then
     "$here/plot-resync.sh" "$resyncs" "$caption" >"$resync_plot"
     if [ -n "$comparison" ]; then into_comparison "$comparison" resync; fi
 fi
+if [ -s "$firsts" ] && [ -n "$comparison" ]; then into_comparison "$comparison" first; fi
 if [ -s "$virtsyncs" ] && [ -n "$comparison" ]; then into_comparison "$comparison" virtsync; fi
