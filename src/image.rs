@@ -32,7 +32,7 @@ pub(crate) use source::Source;
 
 /// Owner and permission bits of the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ownership {
+pub(crate) struct Ownership {
     /// Owner.
     pub uid: u32,
     /// Group.
@@ -42,7 +42,7 @@ pub struct Ownership {
 }
 
 /// A positional, thread-safe run of bytes. A change that anyone makes to it is seen by the next call.
-pub trait Image: fmt::Debug + Send + Sync {
+pub(crate) trait Image: fmt::Debug + Send + Sync {
     /// Its present size in bytes.
     fn size(&self) -> io::Result<u64>;
 

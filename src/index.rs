@@ -47,19 +47,19 @@ use evidence::Evidence;
 use file::Store;
 use record::{HASHED, OWN, Record, SETTLED, UNOPENED, UNREAD};
 
-pub use counters::Report;
-pub use evidence::Meanwhile;
-pub use file::{FileId, Refused};
-pub use first_pass::FirstPass;
-pub use known::{Known, KnownBlock, KnownError};
-pub use name::{default_path, known_path, mount_name};
-pub use partial::Plan;
-pub use request::{OpenError, Purpose, Request};
+pub(crate) use counters::Report;
+pub(crate) use evidence::Meanwhile;
+pub(crate) use file::FileId;
+pub(crate) use first_pass::FirstPass;
+pub(crate) use known::{Known, KnownBlock, KnownError};
+pub(crate) use name::{default_path, known_path, mount_name};
+pub(crate) use partial::Plan;
+pub(crate) use request::{OpenError, Purpose, Request};
 pub(crate) use served::Served;
 
 /// Whether the directory of the index's file that `file` means is `directory`, or below it. `false` if it cannot be told.
 #[must_use]
-pub fn lies_below(file: &Path, directory: &Path) -> bool {
+pub(crate) fn lies_below(file: &Path, directory: &Path) -> bool {
     file::lies_below(file, directory)
 }
 
@@ -70,7 +70,7 @@ pub fn lies_below(file: &Path, directory: &Path) -> bool {
 /// checks it. Nothing that waits, for the image, a disk or the clock, is done under one of them, but the index is saved
 /// under `saving`.
 #[derive(Debug)]
-pub struct Index {
+pub(crate) struct Index {
     image: Arc<dyn Image>,
     clock: Arc<dyn Clock>,
     store: Box<dyn Store>,
@@ -188,7 +188,7 @@ impl Index {
 
     /// Whether the block is known to be all zeros.
     #[must_use]
-    pub fn is_zero(&self, block: BlockIndex) -> bool {
+    pub(crate) fn is_zero(&self, block: BlockIndex) -> bool {
         let zeros = self.zeros.of(self.geometry().span(block).len());
         self.records
             .with(block, |record| record.has(HASHED) && record.digest == zeros)
@@ -235,12 +235,12 @@ impl Index {
 
     /// Whether its file describes the image as it is served.
     #[must_use]
-    pub fn is_saved(&self) -> bool {
+    pub(crate) fn is_saved(&self) -> bool {
         !self.unsaved.load(SeqCst)
     }
 
     /// Ends the use of the index: hashes what is not hashed, decides what is settled, saves.
-    pub fn close(&self) -> io::Result<Meanwhile> {
+    pub(crate) fn close(&self) -> io::Result<Meanwhile> {
         self.store.ending();
         // Hashing makes a block settled: what was served counts after that.
         if self.writable {

@@ -15,7 +15,7 @@ mod fuse;
 pub mod geometry;
 pub mod host;
 mod image;
-pub mod index;
+mod index;
 mod one_line;
 mod order;
 mod per_block;

@@ -40,7 +40,7 @@ pub(crate) enum Found {
 
 /// The progress of a scan: written by the workers, read by whoever shows it.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// Bytes of the image that are done, holes included.
     pub done: AtomicU64,
     /// Bytes that were read.

@@ -57,7 +57,7 @@ pub(crate) enum Keeper {
 
 /// What is noted of an image. Made after an fsync.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Fingerprint {
+pub(crate) enum Fingerprint {
     /// Nothing that could prove anything.
     Unknown,
     /// A regular file's.
@@ -69,7 +69,7 @@ pub enum Fingerprint {
 /// What identifies a regular file and its content, and what its times can prove. An index of an older version lacks some
 /// of it, and so proves nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileFingerprint {
+pub(crate) struct FileFingerprint {
     /// A later write gives it other times: a file system of this machine keeps them, finer than a second, the last write
     /// is longer ago than a tick, and nobody had it open for writing. Or there can be none.
     pub(crate) trusted: bool,
@@ -93,7 +93,7 @@ pub struct FileFingerprint {
 
 /// What identifies a device, and its statistics.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceFingerprint {
+pub(crate) struct DeviceFingerprint {
     /// Its statistics count every write to its content: nothing can be written below it.
     #[serde(default)]
     pub(crate) counts_all: bool,
@@ -111,7 +111,7 @@ impl Fingerprint {
     /// Whether the image was certainly not written between `earlier` and this fingerprint, which was made later.
     /// `held`: one process had the image open all the time, so it is the same instance.
     #[must_use]
-    pub fn proves_unwritten_since(&self, earlier: &Self, held: bool) -> bool {
+    pub(crate) fn proves_unwritten_since(&self, earlier: &Self, held: bool) -> bool {
         match (self, earlier) {
             (Self::File(now), Self::File(then)) => {
                 let known = then.lasting && then.boot.is_some() && then.mount.is_some();
@@ -127,7 +127,7 @@ impl Fingerprint {
     /// Whether anything shows that the image was written between `earlier` and this fingerprint. `None`: somebody may
     /// be writing it, or nothing that would show it is known. `Some(false)` is no proof.
     #[must_use]
-    pub fn differs_from(&self, earlier: &Self) -> Option<bool> {
+    pub(crate) fn differs_from(&self, earlier: &Self) -> Option<bool> {
         match (self, earlier) {
             (Self::File(now), Self::File(then)) if !now.looks_like(then) => Some(true),
             (Self::File(now), Self::File(then)) => {
@@ -141,7 +141,7 @@ impl Fingerprint {
 
     /// The second of the file's last write, if a later one is certain to be seen and to have another.
     #[must_use]
-    pub fn last_write(&self) -> Option<i64> {
+    pub(crate) fn last_write(&self) -> Option<i64> {
         match self {
             Self::File(now) if now.trusted => Some(now.mtime.0.max(now.ctime.0)),
             _ => None,

@@ -73,14 +73,14 @@ pub(super) fn add_to_runs(runs: &mut Vec<(u64, u64)>, block: u64) {
 impl Index {
     /// What the last scan found.
     #[must_use]
-    pub fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> Report {
         self.counters.report.with(|report| report.clone())
     }
 
     /// The blocks that got new stamps in the last scan, as runs of block numbers, ends included. Empty unless the
     /// request asked for a list.
     #[must_use]
-    pub fn restamped(&self) -> Vec<(u64, u64)> {
+    pub(crate) fn restamped(&self) -> Vec<(u64, u64)> {
         let list = self.counters.restamped.as_ref();
         let mut blocks = list.map_or_else(Vec::new, |list| list.with(|list| list.clone()));
         blocks.sort_unstable();

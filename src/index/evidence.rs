@@ -15,7 +15,7 @@ const FRESH: i64 = 2;
 
 /// Whether an image was written while it was served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Meanwhile {
+pub(crate) enum Meanwhile {
     /// Nothing shows that it was.
     #[default]
     Quiet,

@@ -24,7 +24,7 @@ use crate::sys::files::born;
 use lock::Note;
 use spot::Spot;
 
-pub use spot::{FileId, Refused};
+pub(crate) use spot::{FileId, Refused};
 
 /// The seconds between finishing a file's content and its last change by rename; more makes it a copy.
 pub(super) const RENAME_TAKES: i64 = 2;

@@ -18,7 +18,7 @@ use crate::stamp::STAMPED;
 
 /// Why nothing can be told.
 #[derive(Debug, thiserror::Error)]
-pub enum KnownError {
+pub(crate) enum KnownError {
     /// Another process uses it.
     #[error("it is in use by {0}; wait for that")]
     Held(String),
@@ -64,7 +64,7 @@ impl From<StoreError> for KnownError {
 
 /// What is known of one block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KnownBlock {
+pub(crate) struct KnownBlock {
     /// BLAKE3 of its content.
     pub digest: Digest,
     /// The time that its file shows, in seconds since the epoch.
@@ -75,7 +75,7 @@ pub struct KnownBlock {
 
 /// An index that was read, and is not used.
 #[derive(Debug)]
-pub struct Known {
+pub(crate) struct Known {
     path: PathBuf,
     read: Version,
     records: PerBlock<Record>,
@@ -103,7 +103,7 @@ impl Version {
 impl Known {
     /// Reads the index at `path`, which must be for blocks of `block_size`. A bmapfs that is just saving it is waited
     /// for.
-    pub fn read(path: &Path, block_size: BlockSize) -> Result<Self, KnownError> {
+    pub(crate) fn read(path: &Path, block_size: BlockSize) -> Result<Self, KnownError> {
         let (mut file, place) = open_to_read(path)?.ok_or(KnownError::Missing)?;
         let stat = file.metadata()?;
         if stat.len() == 0 {
@@ -152,19 +152,19 @@ impl Known {
 
     /// What there is to say before it is believed.
     #[must_use]
-    pub fn warning(&self) -> Option<&'static str> {
+    pub(crate) fn warning(&self) -> Option<&'static str> {
         self.warning
     }
 
     /// How the image was cut when it was last scanned.
     #[must_use]
-    pub fn geometry(&self) -> Geometry {
+    pub(crate) fn geometry(&self) -> Geometry {
         self.geometry
     }
 
     /// What is certain of a block of the image. `None`: its digest is not known, or not settled.
     #[must_use]
-    pub fn block(&self, block: BlockIndex) -> Option<KnownBlock> {
+    pub(crate) fn block(&self, block: BlockIndex) -> Option<KnownBlock> {
         let record = self.records.peek(block)?;
         record.has(HASHED | SETTLED | STAMPED).then(|| KnownBlock {
             digest: record.digest,
@@ -175,7 +175,7 @@ impl Known {
 
     /// Whether a block that is certain has a file in a sparse directory.
     #[must_use]
-    pub fn has_file(&self, block: BlockIndex, known: &KnownBlock) -> bool {
+    pub(crate) fn has_file(&self, block: BlockIndex, known: &KnownBlock) -> bool {
         let at_an_end = block.get() == 0 || self.geometry.last() == Some(block);
         at_an_end || known.digest != self.zeros.of(self.geometry.span(block).len())
     }
@@ -188,7 +188,7 @@ impl Known {
 
     /// Whether the file is still the one that was read. A mount is ready only after it has put another in its place.
     #[must_use]
-    pub fn is_current(&self) -> bool {
+    pub(crate) fn is_current(&self) -> bool {
         std::fs::metadata(&self.path).is_ok_and(|stat| Version::of(&stat) == self.read)
     }
 }

@@ -15,7 +15,11 @@ const READABLE: usize = 100;
 /// The default index of `source` (canonical) in the state directory: `/var/lib/bmapfs` for root, `$XDG_STATE_HOME/bmapfs`,
 /// else `$HOME/.local/state/bmapfs`, otherwise. It is made if need be; if that fails, so will saving. `id` stands for the
 /// source's name. `NotFound`: this user has no home directory.
-pub fn default_path(source: &Path, id: Option<&str>, block_size: BlockSize) -> io::Result<PathBuf> {
+pub(crate) fn default_path(
+    source: &Path,
+    id: Option<&str>,
+    block_size: BlockSize,
+) -> io::Result<PathBuf> {
     let directory = state_directory()?;
     let made = std::fs::DirBuilder::new()
         .recursive(true)
@@ -29,7 +33,11 @@ pub fn default_path(source: &Path, id: Option<&str>, block_size: BlockSize) -> i
 
 /// The same, for whoever only reads it: nothing is made, and the source need not be there. The name of a logical volume
 /// that was removed still finds the index that it had.
-pub fn known_path(source: &Path, id: Option<&str>, block_size: BlockSize) -> io::Result<PathBuf> {
+pub(crate) fn known_path(
+    source: &Path,
+    id: Option<&str>,
+    block_size: BlockSize,
+) -> io::Result<PathBuf> {
     let directory = state_directory()?;
     let path = |source: &Path| {
         let name = file_name(source, id);
@@ -57,7 +65,7 @@ fn logical_volume(source: &Path) -> Option<PathBuf> {
 
 /// A name for `source` that fits a path component, the same each time.
 #[must_use]
-pub fn mount_name(source: &Path, id: Option<&str>) -> String {
+pub(crate) fn mount_name(source: &Path, id: Option<&str>) -> String {
     file_name(source, id)
 }
 

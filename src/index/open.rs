@@ -88,12 +88,12 @@ pub(super) struct Begin {
 impl Index {
     /// Brings the index of an image up to date. One that cannot be saved counts as lost, which is logged; for
     /// [`Purpose::Scan`] that is an error.
-    pub fn open(request: &Request<'_>) -> Result<Self, OpenError> {
+    pub(crate) fn open(request: &Request<'_>) -> Result<Self, OpenError> {
         Self::open_store(request, find_store(request)?)
     }
 
     /// What [`Index::open`] would read. Reads nothing of the image and saves nothing.
-    pub fn plan_open(request: &Request<'_>) -> Result<Plan, OpenError> {
+    pub(crate) fn plan_open(request: &Request<'_>) -> Result<Plan, OpenError> {
         let (index, begin) = Self::begin(request, find_store(request)?)?;
         Ok(index.plan(request, &begin.reading))
     }

@@ -13,7 +13,7 @@ use crate::scan::{BlockMap, Tally};
 
 /// What an index is brought up to date for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// A mount that may live long: listings after the image was written show new stamps.
     Mount,
     /// A mount for one command, which shows what the scan found for all its life.
@@ -50,7 +50,7 @@ impl Purpose {
 #[derive(Debug)]
 // Each is a circumstance of its own.
 #[allow(clippy::struct_excessive_bools)]
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// The image, locked as the mount needs it.
     pub image: Arc<dyn Image>,
     /// How it is cut.
@@ -92,7 +92,7 @@ pub struct Request<'a> {
 
 /// Why a mount with an index cannot go on.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub(crate) enum OpenError {
     /// Another process has it.
     #[error("it is in use by {0}; wait for that, or mount without --index")]
     Held(String),

@@ -17,7 +17,7 @@ const MOST_LOGGED: u64 = 10;
 
 impl Index {
     /// SIGHUP: saves, and scans the image again while it is served.
-    pub fn rescan(&self, tally: &Tally) -> io::Result<()> {
+    pub(crate) fn rescan(&self, tally: &Tally) -> io::Result<()> {
         self.follow_size();
         if self.writable {
             self.hash_dirty();
@@ -146,13 +146,13 @@ impl Index {
 
     /// The blocks of which the last attempt to read them failed: how many, and the first.
     #[must_use]
-    pub fn unreadable(&self) -> Option<(u64, BlockIndex)> {
+    pub(crate) fn unreadable(&self) -> Option<(u64, BlockIndex)> {
         self.records.unreadable(self.geometry().blocks())
     }
 
     /// Whether the image has blocks, and the last attempt to read each of them failed.
     #[must_use]
-    pub fn is_all_unreadable(&self) -> bool {
+    pub(crate) fn is_all_unreadable(&self) -> bool {
         self.unreadable()
             .is_some_and(|(count, _)| count == self.geometry().blocks())
     }

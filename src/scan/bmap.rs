@@ -27,7 +27,7 @@ struct Run {
 
 /// The map of one image, while it is scanned by many threads and after.
 #[derive(Debug, Default)]
-pub struct BlockMap {
+pub(crate) struct BlockMap {
     runs: Mutex<Vec<Run>>,
     unreadable: Mutex<Option<BlockIndex>>,
 }
@@ -98,7 +98,7 @@ fn update_zeros(sum: &mut Sha256, len: u64) {
 
 impl BlockMap {
     /// What a map in a file begins with.
-    pub const BEGINNING: &[u8] = b"<?xml ";
+    pub(crate) const BEGINNING: &[u8] = b"<?xml ";
 
     /// A part is done.
     pub(super) fn add(&self, mut part: Part) {
@@ -118,7 +118,7 @@ impl BlockMap {
 
     /// The first block that could not be read, so that the map is not whole.
     #[must_use]
-    pub fn unreadable(&self) -> Option<BlockIndex> {
+    pub(crate) fn unreadable(&self) -> Option<BlockIndex> {
         *self
             .unreadable
             .lock()
@@ -129,7 +129,7 @@ impl BlockMap {
     ///
     /// # Errors
     /// Those of `out`.
-    pub fn write(&self, size: u64, out: impl Write) -> io::Result<()> {
+    pub(crate) fn write(&self, size: u64, out: impl Write) -> io::Result<()> {
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         runs.sort_unstable_by_key(|run| run.first);
         let mut sum = Sha256::new();

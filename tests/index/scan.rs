@@ -270,7 +270,7 @@ fn p22_a_hangup_ends_a_scan_unless_it_is_ignored() {
                 tool.arg(verb)
             };
             let tool = tool
-                .words("--threads 1 -b 4M")
+                .words("--threads 1 -b 4M -o rescan")
                 .arg(format!("--index={}", index.display()))
                 .arg(&source);
             let tool = match verb {

@@ -26,7 +26,7 @@ const STICKY: u32 = 0o1000;
 
 /// Which file it is, by whatever name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileId {
+pub(crate) struct FileId {
     device: u64,
     inode: u64,
 }
@@ -34,7 +34,7 @@ pub struct FileId {
 impl FileId {
     /// Of the file that this is told of.
     #[must_use]
-    pub fn of(stat: &Metadata) -> Self {
+    pub(crate) fn of(stat: &Metadata) -> Self {
         Self {
             device: stat.dev(),
             inode: stat.ino(),
@@ -51,7 +51,7 @@ impl FileId {
 
 /// Why a file is left alone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub(crate) enum Refused {
     /// The index would destroy the image.
     #[error("it is the source itself")]
     Source,
@@ -82,7 +82,7 @@ pub enum Refused {
 impl Refused {
     /// Whether no file that was named so can be right, as with an image that is a FIFO.
     #[must_use]
-    pub fn is_mistake(&self) -> bool {
+    pub(crate) fn is_mistake(&self) -> bool {
         match self {
             Self::Source | Self::Kind(_) => true,
             Self::Foreign | Self::ForeignLock | Self::Link(_) => false,
