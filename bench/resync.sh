@@ -109,7 +109,7 @@ cool() {
     [ "$medium" = disk ] || return 0
     sync -f "$work"
     drop "$work/image"
-    drop "$work/whole"
+    [ ! -e "$work/whole" ] || drop "$work/whole"
     find "$work/backup" -type f -exec sh -c 'for f; do dd if="$f" iflag=nocache count=0 status=none; done' sh {} +
 }
 
