@@ -37,19 +37,21 @@ make_snapshot_image() {
             printf 'open -f %s/%s/%08d\nreflink %s/image %dM 0 %dM\nclose\n' \
                 "$work" "$way" "$number" "$work" $((number * block_mib)) "$block_mib"
         done | xfs_io >/dev/null
-        # Nothing to copy: this only scans, and gives the block files their times.
+        # Nothing to copy: this scans (a first run would not), and gives the block files their times.
+        snapshot_options=(-o rescan)
         snapshot_sync "$way" --size-only
+        snapshot_options=()
     done
 }
 
 # snapshot_sync WAY [OPTION of rsync...]; what bmapfs says goes to $work_disk/summary.
 snapshot_sync() {
-    local way=$1 options=()
+    local way=$1 options=(${snapshot_options[@]+"${snapshot_options[@]}"})
     shift
-    [ "$way" = scan ] || options=(--snapshot)
+    [ "$way" = scan ] || options+=(--snapshot)
     case $way in
     rsync) rsync -a --inplace --no-whole-file "$work/image" "$work/whole" ;;
-    *) "$BMAPFS" run "${options[@]}" "--index=$work_disk/snapshot-index-$way" "$work/image" -- \
+    *) "$BMAPFS" run ${options[@]+"${options[@]}"} "--index=$work_disk/snapshot-index-$way" "$work/image" -- \
         rsync -a --inplace --whole-file "$@" '{}/' "$work/$way/" 2>"$work_disk/summary" ;;
     esac || die "resync by $way: $(cat "$work_disk/summary")"
     sync -f "$work"
