@@ -57,8 +57,12 @@ impl<'a> Case<'a> {
 
     /// The command's process, and the mount point, once it runs.
     fn wait(&self) -> (u32, PathBuf) {
-        wait_until("the command runs", || self.told.exists());
-        let text = fs::read_to_string(&self.told).unwrap();
+        let mut text = String::new();
+        // The file is there before its line is.
+        wait_until("the command runs", || {
+            text = fs::read_to_string(&self.told).unwrap_or_default();
+            text.ends_with('\n')
+        });
         let (process, place) = text.trim_end().split_once(' ').unwrap();
         (process.parse().unwrap(), place.into())
     }
