@@ -2,7 +2,7 @@
 //!
 //! No decision about blocks is made here. With `session` the only place that names fuser.
 
-mod convert;
+mod kernel;
 mod gate;
 mod requests;
 

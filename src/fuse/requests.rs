@@ -11,7 +11,7 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::convert::{self, attr, kind, set_time, whence};
+use super::kernel::{self, attr, kind, set_time, whence};
 use super::{ATTR_TTL, Adapter, inode, name_ttl, negotiate};
 use crate::buffer::with_scratch;
 use crate::volume::{Change, Create, Errno, Handle, Result, Volume};
@@ -26,7 +26,7 @@ macro_rules! answer {
             }
             Err(errno) => {
                 log::debug!("{}: {errno}", format_args!($($what)+));
-                $reply.error(convert::errno(errno));
+                $reply.error(kernel::errno(errno));
             }
         }
     };
@@ -183,7 +183,7 @@ impl<V: Volume> Filesystem for Adapter<V> {
         reply: ReplyEmpty,
     ) {
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
-        let done = convert::allocation(mode).and_then(|what| {
+        let done = kernel::allocation(mode).and_then(|what| {
             self.ask(|volume| volume.allocate(handle(fh), what, keep_size, offset, length))
         });
         answer!(reply, done, () => reply.ok(), "fallocate {ino} mode {mode} {length} at {offset}");
@@ -327,29 +327,29 @@ impl<V: Volume> Filesystem for Adapter<V> {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let renamed = convert::rename_replaces(flags)
+        let renamed = kernel::rename_replaces(flags)
             .and_then(|replace| self.ask(|volume| volume.rename(name, newname, replace)));
         answer!(reply, renamed, () => reply.ok(), "rename {name:?} to {newname:?}");
     }
 
     fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
-        reply.error(convert::errno(self.volume.refuse()));
+        reply.error(kernel::errno(self.volume.refuse()));
     }
 
     fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
-        reply.error(convert::errno(self.volume.refuse()));
+        reply.error(kernel::errno(self.volume.refuse()));
     }
 
     fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(convert::errno(self.volume.refuse()));
+        reply.error(kernel::errno(self.volume.refuse()));
     }
 
     fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
-        reply.error(convert::errno(self.volume.refuse()));
+        reply.error(kernel::errno(self.volume.refuse()));
     }
 
     fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
-        reply.error(convert::errno(self.volume.refuse()));
+        reply.error(kernel::errno(self.volume.refuse()));
     }
 
     // Extended attributes, ioctls and poll: the kernel remembers ENOSYS and does not ask again, as it would for
