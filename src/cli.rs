@@ -7,6 +7,7 @@ pub mod options;
 
 mod definition;
 mod known;
+mod sources;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -16,7 +17,8 @@ use clap::{ArgMatches, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config::{
-    MountConfig, RunConfig, ScanConfig, SumsConfig, UmountConfig, Verbosity, VerifyConfig,
+    MountConfig, RunConfig, ScanConfig, SourceConfig, SumsConfig, UmountConfig, Verbosity,
+    VerifyConfig,
 };
 use crate::exit::{Failure, OrFail, Result, Status};
 
@@ -127,7 +129,8 @@ fn sentence(rendered: &str) -> String {
 
 fn mount(matches: &ArgMatches) -> Result<Command> {
     let settings = options::resolve(&words(matches)?, Unknown::Refuse)?;
-    let config = mount_config(matches, settings)?;
+    let sources = sources::all(matches, &settings)?;
+    let config = mount_config(matches, sources, settings)?;
     let request = MountRequest {
         config,
         namespace: None,
@@ -148,7 +151,7 @@ fn run(matches: &ArgMatches) -> Result<Command> {
         .collect();
     Ok(Command::Run(Box::new(RunConfig {
         mount: MountConfig {
-            source: absolute(given(matches, "SRC")?)?,
+            sources: sources::all(matches, &settings)?,
             ..config_at(PathBuf::new(), settings)
         },
         shrunk,
@@ -166,7 +169,14 @@ fn scan(matches: &ArgMatches) -> Result<Command> {
     if settings.volume.writable {
         return Err(Failure::usage("write: a scan never writes"));
     }
+    let sources = sources::all(matches, &settings)?;
     let bmap = named_file(matches, "bmap")?;
+    if bmap.is_some() && sources.len() > 1 {
+        let count = sources.len();
+        return Err(Failure::usage(format!(
+            "--bmap is for one SRC, and there are {count}"
+        )));
+    }
     let mut index = settings.index.unwrap_or_default();
     let dry_run = matches.get_flag("dry-run");
     if bmap.is_some() {
@@ -179,7 +189,7 @@ fn scan(matches: &ArgMatches) -> Result<Command> {
         index.rescan = true;
     }
     Ok(Command::Scan(Box::new(ScanConfig {
-        source: absolute(given(matches, "SRC")?)?,
+        sources,
         volume: settings.volume,
         index,
         threads: settings.threads,
@@ -201,9 +211,10 @@ fn mount_helper(matches: &ArgMatches) -> Result<Command> {
     };
     let settings = options::resolve(&words(matches)?, unknown)?;
     let (ignored, read_only_asked) = (settings.ignored.clone(), settings.read_only_asked);
-    let config = mount_config(matches, settings)?;
+    let config = mount_config(matches, sources::only(matches)?, settings)?;
     let mut announcements = Vec::new();
-    let source = config.source.display();
+    let source = given(matches, "SRC")?;
+    let source = Path::new(source).display();
     if matches.get_flag("verbose") {
         announcements.extend(
             ignored
@@ -262,19 +273,22 @@ fn completions(shell: Option<&OsStr>) -> Result<Command> {
     Ok(Command::Print(script))
 }
 
-fn mount_config(matches: &ArgMatches, settings: options::Settings) -> Result<MountConfig> {
+fn mount_config(
+    matches: &ArgMatches,
+    sources: Vec<SourceConfig>,
+    settings: options::Settings,
+) -> Result<MountConfig> {
     let settings = settings.not_for_run()?;
-    let source = given(matches, "SRC")?;
     let mountpoint = given(matches, "MOUNTPOINT")?;
     Ok(MountConfig {
-        source: absolute(source)?,
+        sources,
         ..config_at(absolute(mountpoint)?, settings)
     })
 }
 
 fn config_at(mountpoint: PathBuf, settings: options::Settings) -> MountConfig {
     MountConfig {
-        source: PathBuf::new(),
+        sources: Vec::new(),
         mountpoint,
         volume: settings.volume,
         typed: settings.typed,

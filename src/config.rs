@@ -12,8 +12,8 @@ use crate::geometry::{BlockSize, Part};
 /// Everything that `bmapfs SRC MOUNTPOINT` was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountConfig {
-    /// SRC as typed.
-    pub source: PathBuf,
+    /// What is shown, at least one; several are all of one kind, images or directories of block files.
+    pub sources: Vec<SourceConfig>,
     /// MOUNTPOINT as typed; `/dev/fd/N` names a /dev/fuse descriptor that is mounted already.
     pub mountpoint: PathBuf,
     /// How the source is opened and cut.
@@ -32,6 +32,15 @@ pub struct MountConfig {
     pub verbosity: Verbosity,
 }
 
+/// One SRC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceConfig {
+    /// As typed (made absolute).
+    pub path: PathBuf,
+    /// The directory of the mount that shows it. `None`: the mount's root does; then it is the only one.
+    pub name: Option<OsString>,
+}
+
 /// What was typed, as far as it means something else for a directory of block files than for an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Typed {
@@ -44,8 +53,8 @@ pub struct Typed {
 /// Where stamps are kept between mounts (`--index[=FILE]`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IndexConfig {
-    /// The file; `None`: the source's own in the state directory.
-    pub file: Option<PathBuf>,
+    /// Where it is.
+    pub place: IndexPlace,
     /// `-o id=NAME`: what the source is called there, in place of its path.
     pub id: Option<String>,
     /// `-o rescan`: read everything, whatever is known.
@@ -54,6 +63,18 @@ pub struct IndexConfig {
     pub recheck: Option<u32>,
     /// `--changed`, `--since`, `--as`: what changed, if somebody can tell.
     pub changes: ChangesConfig,
+}
+
+/// Where an index is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum IndexPlace {
+    /// In the state directory, under a name of the source's.
+    #[default]
+    State,
+    /// In this directory, under the same name (`--index=DIR/`).
+    Directory(PathBuf),
+    /// This file (`--index=FILE`).
+    File(PathBuf),
 }
 
 /// What an administrator tells of the image's states.
@@ -103,9 +124,9 @@ pub struct RunConfig {
 /// Everything that `bmapfs scan SRC` was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScanConfig {
-    /// SRC as typed.
-    pub source: PathBuf,
-    /// How it is cut; never writable.
+    /// What is scanned, at least one image.
+    pub sources: Vec<SourceConfig>,
+    /// How they are cut; never writable.
     pub volume: VolumeConfig,
     /// Which index.
     pub index: IndexConfig,
@@ -193,6 +214,17 @@ pub struct SnapshotConfig {
     pub typed: String,
     /// `-o snapshot-keep=no` turns this off: it stays until the next one, to tell what changed.
     pub keep: bool,
+    /// `--freeze` and `--thaw`
+    pub freeze: Option<FreezeConfig>,
+}
+
+/// Commands for /bin/sh: what stops whoever writes the sources while they are cloned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FreezeConfig {
+    /// `--freeze`: before the first clone.
+    pub freeze: OsString,
+    /// `--thaw`: after the last.
+    pub thaw: OsString,
 }
 
 /// Overrides of owner and permissions (`--uid`, `--gid`, `--umask`).

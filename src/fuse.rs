@@ -1,18 +1,21 @@
 //! The FUSE adapter: turns the kernel's requests into calls on a [`Volume`] and its answers into replies.
 //!
-//! No decision about blocks is made here. With `session` the only place that names fuser.
+//! No decision about blocks is made here. `kernel` and `requests` are the only files that name fuser.
 
-mod kernel;
 mod gate;
+mod kernel;
 mod requests;
 
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{FopenFlags, INodeNo, InitFlags, KernelConfig};
-
+use crate::config::Access;
+use crate::sys;
 use crate::volume::inode::Inode;
-use crate::volume::{Errno, Handle, Result, Volume};
+use crate::volume::tree::Tree;
+use crate::volume::{Attr, FileKind, Handle, Result, Volume};
 
 pub(crate) use gate::Gate;
 
@@ -20,72 +23,77 @@ pub(crate) use gate::Gate;
 const ATTR_TTL: Duration = Duration::from_secs(1);
 /// How long it may keep a block's name: it stands for the same block for ever.
 const NAME_TTL: Duration = Duration::from_secs(24 * 3600);
-/// The longest write request, in bytes. The kernel's own limit is 1 MiB unless raised by sysctl.
-const MAX_WRITE: u32 = 1 << 20;
-/// Requests of asynchronous and direct I/O that may wait in the kernel at once.
-const MAX_BACKGROUND: u16 = 64;
 /// Listings that are begun on threads of their own at once; more are begun where requests are taken.
 const MOST_BEGINNING: usize = 64;
 
-/// A [`Volume`] as fuser wants it.
+/// What is mounted, as fuser wants it.
 #[derive(Debug)]
-pub(crate) struct Adapter<V: Volume> {
-    volume: Arc<V>,
+pub(crate) struct Adapter {
+    tree: Arc<Tree>,
     gate: Arc<Gate>,
     page_cache: bool,
     /// Cloned for each listing that is being begun.
     beginning: Arc<()>,
-    /// How long the kernel may keep the root's attributes.
-    root_ttl: Duration,
+    /// How long the kernel may keep a directory's attributes.
+    directory_ttl: Duration,
 }
 
-impl<V: Volume> Adapter<V> {
+impl Adapter {
     /// `page_cache`: let the kernel keep pages; else every read comes here. Nothing comes once `gate` is shut.
     #[must_use]
-    pub(crate) fn new(volume: Arc<V>, gate: Arc<Gate>, page_cache: bool, writable: bool) -> Self {
-        // The root's time changes with every write, and rsync looks at it when it has written all.
-        let root_ttl = if writable { Duration::ZERO } else { ATTR_TTL };
+    pub(crate) fn new(tree: Arc<Tree>, gate: Arc<Gate>, page_cache: bool) -> Self {
+        // A directory's time changes with every write, and rsync looks at it when it has written all.
+        let directory_ttl = if tree.is_writable() {
+            Duration::ZERO
+        } else {
+            ATTR_TTL
+        };
         Self {
-            volume,
+            tree,
             gate,
             page_cache,
             beginning: Arc::default(),
-            root_ttl,
+            directory_ttl,
         }
     }
 
-    /// Asks the volume, unless the gate is shut.
-    fn ask<R>(&self, work: impl FnOnce(&V) -> Result<R>) -> Result<R> {
-        self.gate.pass(|| work(&self.volume))
+    /// Connects to the kernel through `fd`, which is mounted already. What is returned serves until the connection ends,
+    /// on so many `threads`.
+    pub(crate) fn connect(
+        self,
+        fd: OwnedFd,
+        access: Access,
+        threads: usize,
+    ) -> io::Result<impl FnOnce() -> io::Result<()> + Send> {
+        // Probed now: when fuser finds out, the mount is ready and would be lost.
+        let clone_fd = threads > 1 && sys::can_clone_fuse(fd.as_fd());
+        kernel::connect(self, fd, access, threads, clone_fd)
     }
 
-    fn attr_ttl(&self, inode: Inode) -> &Duration {
-        if inode == Inode::Root {
-            &self.root_ttl
-        } else {
-            &ATTR_TTL
-        }
+    /// Asks the volume that has the inode of this number, unless the gate is shut.
+    fn ask<R>(&self, number: u64, work: impl FnOnce(&dyn Volume, Inode) -> Result<R>) -> Result<R> {
+        let (volume, inode) = self.tree.find(number)?;
+        self.gate.pass(|| work(volume.as_ref(), inode))
     }
 
-    fn open_flags(&self, write: bool) -> FopenFlags {
-        if self.page_cache {
-            return FopenFlags::FOPEN_KEEP_CACHE;
-        }
-        let direct = FopenFlags::FOPEN_DIRECT_IO;
-        if write {
-            direct | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
-        } else {
-            direct | FopenFlags::FOPEN_NOFLUSH
+    /// How long the kernel may keep these attributes.
+    fn attr_ttl(&self, attr: &Attr) -> &Duration {
+        match attr.kind {
+            FileKind::Directory => &self.directory_ttl,
+            FileKind::File => &ATTR_TTL,
         }
     }
 
     /// Opens a directory, on a thread of its own: a listing may have to wait for a second to end or for the image to be
     /// flushed, and reads go on meanwhile.
-    fn begin_listing(&self, ino: INodeNo, reply: impl FnOnce(Result<Handle>) + Send + 'static) {
-        let (volume, gate) = (Arc::clone(&self.volume), Arc::clone(&self.gate));
+    fn begin_listing(&self, number: u64, reply: impl FnOnce(Result<Handle>) + Send + 'static) {
+        let (tree, gate) = (Arc::clone(&self.tree), Arc::clone(&self.gate));
         let beginning = Arc::clone(&self.beginning);
         let work = move || {
-            reply(inode(ino).and_then(|inode| gate.pass(|| volume.open_directory(inode))));
+            reply(
+                tree.find(number)
+                    .and_then(|(volume, inode)| gate.pass(|| volume.open_directory(inode))),
+            );
             drop(beginning);
         };
         if Arc::strong_count(&self.beginning) > MOST_BEGINNING + 1 {
@@ -96,7 +104,7 @@ impl<V: Volume> Adapter<V> {
             .name("opendir".to_owned())
             .spawn(work)
         {
-            log::warn!("opendir {ino}: no thread: {e}");
+            log::warn!("opendir {number}: no thread: {e}");
         }
     }
 }
@@ -104,37 +112,4 @@ impl<V: Volume> Adapter<V> {
 /// How long the kernel may keep a name.
 fn name_ttl(lasting: bool) -> Duration {
     if lasting { NAME_TTL } else { Duration::ZERO }
-}
-
-fn inode(number: INodeNo) -> Result<Inode> {
-    Inode::from_number(number.0).ok_or(Errno::ENOENT)
-}
-
-/// Asks the kernel for what makes reading fast; what it does not have is done without.
-fn negotiate(config: &mut KernelConfig) {
-    for wish in [
-        InitFlags::FUSE_ASYNC_DIO,
-        InitFlags::FUSE_PARALLEL_DIROPS,
-        // Always, not by the kernel's guess: a walk over a million blocks is seven times as fast.
-        InitFlags::FUSE_DO_READDIRPLUS,
-        InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-    ] {
-        if let Err(missing) = config.add_capabilities(wish) {
-            log::debug!("this kernel has no {missing:?}");
-        }
-    }
-    let limits = [
-        config.set_max_write(MAX_WRITE).err(),
-        config
-            .set_max_background(MAX_BACKGROUND)
-            .err()
-            .map(u32::from),
-        config
-            .set_time_granularity(Duration::from_secs(1))
-            .err()
-            .map(|_| 1),
-    ];
-    if limits.iter().any(Option::is_some) {
-        log::debug!("limits that were not granted: {limits:?}");
-    }
 }

@@ -25,7 +25,7 @@ fn run() -> Result<ExitCode> {
         Command::Run(config) => {
             logging::init(config.mount.verbosity);
             let report = config.report.as_deref();
-            let status = session::reported(report, "run", &config.mount.source, |known| {
+            let status = session::reported(report, "run", &config.mount.sources, |known| {
                 let map = session::read_map(config.mount.index.as_ref())?;
                 daemon::start(true)?;
                 session::run(&config, map.as_ref(), known)
@@ -35,10 +35,10 @@ fn run() -> Result<ExitCode> {
         Command::Scan(config) => {
             logging::init(config.verbosity);
             let report = config.report.as_deref();
-            let status = session::reported(report, "scan", &config.source, |known| {
+            let status = session::reported(report, "scan", &config.sources, |known| {
                 let map = session::read_map(Some(&config.index))?;
                 daemon::start(true)?;
-                print(&session::scan(&config, map.as_ref(), known)?.text(config.json)?)?;
+                session::scan(&config, map.as_ref(), known, &mut std::io::stdout().lock())?;
                 Ok(Status::Success.code())
             });
             status.map(ExitCode::from)

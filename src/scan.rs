@@ -5,8 +5,8 @@
 mod bmap;
 
 use std::io;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::buffer::with_scratch;
@@ -41,12 +41,23 @@ pub(crate) enum Found {
 /// The progress of a scan: written by the workers, read by whoever shows it.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    /// Bytes of the image that are done, holes included.
-    pub done: AtomicU64,
-    /// Bytes that were read.
+    /// Bytes that are done, holes included, of all images that are scanned together.
+    pub done: Arc<AtomicU64>,
+    /// Bytes that were read of this image.
     pub read: AtomicU64,
-    /// Set it to end the scan early.
-    pub cancel: AtomicBool,
+    /// Set it to end the scan of all of them early.
+    pub cancel: Arc<AtomicBool>,
+}
+
+impl Tally {
+    /// For another image that is scanned at the same time.
+    pub(crate) fn beside(&self) -> Self {
+        Self {
+            done: Arc::clone(&self.done),
+            read: AtomicU64::new(0),
+            cancel: Arc::clone(&self.cancel),
+        }
+    }
 }
 
 /// The scan was ended early: what was found until then is not all.

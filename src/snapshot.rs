@@ -20,6 +20,7 @@ use crate::exit::{Failure, OrFail, Result, Status};
 use crate::image::reason;
 
 use clone::CloneError;
+pub use clone::wait_for_a_second_of_its_own;
 use names::Tag;
 
 /// What is to become of a clone.
@@ -49,7 +50,8 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Clones `source`, the open file at the canonical path `image`, as it is now. `index`: the index that it is for.
-    /// A clone is kept only for an index, and only on file systems whose word on extents is believed.
+    /// A clone is kept only for an index, and only on file systems whose word on extents is believed. Without an index
+    /// [`wait_for_a_second_of_its_own`] comes first.
     ///
     /// # Errors
     /// Usage: no file may be made beside the image. `MountFailed`: this file cannot be cloned. System: the rest.
@@ -63,9 +65,6 @@ impl Snapshot {
         let parent = image.parent().unwrap_or(Path::new("/"));
         let directory = names::open_directory(parent).or_fail(Status::System, attempt)?;
         let tag = Tag::of(index);
-        if index.is_none() {
-            clone::wait_for_a_time_of_its_own(source).or_fail(Status::System, attempt)?;
-        }
         let (file, name) = clone::make(source, directory.as_fd(), &tag, image)
             .map_err(|e| refused(image, parent, &e))?;
         let mut snapshot = Self {

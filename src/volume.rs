@@ -9,6 +9,8 @@ pub(crate) mod owner;
 pub(crate) mod sync_errors;
 #[cfg(test)]
 pub(crate) mod testing;
+mod top;
+pub(crate) mod tree;
 
 use std::ffi::OsStr;
 use std::fmt;

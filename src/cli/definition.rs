@@ -26,7 +26,7 @@ pub(super) struct Flag {
 }
 
 /// Every flag with a long name, in the order of the help.
-pub(super) const FLAGS: [Flag; 18] = [
+pub(super) const FLAGS: [Flag; 20] = [
     flag(
         "write",
         Some('w'),
@@ -65,6 +65,18 @@ pub(super) const FLAGS: [Flag; 18] = [
         None,
         None,
         "Serve a reflink snapshot of SRC; with --index, read only what differs from the last one",
+    ),
+    flag(
+        "freeze",
+        None,
+        Some("CMD"),
+        "With --snapshot: what /bin/sh runs before the clones are made, to stop whoever writes SRC; with --thaw",
+    ),
+    flag(
+        "thaw",
+        None,
+        Some("CMD"),
+        "What /bin/sh runs right after them, whatever failed",
     ),
     flag(
         "changed",
@@ -239,12 +251,12 @@ pub fn command() -> Command {
     named("bmapfs")
         .about(ABOUT)
         .override_usage(
-            "bmapfs [OPTIONS] SRC MOUNTPOINT\n       bmapfs run [OPTIONS] SRC -- CMD [ARG...]\n       \
-             bmapfs scan [OPTIONS] SRC\n       bmapfs sums [OPTIONS] SRC\n       \
+            "bmapfs [OPTIONS] SRC... MOUNTPOINT\n       bmapfs run [OPTIONS] SRC... -- CMD [ARG...]\n       \
+             bmapfs scan [OPTIONS] SRC...\n       bmapfs sums [OPTIONS] SRC\n       \
              bmapfs verify [OPTIONS] SRC BACKUP",
         )
         .after_help(AFTER)
-        .arg(source())
+        .arg(sources())
         .arg(mountpoint("Where to mount: a directory"))
         .arg(read())
         .args(FLAGS.map(Flag::arg))
@@ -258,9 +270,9 @@ pub(super) fn run() -> Command {
             "Mounts SRC privately, runs CMD with {} replaced by the mount point (also in BMAPFS_MOUNT), unmounts, \
              and ends with CMD's status.",
         )
-        .override_usage("bmapfs run [OPTIONS] SRC -- CMD [ARG...]")
+        .override_usage("bmapfs run [OPTIONS] SRC... -- CMD [ARG...]")
         .after_help(AFTER_RUN)
-        .arg(source())
+        .arg(sources())
         .arg(
             Arg::new("CMD")
                 .required(true)
@@ -282,6 +294,8 @@ pub(super) fn scan() -> Command {
         "block-size",
         "index",
         "snapshot",
+        "freeze",
+        "thaw",
         "changed",
         "since",
         "as",
@@ -291,9 +305,9 @@ pub(super) fn scan() -> Command {
     ];
     named("bmapfs scan")
         .about("Brings the index of SRC up to date without mounting, and says what changed.")
-        .override_usage("bmapfs scan [OPTIONS] SRC")
+        .override_usage("bmapfs scan [OPTIONS] SRC...")
         .after_help(AFTER_SCAN)
-        .arg(source())
+        .arg(sources())
         .args(
             FLAGS
                 .iter()
@@ -422,6 +436,14 @@ fn source() -> Arg {
         .value_parser(bytes())
         .value_hint(ValueHint::FilePath)
         .help("The image: a regular file or block device; or a directory of block files, to see as one image")
+}
+
+/// One or several, and each may have a name.
+fn sources() -> Arg {
+    source().num_args(1..).value_name("SRC").help(
+        "The image: a regular file or block device; or a directory of block files, to see as one image; several, or \
+         NAME=SRC, are shown in a directory each",
+    )
 }
 
 fn mountpoint(help: &'static str) -> Arg {

@@ -9,6 +9,7 @@ mod word;
 mod words;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 
 pub use word::Word;
@@ -17,7 +18,8 @@ use changes::ChangesDraft;
 use words::{Set, Use};
 
 use crate::config::{
-    Access, IndexConfig, KernelConfig, OwnerConfig, SnapshotConfig, Typed, Verbosity, VolumeConfig,
+    Access, FreezeConfig, IndexConfig, IndexPlace, KernelConfig, OwnerConfig, SnapshotConfig,
+    Typed, Verbosity, VolumeConfig,
 };
 use crate::exit::{Failure, Result};
 use crate::geometry::BlockSize;
@@ -51,6 +53,8 @@ pub struct Settings {
     pub shrunk: bool,
     /// `strict`
     pub strict: bool,
+    /// An option that means one source and no more, as typed.
+    pub one_source_only: Option<String>,
     /// An option that only `bmapfs run` has a use for, as typed.
     run_only: Option<String>,
     /// What the kernel is told at the mount.
@@ -142,6 +146,8 @@ struct Draft {
     index: IndexConfig,
     changes: ChangesDraft,
     snapshot_keep: bool,
+    freeze: Option<OsString>,
+    thaw: Option<OsString>,
     staging: Option<u64>,
     /// Whether zeros are looked for.
     zero: Option<bool>,
@@ -170,6 +176,7 @@ impl Draft {
                 index: None,
                 shrunk: false,
                 strict: false,
+                one_source_only: None,
                 run_only: None,
                 kernel: KernelConfig::default(),
                 threads: None,
@@ -181,6 +188,8 @@ impl Draft {
             index: IndexConfig::default(),
             changes: ChangesDraft::default(),
             snapshot_keep: true,
+            freeze: None,
+            thaw: None,
             staging: None,
             zero: None,
             given: BTreeMap::new(),
@@ -283,12 +292,21 @@ impl Draft {
                 )));
             }
         }
+        let one_source_only = match &self.index.place {
+            IndexPlace::File(_) => given("index"),
+            IndexPlace::State | IndexPlace::Directory(_) => {
+                ["id"].into_iter().chain(changes::WORDS).find_map(given)
+            }
+        };
+        let one_source_only = one_source_only.cloned();
+        let freeze = self.freeze.zip(self.thaw);
         let changes = self.changes.finish(&given)?;
         let mut settings = self.settings;
         settings.index = given("index").map(|_| IndexConfig {
             changes,
             ..self.index
         });
+        settings.one_source_only = one_source_only;
         settings.read_only_asked = given("ro").is_some();
         settings.kernel.access = match (given("allow-other"), given("allow-root")) {
             (Some(_), _) => Access::Everybody,
@@ -300,6 +318,7 @@ impl Draft {
         volume.snapshot = given("snapshot").map(|typed| SnapshotConfig {
             typed: typed.clone(),
             keep: self.snapshot_keep,
+            freeze: freeze.map(|(freeze, thaw)| FreezeConfig { freeze, thaw }),
         });
         volume.detect_zeros = self.zero.unwrap_or(volume.sparse);
         let usual = (STAGED_BLOCKS * volume.block_size.bytes()).min(MOST_STAGED);
@@ -317,12 +336,21 @@ impl Draft {
                 let why = "; a snapshot tells by itself what changed";
                 self.conflict("snapshot", changes, why)?;
             }
-        } else if let Some(typed) = self.given.get("snapshot-keep") {
-            return Err(Failure::usage(format!(
-                "{typed} has no meaning without --snapshot"
-            )));
+        } else {
+            let mut needing = ["snapshot-keep", "freeze", "thaw"].into_iter();
+            if let Some(typed) = needing.find_map(|word| self.given.get(word)) {
+                return Err(Failure::usage(format!(
+                    "{typed} has no meaning without --snapshot"
+                )));
+            }
         }
-        Ok(())
+        match (self.given.get("freeze"), self.given.get("thaw")) {
+            (Some(_), None) => Err(Failure::usage(
+                "--freeze has no meaning without --thaw: what it stops would stay so",
+            )),
+            (None, Some(_)) => Err(Failure::usage("--thaw has no meaning without --freeze")),
+            _ => Ok(()),
+        }
     }
 
     fn conflict(&self, one: &str, other: &str, why: &str) -> Result<()> {

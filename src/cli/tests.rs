@@ -113,16 +113,16 @@ fn every_flag_is_a_mount_option() {
 fn paths_become_absolute_and_keep_their_bytes() {
     let here = std::env::current_dir().unwrap();
     let config = request(&["disk.img", "/dev/fd/7"]).config;
-    assert_eq!(config.source, here.join("disk.img"));
+    assert_eq!(config.sources[0].path, here.join("disk.img"));
     assert_eq!(config.mountpoint, Path::new("/dev/fd/7"));
     let odd = OsStr::from_bytes(b"/a,\xff\n");
     let arguments = [OsStr::new("bmapfs"), odd, OsStr::new("/b")].map(OsString::from);
     match parse(arguments).unwrap() {
-        Command::Mount(request) => assert_eq!(request.config.source.as_os_str(), odd),
+        Command::Mount(request) => assert_eq!(request.config.sources[0].path.as_os_str(), odd),
         other => panic!("{other:?}"),
     }
     assert_eq!(
-        request(&["--", "/-a", "/b"]).config.source,
+        request(&["--", "/-a", "/b"]).config.sources[0].path,
         Path::new("/-a")
     );
 }

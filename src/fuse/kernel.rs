@@ -1,10 +1,23 @@
-//! Between fuser's types and the volume's: pure functions.
+//! The library fuser, as far as it is not one request: connecting, what is agreed with the kernel, and pure functions
+//! between its types and the volume's.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{Errno as ReplyErrno, FileAttr, FileType, INodeNo, RenameFlags, TimeOrNow};
+use fuser::{
+    Config, Errno as ReplyErrno, FileAttr, FileType, FopenFlags, INodeNo, InitFlags, KernelConfig,
+    RenameFlags, Session, SessionACL, TimeOrNow,
+};
 
+use super::Adapter;
+use crate::config::Access;
 use crate::volume::{Allocate, Attr, Errno, FileKind, Result, Seek, SetTime};
+
+/// The longest write request, in bytes. The kernel's own limit is 1 MiB unless raised by sysctl.
+const MAX_WRITE: u32 = 1 << 20;
+/// Requests of asynchronous and direct I/O that may wait in the kernel at once.
+const MAX_BACKGROUND: u16 = 64;
 
 /// What stat(2) shows as the best size for I/O, in bytes. cmp(1) and stdio read as much at a time: with a page cmp takes
 /// six times as long, and more than this gains nothing.
@@ -12,6 +25,69 @@ const BLKSIZE: u32 = 64 << 10;
 
 /// The farthest time that is shown, in seconds from the epoch: a billion years.
 const FARTHEST: i64 = 1 << 55;
+
+/// Connects `adapter` to the kernel through `fd`. What is returned serves until the connection ends, on so many
+/// `threads`. `clone_fd`: each has a queue of its own.
+pub(super) fn connect(
+    adapter: Adapter,
+    fd: OwnedFd,
+    access: Access,
+    threads: usize,
+    clone_fd: bool,
+) -> io::Result<impl FnOnce() -> io::Result<()> + Send> {
+    let mut options = Config::default();
+    options.acl = match access {
+        Access::Owner => SessionACL::Owner,
+        Access::OwnerAndRoot => SessionACL::RootAndOwner,
+        Access::Everybody => SessionACL::All,
+    };
+    options.n_threads = Some(threads);
+    options.clone_fd = clone_fd;
+    let session = Session::from_fd(adapter, fd, options.acl, options)?;
+    Ok(move || session.run())
+}
+
+/// Asks the kernel for what makes reading fast; what it does not have is done without.
+pub(super) fn negotiate(config: &mut KernelConfig) {
+    for wish in [
+        InitFlags::FUSE_ASYNC_DIO,
+        InitFlags::FUSE_PARALLEL_DIROPS,
+        // Always, not by the kernel's guess: a walk over a million blocks is seven times as fast.
+        InitFlags::FUSE_DO_READDIRPLUS,
+        InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    ] {
+        if let Err(missing) = config.add_capabilities(wish) {
+            log::debug!("this kernel has no {missing:?}");
+        }
+    }
+    let limits = [
+        config.set_max_write(MAX_WRITE).err(),
+        config
+            .set_max_background(MAX_BACKGROUND)
+            .err()
+            .map(u32::from),
+        config
+            .set_time_granularity(Duration::from_secs(1))
+            .err()
+            .map(|_| 1),
+    ];
+    if limits.iter().any(Option::is_some) {
+        log::debug!("limits that were not granted: {limits:?}");
+    }
+}
+
+/// How a file is opened. `page_cache`: the kernel may keep its pages; else every read comes here.
+pub(super) fn open_flags(page_cache: bool, write: bool) -> FopenFlags {
+    if page_cache {
+        return FopenFlags::FOPEN_KEEP_CACHE;
+    }
+    let direct = FopenFlags::FOPEN_DIRECT_IO;
+    if write {
+        direct | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
+    } else {
+        direct | FopenFlags::FOPEN_NOFLUSH
+    }
+}
 
 pub(super) fn errno(errno: Errno) -> ReplyErrno {
     ReplyErrno::from_i32(errno as i32)
@@ -37,9 +113,10 @@ fn time(seconds: i64) -> SystemTime {
     time.unwrap_or(UNIX_EPOCH)
 }
 
-pub(super) fn attr(attr: &Attr) -> FileAttr {
+/// What stat(2) shows of the inode of this `number`.
+pub(super) fn attr(number: u64, attr: &Attr) -> FileAttr {
     FileAttr {
-        ino: INodeNo(attr.inode.number()),
+        ino: INodeNo(number),
         size: attr.size,
         blocks: attr.sectors,
         atime: time(attr.atime),

@@ -12,7 +12,7 @@ use fuser::{
 };
 
 use super::kernel::{self, attr, kind, set_time, whence};
-use super::{ATTR_TTL, Adapter, inode, name_ttl, negotiate};
+use super::{ATTR_TTL, Adapter, name_ttl};
 use crate::buffer::with_scratch;
 use crate::volume::{Change, Create, Errno, Handle, Result, Volume};
 
@@ -36,23 +36,24 @@ fn handle(fh: FileHandle) -> Handle {
     Handle(fh.0)
 }
 
-impl<V: Volume> Filesystem for Adapter<V> {
+impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        negotiate(config);
+        kernel::negotiate(config);
         Ok(())
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = inode(parent).and_then(|parent| self.ask(|volume| volume.lookup(parent, name)));
+        let found = self.ask(parent.0, |volume, parent| volume.lookup(parent, name));
         answer!(reply, found, entry => {
-            let name_ttl = name_ttl(entry.lasting);
-            reply.entry_with_ttls(&ATTR_TTL, &name_ttl, &attr(&entry.attr), Generation(0));
+            let (attr_ttl, name_ttl) = (self.attr_ttl(&entry.attr), name_ttl(entry.lasting));
+            let number = self.tree.number(parent.0, entry.attr.inode);
+            reply.entry_with_ttls(attr_ttl, &name_ttl, &attr(number, &entry.attr), Generation(0));
         }, "lookup {name:?}");
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let found = inode(ino).and_then(|inode| self.ask(|volume| volume.attr(inode)));
-        answer!(reply, found, found => reply.attr(self.attr_ttl(found.inode), &attr(&found)), "getattr {ino}");
+        let found = self.ask(ino.0, Volume::attr);
+        answer!(reply, found, found => reply.attr(self.attr_ttl(&found), &attr(ino.0, &found)), "getattr {ino}");
     }
 
     fn setattr(
@@ -81,15 +82,15 @@ impl<V: Volume> Filesystem for Adapter<V> {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        let changed = inode(ino).and_then(|inode| self.ask(|volume| volume.change(inode, &change)));
-        answer!(reply, changed, now => reply.attr(self.attr_ttl(now.inode), &attr(&now)), "setattr {ino} {change:?}");
+        let changed = self.ask(ino.0, |volume, inode| volume.change(inode, &change));
+        answer!(reply, changed, now => reply.attr(self.attr_ttl(&now), &attr(ino.0, &now)), "setattr {ino} {change:?}");
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let write = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        let opened = inode(ino).and_then(|inode| self.ask(|volume| volume.open(inode, write)));
+        let opened = self.ask(ino.0, |volume, inode| volume.open(inode, write));
         answer!(reply, opened, opened => {
-            reply.opened(FileHandle(opened.0), self.open_flags(write));
+            reply.opened(FileHandle(opened.0), kernel::open_flags(self.page_cache, write));
         }, "open {ino} write={write}");
     }
 
@@ -116,7 +117,7 @@ impl<V: Volume> Filesystem for Adapter<V> {
                 answer!(reply, served, bytes => reply.data(bytes), "read {ino} {size} at {offset}");
             }
         };
-        let asked = self.ask(|volume| {
+        let asked = self.ask(ino.0, |volume, _| {
             with_scratch(len, |out| {
                 volume.read_and(handle(fh), offset, out, whole, &mut answer);
             });
@@ -139,14 +140,14 @@ impl<V: Volume> Filesystem for Adapter<V> {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let written = self.ask(|volume| volume.write(handle(fh), offset, data));
+        let written = self.ask(ino.0, |volume, _| volume.write(handle(fh), offset, data));
         answer!(reply, written, len => {
             reply.written(u32::try_from(len).unwrap_or(0));
         }, "write {ino} {} at {offset}", data.len());
     }
 
     fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        let flushed = self.ask(|volume| volume.flush(handle(fh)));
+        let flushed = self.ask(ino.0, |volume, _| volume.flush(handle(fh)));
         answer!(reply, flushed, () => reply.ok(), "flush {ino}");
     }
 
@@ -160,7 +161,7 @@ impl<V: Volume> Filesystem for Adapter<V> {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        let released = self.ask(|volume| {
+        let released = self.ask(ino.0, |volume, _| {
             volume.release(handle(fh));
             Ok(())
         });
@@ -168,7 +169,7 @@ impl<V: Volume> Filesystem for Adapter<V> {
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        let synced = self.ask(|volume| volume.sync(handle(fh), datasync));
+        let synced = self.ask(ino.0, |volume, _| volume.sync(handle(fh), datasync));
         answer!(reply, synced, () => reply.ok(), "fsync {ino} datasync={datasync}");
     }
 
@@ -184,7 +185,9 @@ impl<V: Volume> Filesystem for Adapter<V> {
     ) {
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         let done = kernel::allocation(mode).and_then(|what| {
-            self.ask(|volume| volume.allocate(handle(fh), what, keep_size, offset, length))
+            self.ask(ino.0, |volume, _| {
+                volume.allocate(handle(fh), what, keep_size, offset, length)
+            })
         });
         answer!(reply, done, () => reply.ok(), "fallocate {ino} mode {mode} {length} at {offset}");
     }
@@ -200,14 +203,14 @@ impl<V: Volume> Filesystem for Adapter<V> {
     ) {
         let found = whence(how).and_then(|towards| {
             let offset = u64::try_from(offset).map_err(|_| Errno::EINVAL)?;
-            let found = self.ask(|volume| volume.seek(handle(fh), offset, towards))?;
+            let found = self.ask(ino.0, |volume, _| volume.seek(handle(fh), offset, towards))?;
             i64::try_from(found).map_err(|_| Errno::EOVERFLOW)
         });
         answer!(reply, found, found => reply.offset(found), "lseek {ino} {offset} whence {how}");
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.begin_listing(ino, move |opened| {
+        self.begin_listing(ino.0, move |opened| {
             answer!(reply, opened, opened => {
                 reply.opened(FileHandle(opened.0), FopenFlags::empty());
             }, "opendir {ino}");
@@ -222,15 +225,11 @@ impl<V: Volume> Filesystem for Adapter<V> {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let listed = self.ask(|volume| {
+        let listed = self.ask(ino.0, |volume, _| {
             volume.list(handle(fh), offset, &mut |listed| {
-                let found = &listed.entry.attr;
-                !reply.add(
-                    INodeNo(found.inode.number()),
-                    listed.next,
-                    kind(found.kind),
-                    listed.name,
-                )
+                let number = INodeNo(self.tree.number_listed(ino.0, listed));
+                let kind = kind(listed.entry.attr.kind);
+                !reply.add(number, listed.next, kind, listed.name)
             })
         });
         answer!(reply, listed, () => reply.ok(), "readdir {ino} from {offset}");
@@ -244,11 +243,13 @@ impl<V: Volume> Filesystem for Adapter<V> {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let listed = self.ask(|volume| {
+        let listed = self.ask(ino.0, |volume, _| {
             volume.list(handle(fh), offset, &mut |listed| {
-                let found = attr(&listed.entry.attr);
+                let number = self.tree.number_listed(ino.0, listed);
+                let found = attr(number, &listed.entry.attr);
                 // One lifetime for both in this call: the attributes', unless the name's is shorter.
-                let ttl = ATTR_TTL.min(name_ttl(listed.entry.lasting));
+                let attr_ttl = *self.attr_ttl(&listed.entry.attr);
+                let ttl = attr_ttl.min(name_ttl(listed.entry.lasting));
                 !reply.add(
                     found.ino,
                     listed.next,
@@ -262,8 +263,15 @@ impl<V: Volume> Filesystem for Adapter<V> {
         answer!(reply, listed, () => reply.ok(), "readdirplus {ino} from {offset}");
     }
 
-    fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        let released = self.ask(|volume| {
+    fn releasedir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        let released = self.ask(ino.0, |volume, _| {
             volume.release_directory(handle(fh));
             Ok(())
         });
@@ -276,7 +284,7 @@ impl<V: Volume> Filesystem for Adapter<V> {
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         const UNIT: u32 = 4096;
-        answer!(reply, self.ask(|volume| Ok(volume.space())), space => {
+        answer!(reply, self.gate.pass(|| Ok(self.tree.root().space())), space => {
             let units = space.bytes.div_ceil(u64::from(UNIT));
             reply.statfs(units, 0, 0, space.files, 0, UNIT, 255, UNIT);
         }, "statfs");
@@ -301,55 +309,63 @@ impl<V: Volume> Filesystem for Adapter<V> {
             truncate: flags & libc::O_TRUNC != 0,
             write,
         };
-        let created = inode(parent)
-            .and_then(|parent| self.ask(|volume| volume.create(parent, name, &create)));
+        let created = self.ask(parent.0, |volume, parent| {
+            volume.create(parent, name, &create)
+        });
         answer!(reply, created, (entry, opened) => {
             // One lifetime for name and attributes; staged names have none.
             let ttl = ATTR_TTL.min(name_ttl(entry.lasting));
-            let flags = self.open_flags(write);
-            reply.created(&ttl, &attr(&entry.attr), Generation(0), FileHandle(opened.0), flags);
+            let flags = kernel::open_flags(self.page_cache, write);
+            let number = self.tree.number(parent.0, entry.attr.inode);
+            reply.created(&ttl, &attr(number, &entry.attr), Generation(0), FileHandle(opened.0), flags);
         }, "create {name:?} {create:?}");
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let removed =
-            inode(parent).and_then(|parent| self.ask(|volume| volume.remove(parent, name)));
+        let removed = self.ask(parent.0, |volume, parent| volume.remove(parent, name));
         answer!(reply, removed, () => reply.ok(), "unlink {name:?}");
     }
 
     fn rename(
         &self,
         _: &Request,
-        _: INodeNo,
+        parent: INodeNo,
         name: &OsStr,
-        _: INodeNo,
+        newparent: INodeNo,
         newname: &OsStr,
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let renamed = kernel::rename_replaces(flags)
-            .and_then(|replace| self.ask(|volume| volume.rename(name, newname, replace)));
+        let renamed = kernel::rename_replaces(flags).and_then(|replace| {
+            self.ask(parent.0, |volume, _| {
+                if parent != newparent {
+                    // mv(1) copies then.
+                    return Err(Errno::EXDEV);
+                }
+                volume.rename(name, newname, replace)
+            })
+        });
         answer!(reply, renamed, () => reply.ok(), "rename {name:?} to {newname:?}");
     }
 
     fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
-        reply.error(kernel::errno(self.volume.refuse()));
+        reply.error(kernel::errno(self.tree.root().refuse()));
     }
 
     fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
-        reply.error(kernel::errno(self.volume.refuse()));
+        reply.error(kernel::errno(self.tree.root().refuse()));
     }
 
     fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(kernel::errno(self.volume.refuse()));
+        reply.error(kernel::errno(self.tree.root().refuse()));
     }
 
     fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
-        reply.error(kernel::errno(self.volume.refuse()));
+        reply.error(kernel::errno(self.tree.root().refuse()));
     }
 
     fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
-        reply.error(kernel::errno(self.volume.refuse()));
+        reply.error(kernel::errno(self.tree.root().refuse()));
     }
 
     // Extended attributes, ioctls and poll: the kernel remembers ENOSYS and does not ask again, as it would for

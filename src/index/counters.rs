@@ -8,7 +8,7 @@ use crate::stamp::Given;
 
 /// What a scan found, in blocks.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// Blocks of the image.
     pub blocks: u64,
     /// Content that the index had otherwise.

@@ -12,7 +12,7 @@ use crate::stamp::STAMPED;
 
 /// Blocks that were shown before they were read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct FirstPass {
+pub(crate) struct FirstPass {
     /// Blocks whose digest is known now, and of which every copy has that content.
     pub settled: u64,
     /// Blocks that nobody read.

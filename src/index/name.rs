@@ -12,21 +12,22 @@ use crate::geometry::BlockSize;
 /// The longest readable part of a name, in bytes.
 const READABLE: usize = 100;
 
-/// The default index of `source` (canonical) in the state directory: `/var/lib/bmapfs` for root, `$XDG_STATE_HOME/bmapfs`,
-/// else `$HOME/.local/state/bmapfs`, otherwise. It is made if need be; if that fails, so will saving. `id` stands for the
+/// The default index of `source` (canonical) in `directory`, or else in the state directory: `/var/lib/bmapfs` for root,
+/// `$XDG_STATE_HOME/bmapfs`, else `$HOME/.local/state/bmapfs`, otherwise. It is made if need be; if that fails, so will saving. `id` stands for the
 /// source's name. `NotFound`: this user has no home directory.
 pub(crate) fn default_path(
+    directory: Option<&Path>,
     source: &Path,
     id: Option<&str>,
     block_size: BlockSize,
 ) -> io::Result<PathBuf> {
-    let directory = state_directory()?;
+    let directory = directory.map_or_else(state_directory, |given| Ok(given.to_owned()))?;
     let made = std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(&directory);
     if let Err(e) = made {
-        log::warn!("making the state directory {}: {e}", directory.display());
+        log::warn!("making the directory {}: {e}", directory.display());
     }
     Ok(directory.join(format!("{}-{block_size}.index", file_name(source, id))))
 }
@@ -34,11 +35,12 @@ pub(crate) fn default_path(
 /// The same, for whoever only reads it: nothing is made, and the source need not be there. The name of a logical volume
 /// that was removed still finds the index that it had.
 pub(crate) fn known_path(
+    directory: Option<&Path>,
     source: &Path,
     id: Option<&str>,
     block_size: BlockSize,
 ) -> io::Result<PathBuf> {
-    let directory = state_directory()?;
+    let directory = directory.map_or_else(state_directory, |given| Ok(given.to_owned()))?;
     let path = |source: &Path| {
         let name = file_name(source, id);
         directory.join(format!("{name}-{block_size}.index"))

@@ -35,7 +35,7 @@ pub(super) enum Reading {
 
 /// What bringing an index up to date would read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Blocks of the image.
     pub blocks: u64,
     /// Blocks that would be read.

@@ -4,6 +4,7 @@
 //! Invariant: whatever the end is, the file is replaced as a whole then, or stays as it is and an error says so. What
 //! can be known of that is said before anything is done.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,7 +12,11 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::mounted_source;
+use super::served::Served;
+use super::source::{Freeze, Source};
 use crate::blocks::Summary;
+use crate::config::SourceConfig;
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::host::replaced::Replaced;
 use crate::index::{Meanwhile, Report};
@@ -24,10 +29,10 @@ const VERSION: u32 = 1;
 /// What is known so far of a run or a scan.
 #[derive(Debug, Default)]
 pub struct Known {
-    /// The source's canonical path.
-    pub(super) source: Option<PathBuf>,
-    /// What was counted.
-    pub(super) counts: Counts,
+    /// What was counted of each source.
+    sources: Vec<Counted>,
+    /// For how long they were frozen, in seconds.
+    frozen: Option<f64>,
     /// The command's status.
     pub(super) command: Option<u8>,
     /// Where the report goes.
@@ -51,6 +56,17 @@ pub(super) struct Counts {
     written_meanwhile: Option<&'static str>,
 }
 
+/// What was counted of a source.
+#[derive(Debug, Clone, Serialize)]
+struct Counted {
+    /// Its directory in the mount; none if that shows only this source.
+    name: Option<String>,
+    /// Its canonical path.
+    source: String,
+    #[serde(flatten)]
+    counts: Counts,
+}
+
 /// The object, in the order of its fields.
 #[derive(Debug, Serialize)]
 struct Object<'a> {
@@ -64,12 +80,46 @@ struct Object<'a> {
     ended_seconds: i64,
     #[serde(flatten)]
     counts: &'a Counts,
+    #[serde(skip_serializing_if = "<[Counted]>::is_empty")]
+    sources: &'a [Counted],
+    frozen_seconds: Option<f64>,
     command_status: Option<u8>,
     status: u8,
     error: Option<&'a str>,
 }
 
 impl Known {
+    /// A run has ended.
+    pub(super) fn ended(&mut self, served: &Served, summaries: &[Summary]) {
+        let each = served.members.iter().zip(summaries);
+        let each = each.map(|(member, summary)| Counted {
+            name: member.name.as_ref().map(|name| shown_name(name)),
+            source: shown_name(member.path.as_os_str()),
+            counts: Counts::of_run(summary),
+        });
+        self.sources = each.collect();
+        self.freeze(served.freeze);
+    }
+
+    /// This source was scanned. `meanwhile`: whether it was written while it was read, if that is known.
+    pub(super) fn scanned(
+        &mut self,
+        source: &Source,
+        name: Option<&OsStr>,
+        report: &Report,
+        meanwhile: Option<Meanwhile>,
+    ) {
+        self.sources.push(Counted {
+            name: name.map(shown_name),
+            source: shown_name(source.path.as_os_str()),
+            counts: Counts::of_scan(report, meanwhile),
+        });
+    }
+
+    pub(super) fn freeze(&mut self, freeze: Option<Freeze>) {
+        self.frozen = freeze.map(|freeze| freeze.lasted.as_secs_f64());
+    }
+
     /// The report cannot be replaced any more if the mounts of a run hide it.
     pub(super) fn check_reach(&mut self) -> Result<()> {
         match self.file.take_if(|(_, file)| !file.is_in_reach()) {
@@ -83,8 +133,31 @@ impl Known {
 }
 
 impl Counts {
+    /// Of all of them. What is not known of one is not known.
+    fn sum(all: &[Counted]) -> Self {
+        let sum = |of: fn(&Self) -> Option<u64>| all.iter().map(|one| of(&one.counts)).sum();
+        let meanwhile = all.iter().map(|one| one.counts.written_meanwhile);
+        Self {
+            blocks: sum(|one| one.blocks),
+            changed: sum(|one| one.changed),
+            new: sum(|one| one.new),
+            unsettled: sum(|one| one.unsettled),
+            skipped: sum(|one| one.skipped),
+            uncopied: sum(|one| one.uncopied),
+            unreadable: sum(|one| one.unreadable),
+            zero: sum(|one| one.zero),
+            bytes_read: sum(|one| one.bytes_read),
+            rechecked: sum(|one| one.rechecked),
+            bytes_served: sum(|one| one.bytes_served),
+            // Of the words the later ones of the alphabet are worse.
+            written_meanwhile: meanwhile
+                .collect::<Option<Vec<_>>>()
+                .and_then(|words| words.into_iter().max()),
+        }
+    }
+
     /// Of a run that has ended.
-    pub(super) fn of_run(summary: &Summary) -> Self {
+    fn of_run(summary: &Summary) -> Self {
         let scanned = summary.report.as_ref();
         // Where blocks were to be copied, it is known which were.
         let knows = scanned.is_some() || summary.untouched.is_some();
@@ -100,7 +173,7 @@ impl Counts {
     }
 
     /// Of a scan that has ended. `meanwhile`: whether the image was written while it was read, if that is known.
-    pub(super) fn of_scan(report: &Report, meanwhile: Option<Meanwhile>) -> Self {
+    fn of_scan(report: &Report, meanwhile: Option<Meanwhile>) -> Self {
         Self {
             blocks: Some(report.blocks),
             unreadable: Some(report.unreadable),
@@ -139,7 +212,7 @@ fn word(meanwhile: Meanwhile) -> &'static str {
 pub fn reported(
     file: Option<&Path>,
     task: &'static str,
-    source: &Path,
+    sources: &[SourceConfig],
     act: impl FnOnce(&mut Known) -> Result<u8>,
 ) -> Result<u8> {
     let mut known = Known::default();
@@ -156,18 +229,27 @@ pub fn reported(
         Ok(status) => (*status, None),
         Err(failure) => (failure.status().code(), Some(failure.to_string())),
     };
-    let source = known.source.as_deref().unwrap_or(source);
+    let (counts, source) = match known.sources.as_slice() {
+        [] => (Counts::default(), typed(sources)),
+        [first, ..] => {
+            let source = mounted_source(Path::new(&first.source), known.sources.len());
+            (Counts::sum(&known.sources), shown_name(&source))
+        }
+    };
+    let named = known.sources.iter().any(|one| one.name.is_some());
     let ended = seconds();
     let object = Object {
         bmapfs_report: VERSION,
         version: env!("CARGO_PKG_VERSION"),
         task,
-        source: &source.to_string_lossy(),
+        source: &source,
         began: &shown(began),
         began_seconds: began,
         ended: &shown(ended),
         ended_seconds: ended,
-        counts: &known.counts,
+        counts: &counts,
+        sources: if named { &known.sources } else { &[] },
+        frozen_seconds: known.frozen,
         command_status: known.command,
         status,
         error: error.as_deref(),
@@ -192,6 +274,19 @@ fn write(object: &Object<'_>, file: Replaced) -> std::io::Result<()> {
 
 fn writing(path: &Path) -> String {
     format!("writing the report {}", path.display())
+}
+
+/// What the sources are called before they were opened.
+fn typed(sources: &[SourceConfig]) -> String {
+    let Some(first) = sources.first() else {
+        return String::new();
+    };
+    let path = std::fs::canonicalize(&first.path).unwrap_or_else(|_| first.path.clone());
+    shown_name(&mounted_source(&path, sources.len()))
+}
+
+fn shown_name(name: &OsStr) -> String {
+    name.to_string_lossy().into_owned()
 }
 
 /// The present second since the epoch.
@@ -226,6 +321,8 @@ mod tests {
             ended: &shown(1_709_251_199),
             ended_seconds: 1_709_251_199,
             counts: &Counts::default(),
+            sources: &[],
+            frozen_seconds: None,
             command_status: None,
             status: 0,
             error: None,

@@ -4,7 +4,9 @@
 //! that leaves mounts behind.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::ExitStatusExt;
@@ -20,21 +22,25 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
 use super::prepare::{forward_signals, prepare};
-use super::report::{Counts, Known};
-use super::verdict::{describe, verdict};
-use super::{CONNECTION_END, Event, Served, next_event};
+use super::report::Known;
+use super::served::Served;
+use super::verdict::verdict;
+use super::{CONNECTION_END, Event, check_mountpoint, next_event, not_thawed};
 use crate::blocks::Summary;
 use crate::changes::ChangeMap;
 use crate::config::{MountConfig, RunConfig};
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::host::mount::{Outcome, denied_root};
+use crate::image::canonical;
 use crate::index::{Purpose, mount_name};
-use crate::sys;
+use crate::sys::{self, FlockKind};
 
 /// As env(1): the command was found, but cannot be run.
 const CANNOT_RUN: u8 = 126;
 /// As env(1): there is no such command.
 const NOT_FOUND: u8 = 127;
+/// The mount point of sources that are mounted by name.
+const NAMED: &str = "images";
 /// As shells: a signal ended the command; its number is added.
 const BY_SIGNAL: i32 = 128;
 
@@ -48,19 +54,11 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>, known: &mut Known) -> Re
     }
     let (events, inbox) = channel();
     let tally = forward_signals(events.clone(), false)?;
-    let source = crate::image::canonical(&config.mount.source, &config.mount.volume)
-        .or_fail(Status::MountFailed, || {
-            format!("opening {}", config.mount.source.display())
-        })?;
-    known.source = Some(source.clone());
-    let id = config
-        .mount
-        .index
-        .as_ref()
-        .and_then(|index| index.id.as_deref());
-    let place = mount_directory(&mount_name(&source, id), private)?;
+    let place = mount_directory(&place_name(&config.mount)?, private)?;
     known.check_reach()?;
-    let place = crate::host::mount::check_mountpoint(&place, &source)?;
+    // Of the same user; it is held until the end.
+    let _held = if private { None } else { Some(hold(&place)?) };
+    let place = check_mountpoint(&place, &config.mount.sources)?;
     let purpose = Purpose::Run {
         // What is restored makes the image longer.
         refuse_shrunk: !config.shrunk && !config.mount.volume.writable,
@@ -76,22 +74,60 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>, known: &mut Known) -> Re
             let mut ended = false;
             let status = serve_command(&served, config, &place, events, &inbox, &mut ended);
             known.command = status.as_ref().ok().copied();
-            let summary = finish(&served, &inbox, ended);
-            if let Ok(summary) = &summary {
-                known.counts = Counts::of_run(summary);
+            let summaries = finish(&served, &inbox, ended);
+            if let Ok(summaries) = &summaries {
+                known.ended(&served, summaries);
             }
-            match (status?, summary?) {
+            match (status?, summaries?) {
                 // What it has seen was not all the image.
-                (0, summary) if ended => Ok((Status::System.code(), summary)),
-                outcome => Ok(outcome),
+                (0, summaries) if ended => Ok((Status::System.code(), summaries, served)),
+                (status, summaries) => Ok((status, summaries, served)),
             }
         });
     if !private {
         // It is made anew each time; if something is still in it, it stays.
         let _ = std::fs::remove_dir(&place);
     }
-    let (status, summary) = ended?;
-    Ok(verdict(status, &summary, config.strict, &source))
+    let (status, summaries, served) = ended?;
+    let each = served.members.iter().zip(&summaries);
+    let judged: Vec<u8> = each
+        .map(|(member, summary)| verdict(status, summary, config.strict, &member.path))
+        .collect();
+    if served.freeze.is_some_and(|freeze| !freeze.thawed) {
+        return Err(not_thawed());
+    }
+    Ok(judged.into_iter().find(|status| *status != 0).unwrap_or(0))
+}
+
+/// What the mount point is called: the same for the same source, since restic and borg know files by their whole path; and
+/// for all that are mounted by name, so that a source more or less does not make the others new.
+fn place_name(config: &MountConfig) -> Result<String> {
+    match config.sources.as_slice() {
+        [only] if only.name.is_none() => {
+            let source = canonical(&only.path, &config.volume)
+                .or_fail(Status::MountFailed, || {
+                    format!("opening {}", only.path.display())
+                })?;
+            let id = config.index.as_ref().and_then(|index| index.id.as_deref());
+            Ok(mount_name(&source, id))
+        }
+        _ => Ok(NAMED.to_owned()),
+    }
+}
+
+/// Takes the directory for this run, which nobody else may mount on until the file that is returned is closed.
+fn hold(place: &Path) -> Result<File> {
+    let attempt = || format!("mount point {}", place.display());
+    let directory = File::open(place).or_fail(Status::MountFailed, attempt)?;
+    let locked = sys::try_flock(directory.as_fd(), FlockKind::Exclusive);
+    if locked.or_fail(Status::MountFailed, attempt)? {
+        return Ok(directory);
+    }
+    let why = "another bmapfs run of yours uses it; wait for its end";
+    Err(Failure::new(
+        Status::MountFailed,
+        format!("{}: {why}", attempt()),
+    ))
 }
 
 /// Mounts made from here on are seen by this process and its children alone, and go with them.
@@ -241,7 +277,7 @@ fn code(status: ExitStatus) -> u8 {
 
 /// Unmounts, also if something that the command left behind still uses the mount, and saves. `ended`: the mount has
 /// ended already.
-fn finish(served: &Served, inbox: &Receiver<Event>, ended: bool) -> Result<Summary> {
+fn finish(served: &Served, inbox: &Receiver<Event>, ended: bool) -> Result<Vec<Summary>> {
     match served.unmount("the command has ended") {
         Some(Outcome::Detached) => log::warn!(
             "{} is still in use by something that the command left behind; ending all the same",
@@ -250,9 +286,9 @@ fn finish(served: &Served, inbox: &Receiver<Event>, ended: bool) -> Result<Summa
         Some(_) if !ended => await_connection_end(served, inbox)?,
         Some(_) | None => {}
     }
-    let summary = served.close()?;
-    log::info!("{}: {}", served.shown(), describe(&summary));
-    Ok(summary)
+    let summaries = served.close()?;
+    served.tell("", &summaries);
+    Ok(summaries)
 }
 
 /// Waits for the connection's end, but not for those who hold the mount in a namespace of their own.

@@ -1,28 +1,36 @@
 //! `bmapfs scan`: brings an index up to date without mounting, or says what that would read.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::sync::mpsc::channel;
 
-use super::prepare::{Indexing, forward_signals};
-use super::report::{Counts, Known};
+use super::images::{for_each, open_all, progress};
+use super::indexing::Indexing;
+use super::not_thawed;
+use super::prepare::forward_signals;
+use super::report::Known;
 use super::source::Source;
 use crate::changes::ChangeMap;
 use crate::config::ScanConfig;
 use crate::exit::{OrFail, Result, Status};
 use crate::host::replaced::Replaced;
-use crate::index::{Plan, Purpose, Report};
-use crate::scan::BlockMap;
+use crate::index::{Meanwhile, Plan, Purpose, Report};
+use crate::scan::{BlockMap, Tally};
 
-/// What `bmapfs scan` has to say.
+/// What `bmapfs scan` has to say of one source.
 #[derive(Debug)]
-pub enum Scanned {
+enum Scanned {
     /// It was done.
     Done {
         /// The counts.
         report: Report,
         /// Blocks with new times, as runs of block numbers, ends included; if they were asked for.
         restamped: Vec<(u64, u64)>,
+        /// The image's size in bytes.
+        size: u64,
+        /// Whether the image was written meanwhile, if that is known.
+        meanwhile: Option<Meanwhile>,
     },
     /// It would be done so: a dry run with a map of changes.
     Planned {
@@ -33,55 +41,109 @@ pub enum Scanned {
     },
 }
 
-/// Scans. `map`: what [`super::read_map`] has read. `known`: takes what there is to report. The signals of [`crate::host::daemon::served_signals`] must be blocked
-/// in every thread.
-pub fn scan(config: &ScanConfig, map: Option<&ChangeMap>, known: &mut Known) -> Result<Scanned> {
+/// Scans, and writes what there is to say to `out`. `map`: what [`super::read_map`] has read. `known`: takes what there is
+/// to report. The signals of [`crate::host::daemon::served_signals`] must be blocked in every thread.
+pub fn scan(
+    config: &ScanConfig,
+    map: Option<&ChangeMap>,
+    known: &mut Known,
+    out: &mut dyn io::Write,
+) -> Result<()> {
     let (events, _inbox) = channel();
     let tally = forward_signals(events, false)?;
-    let source = Source::open(
-        &config.source,
+    let (sources, freeze) = open_all(
+        &config.sources,
         &config.volume,
         Some(&config.index),
         None,
         config.dry_run,
+        &tally,
     )?;
-    known.source = Some(source.path.clone());
+    known.freeze(freeze);
+    let mapping = match (&config.bmap, sources.first()) {
+        (Some(file), Some(source)) => Some(Mapping::begin(file, source)?),
+        _ => None,
+    };
+    let scanned = {
+        let _progress = progress("scanning", &sources, &tally, config.verbosity);
+        for_each(&sources, &tally, |source, tally| {
+            scan_one(config, map, mapping.as_ref(), source, tally)
+        })
+    };
+    let scanned = scanned.map_err(|(failure, _)| failure)?;
+    let names = config.sources.iter().map(|source| source.name.as_deref());
+    let mut mapping = mapping;
+    for ((scanned, source), name) in scanned.iter().zip(&sources).zip(names.clone()) {
+        if let Scanned::Done {
+            report,
+            size,
+            meanwhile,
+            ..
+        } = scanned
+        {
+            known.scanned(source, name, report, *meanwhile);
+            mapping.take().map_or(Ok(()), |map| map.finish(*size))?;
+        }
+    }
+    let paths = sources.iter().map(|source| source.path.as_path());
+    let all = names.zip(paths).zip(&scanned);
+    let all = all.map(|((name, path), scanned)| OfSource {
+        name,
+        path,
+        scanned,
+    });
+    let all: Vec<_> = all.collect();
+    let text = if config.json {
+        object(&all)?
+    } else {
+        all.iter().map(OfSource::text).collect()
+    };
+    out.write_all(text.as_bytes())
+        .or_fail(Status::System, || "writing to stdout")?;
+    match freeze {
+        Some(freeze) if !freeze.thawed => Err(not_thawed()),
+        _ => Ok(()),
+    }
+}
+
+fn scan_one(
+    config: &ScanConfig,
+    map: Option<&ChangeMap>,
+    mapping: Option<&Mapping<'_>>,
+    source: &Source,
+    tally: &Tally,
+) -> Result<Scanned> {
     let purpose = Purpose::Scan {
         list: config.list,
         dry_run: config.dry_run,
     };
-    let mapping = config
-        .bmap
-        .as_deref()
-        .map(|file| Mapping::begin(file, &source))
-        .transpose()?;
     let request = Indexing {
-        source: &source,
+        source,
         volume: &config.volume,
         map,
-        bmap: mapping.as_ref().map(|mapping| &mapping.map),
+        bmap: mapping.map(|mapping| &mapping.map),
         threads: config.threads,
     };
     if config.dry_run && map.is_some() {
-        let plan = request.plan(&config.index, &tally)?;
+        let plan = request.plan(&config.index, tally)?;
         let list = config.list;
         return Ok(Scanned::Planned { plan, list });
     }
-    let index = request.open(&config.index, purpose, config.verbosity, &tally)?;
+    let index = request.open(&config.index, purpose, tally)?;
     let (report, restamped) = (index.report(), index.restamped());
     let size = index.geometry().image_size();
-    known.counts = Counts::of_scan(&report, None);
+    let mut meanwhile = None;
     if !config.dry_run {
         source.index_saved();
-        let meanwhile = index
-            .close()
-            .or_fail(Status::System, || "saving the index")?;
-        known.counts = Counts::of_scan(&report, Some(meanwhile));
+        let closed = index.close();
+        meanwhile = Some(closed.or_fail(Status::System, || "saving the index")?);
     }
-    if let Some(mapping) = mapping {
-        mapping.finish(size)?;
-    }
-    Ok(Scanned::Done { report, restamped })
+    Ok(Scanned::Done {
+        report,
+        restamped,
+        size,
+        meanwhile,
+    })
 }
 
 /// A block map that is going to be written.
@@ -125,14 +187,33 @@ fn writing(path: &Path) -> String {
     format!("writing the block map {}", path.display())
 }
 
-impl Scanned {
-    /// As text for people, or as one JSON object.
-    pub fn text(&self, json: bool) -> Result<String> {
-        match self {
-            Self::Done { report, .. } if json => object(report),
-            Self::Done { report, restamped } => Ok(runs(restamped) + &counts(report)),
-            Self::Planned { plan, .. } if json => object(plan),
-            Self::Planned { plan, list } => {
+/// A source that was scanned: its directory in a mount, if it has one, and its path.
+struct OfSource<'a> {
+    name: Option<&'a OsStr>,
+    path: &'a Path,
+    scanned: &'a Scanned,
+}
+
+impl OfSource<'_> {
+    /// For people.
+    fn text(&self) -> String {
+        let head = match self.name {
+            Some(_) => format!("{}: ", self.path.display()),
+            None => String::new(),
+        };
+        match self.scanned {
+            Scanned::Done {
+                report, restamped, ..
+            } => {
+                let lines = runs(restamped);
+                let gap = if lines.is_empty() || head.is_empty() {
+                    ""
+                } else {
+                    "\n"
+                };
+                head + gap + &lines + &counts(report)
+            }
+            Scanned::Planned { plan, list } => {
                 let shown = if *list {
                     runs(&plan.ranges)
                 } else {
@@ -145,19 +226,54 @@ impl Scanned {
                     checked,
                     ..
                 } = plan;
-                Ok(shown
+                shown
                     + &format!(
                         "{read} of {blocks} blocks would be read, {bytes} bytes with their holes, and {checked} others \
                          to recheck\n"
-                    ))
+                    )
             }
         }
     }
 }
 
-fn object(value: &impl serde::Serialize) -> Result<String> {
-    let object =
-        serde_json::to_string(value).or_fail(Status::Internal, || "printing the counts")?;
+/// One JSON object: of the source, or with one for each that has a name.
+fn object(all: &[OfSource<'_>]) -> Result<String> {
+    #[derive(serde::Serialize)]
+    struct Named<'a> {
+        name: Option<String>,
+        source: String,
+        #[serde(flatten)]
+        counts: &'a Counts<'a>,
+    }
+    #[derive(serde::Serialize)]
+    #[serde(untagged)]
+    enum Counts<'a> {
+        Done(&'a Report),
+        Planned(&'a Plan),
+    }
+    #[derive(serde::Serialize)]
+    struct Several<'a> {
+        sources: Vec<Named<'a>>,
+    }
+    let counts = all.iter().map(|one| match one.scanned {
+        Scanned::Done { report, .. } => Counts::Done(report),
+        Scanned::Planned { plan, .. } => Counts::Planned(plan),
+    });
+    let counts: Vec<_> = counts.collect();
+    let object = match (all, counts.as_slice()) {
+        ([only], [counts]) if only.name.is_none() => serde_json::to_string(counts),
+        _ => {
+            let sources = all.iter().zip(&counts).map(|(one, counts)| Named {
+                name: one.name.map(|name| name.to_string_lossy().into_owned()),
+                source: one.path.to_string_lossy().into_owned(),
+                counts,
+            });
+            serde_json::to_string(&Several {
+                sources: sources.collect(),
+            })
+        }
+    };
+    let object = object.or_fail(Status::Internal, || "printing the counts")?;
     Ok(format!("{object}\n"))
 }
 

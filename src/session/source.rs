@@ -2,18 +2,24 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use crate::changes::ChangeSource;
-use crate::config::{IndexConfig, VolumeConfig};
+use crate::config::{IndexConfig, IndexPlace, SnapshotConfig, VolumeConfig};
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::image::{self, Image, Opened};
 use crate::index::{self, FileId};
+use crate::scan::Tally;
 use crate::snapshot::{self, Purpose, Snapshot};
+
+use super::freeze::Frozen;
+use super::prepare::interrupted;
 
 /// A source that is open and locked.
 #[derive(Debug)]
 pub(super) struct Source {
-    pub(super) image: Arc<dyn Image>,
+    image: Arc<image::Source>,
     /// Its canonical path; that of the image itself, if this is a snapshot.
     pub(super) path: PathBuf,
     /// Its file or device node; that of the image itself, if this is a snapshot.
@@ -24,14 +30,12 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Opens the image at `path`, and clones it if it is to be a snapshot. The index must not be below `mountpoint`.
-    /// `dry_run`: the index will not be saved.
+    /// Opens the image at `path`. The index must not be below `mountpoint`.
     pub(super) fn open(
         path: &Path,
         volume: &VolumeConfig,
         index: Option<&IndexConfig>,
         mountpoint: Option<&Path>,
-        dry_run: bool,
     ) -> Result<Self> {
         let Opened { source, path } = image::open(path, volume)?;
         let attempt = || format!("opening {}", path.display());
@@ -53,30 +57,38 @@ impl Source {
                 ),
             ));
         }
-        let Some(wanted) = &volume.snapshot else {
-            return Ok(Self {
-                image: Arc::new(source),
-                path,
-                id,
-                index,
-                snapshot: None,
-            });
-        };
-        let purpose = if wanted.keep && !dry_run {
-            Purpose::Keep
-        } else {
-            Purpose::Serve
-        };
-        let snapshot = Snapshot::take(source.file(), &path, index.as_deref(), purpose)?;
-        let attempt = || format!("opening the snapshot of {}", path.display());
-        let clone = snapshot.file().or_fail(Status::System, attempt)?;
-        let source = source.replaced_by(clone).or_fail(Status::System, attempt)?;
         Ok(Self {
             image: Arc::new(source),
             path,
             id,
             index,
+            snapshot: None,
+        })
+    }
+
+    /// The bytes.
+    pub(super) fn image(&self) -> Arc<dyn Image> {
+        Arc::clone(&self.image) as Arc<dyn Image>
+    }
+
+    /// Clones the image, and the clone is what is read from now on.
+    fn clone_image(self, purpose: Purpose) -> Result<Self> {
+        let snapshot = Snapshot::take(
+            self.image.file(),
+            &self.path,
+            self.index.as_deref(),
+            purpose,
+        )?;
+        let attempt = || format!("opening the snapshot of {}", self.path.display());
+        let clone = snapshot.file().or_fail(Status::System, attempt)?;
+        let image = Arc::into_inner(self.image);
+        let image = image.map(|image| image.replaced_by(clone)).transpose();
+        let image = image.or_fail(Status::System, attempt)?;
+        let image = image.ok_or_else(|| Failure::new(Status::Internal, attempt()))?;
+        Ok(Self {
+            image: Arc::new(image),
             snapshot: Some(snapshot),
+            ..self
         })
     }
 
@@ -102,10 +114,61 @@ impl Source {
     }
 }
 
+/// For how long the sources were frozen while they were cloned, and whether they were thawed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Freeze {
+    pub(super) lasted: Duration,
+    pub(super) thawed: bool,
+}
+
+/// Clones all of them, one right after the other, before anything of them is read. `dry_run`: no index will be saved.
+/// After an error no clone is left.
+pub(super) fn clone_all(
+    sources: Vec<Source>,
+    wanted: &SnapshotConfig,
+    dry_run: bool,
+    tally: &Tally,
+) -> Result<(Vec<Source>, Option<Freeze>)> {
+    let purpose = if wanted.keep && !dry_run {
+        Purpose::Keep
+    } else {
+        Purpose::Serve
+    };
+    for source in &sources {
+        let flushed = source.image.flush();
+        flushed.or_fail(Status::System, || {
+            format!("reading {}", source.path.display())
+        })?;
+    }
+    if sources.iter().any(|source| source.index.is_none()) {
+        snapshot::wait_for_a_second_of_its_own();
+    }
+    let frozen = match &wanted.freeze {
+        Some(freeze) => Some(Frozen::begin(freeze, tally)?),
+        None => None,
+    };
+    let clones = sources.into_iter().map(|source| {
+        if tally.cancel.load(Relaxed) {
+            return Err(interrupted());
+        }
+        source.clone_image(purpose)
+    });
+    let clones: Result<Vec<_>> = clones.collect();
+    let freeze = frozen.map(|frozen| {
+        let (lasted, thawed) = frozen.thaw();
+        Freeze { lasted, thawed }
+    });
+    Ok((clones?, freeze))
+}
+
 /// The index's file. An error: it cannot be told where that would be.
 fn file_of(config: &IndexConfig, path: &Path, volume: &VolumeConfig) -> Result<PathBuf> {
-    let default = || index::default_path(path, config.id.as_deref(), volume.block_size);
-    config.file.clone().map_or_else(default, Ok).or_fail(
+    let directory = match &config.place {
+        IndexPlace::File(file) => return Ok(file.clone()),
+        IndexPlace::Directory(directory) => Some(directory.as_path()),
+        IndexPlace::State => None,
+    };
+    index::default_path(directory, path, config.id.as_deref(), volume.block_size).or_fail(
         Status::MountFailed,
         || "looking for the state directory (set XDG_STATE_HOME, or use --index=FILE)",
     )

@@ -3,7 +3,7 @@
 use std::io::{BufWriter, Write};
 
 use super::verdict::NOT_AS_IT_SEEMS;
-use crate::config::SumsConfig;
+use crate::config::{IndexPlace, SumsConfig};
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::geometry::BlockIndex;
 use crate::index::{self, Known, KnownError};
@@ -46,10 +46,19 @@ pub(super) fn read_known(config: &SumsConfig) -> Result<Known> {
         let source = std::fs::canonicalize(&config.source)
             .or_else(|_| links::resolve(&config.source))
             .unwrap_or_else(|_| config.source.clone());
-        index::known_path(&source, config.index.id.as_deref(), config.block_size)
+        let directory = match &config.index.place {
+            IndexPlace::File(file) => return Ok(file.clone()),
+            IndexPlace::Directory(directory) => Some(directory.as_path()),
+            IndexPlace::State => None,
+        };
+        index::known_path(
+            directory,
+            &source,
+            config.index.id.as_deref(),
+            config.block_size,
+        )
     };
-    let file = config.index.file.clone().map_or_else(named, Ok);
-    let file = file.or_fail(
+    let file = named().or_fail(
         Status::MountFailed,
         || "looking for the state directory (set XDG_STATE_HOME, or use --index=FILE)",
     )?;

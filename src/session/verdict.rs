@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::blocks::{Skipped, Summary};
-use crate::index::{FirstPass, Meanwhile};
+use crate::index::{FirstPass, Meanwhile, Report};
 
 /// The command did not fail, but the copy is not what it seems: some blocks could not be read, or writes were refused;
 /// or, with `-o strict`, the image was, or may have been, written while it was read, or changed blocks were not copied.
@@ -62,7 +62,37 @@ fn warning(skipped: &Skipped) -> String {
     }
 }
 
-/// The rest of the line that every mount ends with.
+/// The last line, for several sources.
+pub(super) fn describe_all(summaries: &[Summary]) -> String {
+    let sum = |of: fn(&Summary) -> u64| summaries.iter().map(of).sum::<u64>();
+    let mut line = format!("{} sources, {} blocks", summaries.len(), sum(|s| s.blocks));
+    if summaries.iter().any(|summary| summary.report.is_some()) {
+        let report = |of: fn(&Report) -> u64| {
+            let reports = summaries
+                .iter()
+                .filter_map(|summary| summary.report.as_ref());
+            reports.map(of).sum::<u64>()
+        };
+        // Writing to a string does not fail.
+        let _ = write!(
+            line,
+            ", {} changed, {} zero, {} bytes read",
+            report(|report| report.changed + report.new),
+            report(|report| report.zero),
+            report(|report| report.bytes_read),
+        );
+    }
+    let skipped = sum(|s| s.skipped.map_or(0, |skipped| skipped.count));
+    let unreadable = sum(|s| s.unreadable.map_or(0, |(count, _)| count));
+    for (count, what) in [(skipped, "skipped"), (unreadable, "cannot be read")] {
+        if count > 0 {
+            let _ = write!(line, "; {count} {what}: see above");
+        }
+    }
+    line
+}
+
+/// The rest of the line that every source ends with.
 pub(super) fn describe(summary: &Summary) -> String {
     // Writing to a string does not fail.
     let mut line = format!("{} blocks", summary.blocks);

@@ -190,16 +190,14 @@ fn reopen(
     Ok((is_it && sys::try_flock(file.as_fd(), FlockKind::Shared)?).then_some(file))
 }
 
-/// If the source was written in this very second, waits for its end, so that its time tells what the clone has from
-/// what is written next.
-pub(super) fn wait_for_a_time_of_its_own(source: &File) -> io::Result<()> {
-    let now = SystemTime::now();
-    if source.metadata()?.mtime() == seconds(now) {
-        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let passed = Duration::from_nanos(u64::from(since.subsec_nanos()));
-        std::thread::sleep(Duration::from_secs(1).saturating_sub(passed));
-    }
-    Ok(())
+/// Waits until this second ends. Then what was written before it ended has another time than what is written after, and
+/// so have the clones of two runs that follow each other.
+pub fn wait_for_a_second_of_its_own() {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let passed = Duration::from_nanos(u64::from(since.subsec_nanos()));
+    std::thread::sleep(Duration::from_secs(1).saturating_sub(passed));
 }
 
 /// When a source was written last, by its own word before and after it was cloned, and when that was, in seconds.

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::split::{RawWord, split};
+use crate::config::IndexPlace;
 use crate::exit::{Failure, Result};
 use crate::geometry::parse_size;
 
@@ -73,6 +74,15 @@ impl Word {
                 Err(e) => Err(self.refused(&e.to_string())),
             },
         }
+    }
+
+    /// The value as a file, or as a directory if it ends with a slash.
+    pub(super) fn index_place(&self) -> Result<IndexPlace> {
+        Ok(match self.optional_path()? {
+            None => IndexPlace::State,
+            Some(path) if self.value()?.as_bytes().ends_with(b"/") => IndexPlace::Directory(path),
+            Some(path) => IndexPlace::File(path),
+        })
     }
 
     /// The value as text.

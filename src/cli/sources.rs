@@ -1,0 +1,86 @@
+//! One or several SRC, and what their directories in the mount are called (promise P33).
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use clap::ArgMatches;
+
+use super::options::Settings;
+use super::{absolute, given};
+use crate::config::SourceConfig;
+use crate::exit::{Failure, Result};
+
+/// A SRC that is taken as it is.
+pub(super) fn only(matches: &ArgMatches) -> Result<Vec<SourceConfig>> {
+    let path = absolute(given(matches, "SRC")?)?;
+    Ok(vec![SourceConfig { path, name: None }])
+}
+
+/// Every SRC. If there are several, or one is NAME=SRC, each has a name, and all names differ.
+pub(super) fn all(matches: &ArgMatches, settings: &Settings) -> Result<Vec<SourceConfig>> {
+    let typed: Vec<&OsString> = matches.get_many("SRC").into_iter().flatten().collect();
+    let several = typed.len() > 1;
+    if let (true, Some(option)) = (several, &settings.one_source_only) {
+        return Err(Failure::usage(format!(
+            "{option} is for one SRC, and there are {}",
+            typed.len()
+        )));
+    }
+    let mut names: BTreeMap<OsString, &OsStr> = BTreeMap::new();
+    let mut sources = Vec::new();
+    for typed in typed {
+        let (name, path) = split(typed);
+        if path.is_empty() {
+            return Err(Failure::usage("SRC is empty: it must name a file"));
+        }
+        let name = match name {
+            None if several => Some(file_name(typed)?),
+            Some(name) if matches!(name.as_bytes(), b"" | b"." | b"..") => {
+                let typed = Path::new(typed).display();
+                return Err(Failure::usage(format!(
+                    "{typed}: what is before the = must be the name of a directory; a file of that name is ./{typed}"
+                )));
+            }
+            name => name.map(OsStr::to_owned),
+        };
+        if let Some(name) = &name {
+            if let Some(other) = names.insert(name.clone(), typed) {
+                return Err(Failure::usage(format!(
+                    "{} and {} are both called {}: give one of them another name, NAME=SRC",
+                    Path::new(other).display(),
+                    Path::new(typed).display(),
+                    Path::new(name).display()
+                )));
+            }
+        }
+        sources.push(SourceConfig {
+            path: absolute(path)?,
+            name,
+        });
+    }
+    Ok(sources)
+}
+
+/// NAME=SRC, where NAME has no slash, so that no path with one is taken for it.
+fn split(typed: &OsStr) -> (Option<&OsStr>, &OsStr) {
+    let bytes = typed.as_bytes();
+    match bytes.iter().position(|byte| *byte == b'=') {
+        Some(at) if !bytes[..at].contains(&b'/') => {
+            let (name, path) = (&bytes[..at], &bytes[at + 1..]);
+            (Some(OsStr::from_bytes(name)), OsStr::from_bytes(path))
+        }
+        _ => (None, typed),
+    }
+}
+
+fn file_name(typed: &OsStr) -> Result<OsString> {
+    match Path::new(typed).file_name() {
+        Some(name) => Ok(name.to_owned()),
+        None => Err(Failure::usage(format!(
+            "{}: it has no name of its own; give it one, NAME=SRC",
+            Path::new(typed).display()
+        ))),
+    }
+}

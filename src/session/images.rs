@@ -1,0 +1,334 @@
+//! All that comes before a mount of images: opened and locked, cloned, their indexes brought up to date.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::{self, ScopedJoinHandle};
+
+use super::content::{Content, Member};
+use super::indexing::{Indexing, scan_threads};
+use super::prepare::{Prepared, interrupted, owned_by_user, unshowable};
+use super::source::{Freeze, Source, clone_all};
+use super::vanished;
+use crate::blocks::{Blocks, BlocksError, Listing};
+use crate::changes::ChangeMap;
+use crate::clock::SystemClock;
+use crate::config::{IndexConfig, MountConfig, SourceConfig, Verbosity, VolumeConfig};
+use crate::exit::{Failure, OrFail, Result, Status};
+use crate::geometry::Geometry;
+use crate::host::progress::Progress;
+use crate::index::{Index, Purpose};
+use crate::scan::Tally;
+
+pub(super) fn prepare_images(
+    config: &MountConfig,
+    map: Option<&ChangeMap>,
+    purpose: Purpose,
+    tally: &Arc<Tally>,
+) -> Result<Prepared> {
+    let (sources, freeze) = open_all(
+        &config.sources,
+        &config.volume,
+        config.index.as_ref(),
+        Some(&config.mountpoint),
+        false,
+        tally,
+    )?;
+    let preparing = Preparing {
+        config,
+        map,
+        purpose,
+    };
+    let ready = {
+        let _progress = preparing.progress(&sources, tally);
+        for_each(&sources, tally, |source, tally| {
+            preparing.bring_up(source, tally)
+        })
+    };
+    let ready = match ready {
+        Ok(ready) => ready,
+        Err((failure, others)) => {
+            others.iter().for_each(Ready::close);
+            return Err(failure);
+        }
+    };
+    let names = config.sources.iter().map(|source| source.name.clone());
+    let mut members: Vec<Member> = Vec::new();
+    for ((name, source), ready) in names.zip(sources).zip(ready) {
+        match preparing.member(name, &source, ready) {
+            Ok(member) => members.push(member),
+            Err(failure) => {
+                members.iter().for_each(Member::close_unused);
+                return Err(failure);
+            }
+        }
+    }
+    Ok(Prepared { members, freeze })
+}
+
+/// Opens images, which may be snapshots.
+pub(super) fn open_all(
+    sources: &[SourceConfig],
+    volume: &VolumeConfig,
+    index: Option<&IndexConfig>,
+    mountpoint: Option<&Path>,
+    dry_run: bool,
+    tally: &Tally,
+) -> Result<(Vec<Source>, Option<Freeze>)> {
+    let mut opened: Vec<Source> = Vec::new();
+    for source in sources {
+        let source = Source::open(&source.path, volume, index, mountpoint)?;
+        let same = opened.iter().find(|other| other.id == source.id);
+        if let Some(other) = same {
+            return Err(Failure::usage(format!(
+                "{} and {} are the same",
+                other.path.display(),
+                source.path.display()
+            )));
+        }
+        opened.push(source);
+    }
+    match &volume.snapshot {
+        Some(wanted) => clone_all(opened, wanted, dry_run, tally),
+        None => Ok((opened, None)),
+    }
+}
+
+/// Does `work` for all of them at once, and gives what it gives, in order. The tally that it gets is the source's own, and
+/// what is said to `tally` goes for all. An error, of the first that has one, ends the others; with it comes what these
+/// have given.
+pub(super) fn for_each<T: Send>(
+    sources: &[Source],
+    tally: &Tally,
+    work: impl Fn(&Source, &Tally) -> Result<T> + Sync,
+) -> std::result::Result<Vec<T>, (Failure, Vec<T>)> {
+    let one = |source| {
+        let own = tally.beside();
+        let done = work(source, &own);
+        if done.is_err() {
+            tally.cancel.store(true, Relaxed);
+        }
+        done
+    };
+    let all: Vec<Result<T>> = match sources {
+        [only] => vec![one(only)],
+        _ => thread::scope(|scope| {
+            let one = &one;
+            let threads: Vec<_> = sources
+                .iter()
+                .map(|source| scope.spawn(move || one(source)))
+                .collect();
+            let ends = threads.into_iter().map(ScopedJoinHandle::join);
+            // A panic has ended the process.
+            ends.filter_map(std::result::Result::ok).collect()
+        }),
+    };
+    let mut given = Vec::new();
+    let mut failures = Vec::new();
+    for one in all {
+        match one {
+            Ok(one) => given.push(one),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    // The others may have been interrupted for it.
+    let first = failures
+        .iter()
+        .position(|failure| failure.status() != Status::Interrupted);
+    if failures.is_empty() {
+        Ok(given)
+    } else {
+        Err((failures.swap_remove(first.unwrap_or(0)), given))
+    }
+}
+
+/// What is known of a source that is up to date.
+#[derive(Debug)]
+struct Ready {
+    index: Option<Index>,
+    listing: Option<Listing>,
+}
+
+impl Ready {
+    /// Nothing was made of it.
+    fn close(&self) {
+        if let Some(Err(e)) = self.index.as_ref().map(Index::close) {
+            log::warn!("saving the index: {e}");
+        }
+    }
+}
+
+/// What is to be made of images.
+struct Preparing<'a> {
+    config: &'a MountConfig,
+    map: Option<&'a ChangeMap>,
+    purpose: Purpose,
+}
+
+impl Preparing<'_> {
+    /// Shows how far reading them is, if they are read.
+    fn progress(&self, sources: &[Source], tally: &Arc<Tally>) -> Option<Progress> {
+        let MountConfig {
+            index,
+            volume,
+            verbosity,
+            ..
+        } = self.config;
+        let must_read = |source: &Source| Listing::must_read(source.image().as_ref(), None);
+        let doing = if index.is_some() {
+            "scanning"
+        } else if volume.sparse && sources.iter().any(must_read) {
+            "looking for zeros in"
+        } else {
+            return None;
+        };
+        Some(progress(doing, sources, tally, *verbosity))
+    }
+
+    /// Refuses a source of a run that is gone; brings its index up to date, and finds out which blocks have a file.
+    fn bring_up(&self, source: &Source, tally: &Tally) -> Result<Ready> {
+        let config = self.config;
+        if let Purpose::Run { refuse_shrunk, .. } = self.purpose {
+            refuse_vanished(source, &config.volume, refuse_shrunk, tally)?;
+        }
+        let index = match &config.index {
+            None => None,
+            Some(index) => {
+                let request = Indexing {
+                    source,
+                    volume: &config.volume,
+                    map: self.map,
+                    bmap: None,
+                    threads: config.threads,
+                };
+                Some(request.open(index, self.purpose, tally)?)
+            }
+        };
+        let ready = Ready {
+            index,
+            listing: None,
+        };
+        let guarded = matches!(self.purpose, Purpose::Run { .. }) && guards_backup(&config.volume);
+        let dead = ready
+            .index
+            .as_ref()
+            .filter(|index| guarded && index.is_all_unreadable());
+        if dead.is_some() {
+            ready.close();
+            return Err(vanished::unreadable(&source.path));
+        }
+        if ready.index.as_ref().is_some_and(Index::is_saved) {
+            source.index_saved();
+        }
+        match self.listing(source, ready.index.as_ref(), tally) {
+            Ok(listing) => Ok(Ready { listing, ..ready }),
+            Err(failure) => {
+                ready.close();
+                Err(failure)
+            }
+        }
+    }
+
+    /// Which blocks have a file in a sparse directory.
+    fn listing(
+        &self,
+        source: &Source,
+        index: Option<&Index>,
+        tally: &Tally,
+    ) -> Result<Option<Listing>> {
+        if tally.cancel.load(Relaxed) {
+            return Err(interrupted());
+        }
+        let VolumeConfig {
+            sparse, block_size, ..
+        } = self.config.volume;
+        if !sparse {
+            return Ok(None);
+        }
+        let (image, path) = (source.image(), &source.path);
+        let attempt = || format!("looking for zeros in {}", path.display());
+        let size = image.size().or_fail(Status::System, attempt)?;
+        let geometry = Geometry::new(size, block_size)
+            .map_err(|e| unshowable(&BlocksError::Geometry(e), path))?;
+        let threads = scan_threads(self.config.threads);
+        let listing = Listing::of(image.as_ref(), geometry, index, threads, tally);
+        if tally.cancel.load(Relaxed) {
+            return Err(interrupted());
+        }
+        let listing = listing.or_fail(Status::System, attempt)?;
+        Ok(Some(match self.purpose {
+            Purpose::Run { .. } => listing.for_run(),
+            _ => listing,
+        }))
+    }
+
+    fn member(&self, name: Option<OsString>, source: &Source, ready: Ready) -> Result<Member> {
+        let volume = owned_by_user(&self.config.volume);
+        let index = ready.index.map(Arc::new);
+        let clock = Arc::new(SystemClock);
+        let blocks = Blocks::new(source.image(), volume, clock, index.clone(), ready.listing);
+        match blocks {
+            Ok(blocks) => Ok(Member {
+                name,
+                path: source.path.clone(),
+                content: Content::Blocks(Arc::new(blocks)),
+            }),
+            Err(e) => {
+                let listing = None;
+                let index = index.and_then(Arc::into_inner);
+                Ready { index, listing }.close();
+                Err(unshowable(&e, &source.path))
+            }
+        }
+    }
+}
+
+/// Shows how far reading all of `sources` is.
+pub(super) fn progress(
+    doing: &str,
+    sources: &[Source],
+    tally: &Arc<Tally>,
+    verbosity: Verbosity,
+) -> Progress {
+    let what = match sources {
+        [only] => {
+            let path = only.path.as_path();
+            let name = path.file_name().unwrap_or(path.as_os_str());
+            format!("{doing} {}", name.to_string_lossy())
+        }
+        _ => format!("{doing} {} sources", sources.len()),
+    };
+    // What cannot be told is said when it is read.
+    let size = |source: &Source| source.image().size().unwrap_or(0);
+    let total = sources.iter().map(size).sum();
+    Progress::show(&what, tally, total, verbosity)
+}
+
+/// Refuses the source of a run that is gone. `empty`: also one of no bytes.
+fn refuse_vanished(
+    source: &Source,
+    volume: &VolumeConfig,
+    empty: bool,
+    tally: &Tally,
+) -> Result<()> {
+    let (image, path) = (source.image(), &source.path);
+    let size = image
+        .size()
+        .or_fail(Status::System, || format!("reading {}", path.display()))?;
+    let geometry = Geometry::new(size, volume.block_size)
+        .map_err(|e| unshowable(&BlocksError::Geometry(e), path))?;
+    match size {
+        0 if empty => Err(vanished::empty(path)),
+        1.. if guards_backup(volume) => {
+            vanished::refuse_unreadable(image.as_ref(), geometry, path, tally)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether what cannot be read stays in the backup. Not where the image is what is restored, nor where what is left of it
+/// is wanted.
+fn guards_backup(volume: &VolumeConfig) -> bool {
+    !volume.writable && !volume.salvage
+}
