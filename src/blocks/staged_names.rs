@@ -145,7 +145,7 @@ impl Blocks {
         let inode = Inode::Block(block);
         // Opened, so that the index hashes the block when it is closed.
         self.check_open(block, true)?;
-        let open = self.open_block(block, true);
+        let open = self.open_block(block, true, self.sync_errors.of_new_handle());
         let put = || -> Result<Change> {
             // Held all along: a write to the staged file comes before or after, and then goes to the block.
             let mut state = staged.lock();

@@ -6,6 +6,7 @@ use super::Blocks;
 use super::open::{Open, OpenBlock, OpenFile};
 use super::staged::{Staged, StagedPlace, StagedState, Staging};
 use crate::volume::inode::Inode;
+use crate::volume::sync_errors::SeenErrors;
 use crate::volume::{Allocate, Attr, Change, Errno, FileKind, Handle, Result, SetTime, Volume};
 
 /// An open staged file.
@@ -13,6 +14,8 @@ use crate::volume::{Allocate, Attr, Change, Errno, FileKind, Handle, Result, Set
 pub(super) struct OpenStaged {
     staged: Arc<Staged>,
     write: bool,
+    /// Who wrote the staged file lost what the block loses (promise P9).
+    seen_errors: SeenErrors,
     /// The block that it was renamed over, once that was asked for something.
     block: OnceLock<OpenBlock>,
 }
@@ -35,7 +38,7 @@ impl Blocks {
         if open.block().is_none() {
             self.check_open(block, open.write)?;
         }
-        let opened = || self.open_block(block, open.write);
+        let opened = || self.open_block(block, open.write, open.seen_errors.handed_on());
         Ok(OpenFile::Block(open.block.get_or_init(opened)))
     }
 
@@ -46,6 +49,7 @@ impl Blocks {
             Open::Staged(OpenStaged {
                 staged: Arc::clone(staged),
                 write,
+                seen_errors: self.sync_errors.of_new_handle(),
                 block: OnceLock::new(),
             })
         })
@@ -143,6 +147,7 @@ impl Blocks {
         if !open.write {
             return Err(Errno::EBADF);
         }
+        open.seen_errors.wrote();
         let end = offset.checked_add(data.len() as u64).ok_or(Errno::EFBIG)?;
         if end > state.content.len() as u64 {
             self.resize_staged(state, end)?;
@@ -173,12 +178,14 @@ impl Blocks {
 
     pub(super) fn allocate_staged(
         &self,
+        open: &OpenStaged,
         state: &mut StagedState,
         what: Allocate,
         keep_size: bool,
         offset: u64,
         len: u64,
     ) -> Result<()> {
+        open.seen_errors.wrote();
         let end = offset.checked_add(len).ok_or(Errno::EFBIG)?;
         if !keep_size && end > state.content.len() as u64 {
             self.staging.resize(state, end)?;

@@ -61,8 +61,9 @@ impl Volume for Blocks {
             Inode::Block(block) => block,
         };
         self.check_open(block, write)?;
+        let seen = self.sync_errors.of_new_handle();
         self.handles
-            .insert(|| Open::Block(self.open_block(block, write)))
+            .insert(|| Open::Block(self.open_block(block, write, seen)))
     }
 
     fn read_and(
@@ -135,8 +136,8 @@ impl Volume for Blocks {
             OpenFile::Block(block) => {
                 self.allocate_file(block, what, keep_size, FileOffset::new(offset), len)
             }
-            OpenFile::Staged(_, mut state) => {
-                self.allocate_staged(&mut state, what, keep_size, offset, len)
+            OpenFile::Staged(open, mut state) => {
+                self.allocate_staged(open, &mut state, what, keep_size, offset, len)
             }
         }
     }
