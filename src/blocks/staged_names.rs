@@ -12,7 +12,7 @@ impl Blocks {
     pub(super) fn lookup_staged(&self, name: &OsStr) -> Option<LookupEntry> {
         let staged = self.staging.named(name)?;
         Some(LookupEntry {
-            attr: self.attr_of_staged(&staged),
+            attr: self.attr_of_staged(staged.id, &staged.lock()),
             lasting: false,
         })
     }
@@ -43,7 +43,7 @@ impl Blocks {
         let handle = opened.inspect_err(|_| self.staging.take(name, StagedPlace::Removed))?;
         Ok((
             LookupEntry {
-                attr: self.attr_of_staged(&staged),
+                attr: self.attr_of_staged(staged.id, &staged.lock()),
                 lasting: false,
             },
             handle,
@@ -200,7 +200,7 @@ impl Blocks {
         while let Some((name, staged)) = self.staging.from(id) {
             id = staged.id + 1;
             let entry = LookupEntry {
-                attr: self.attr_of_staged(&staged),
+                attr: self.attr_of_staged(staged.id, &staged.lock()),
                 lasting: false,
             };
             if !sink(&Listed {

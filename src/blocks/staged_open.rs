@@ -76,30 +76,29 @@ impl Blocks {
     /// The attributes of inode `Other(id)`, which may be a block by now.
     pub(super) fn staged_attr(&self, id: u64) -> Result<Attr> {
         let staged = self.staging.numbered(id).ok_or(Errno::ENOENT)?;
-        let place = staged.lock().place.clone();
-        match place {
-            StagedPlace::Block(block) => {
-                let attr = self.attr(Inode::Block(block))?;
-                Ok(Attr {
-                    inode: Inode::Other(id),
-                    ..attr
-                })
-            }
-            _ => Ok(self.attr_of_staged(&staged)),
-        }
+        let state = staged.lock();
+        let StagedPlace::Block(block) = state.place else {
+            return Ok(self.attr_of_staged(id, &state));
+        };
+        drop(state);
+        let attr = self.attr(Inode::Block(block))?;
+        Ok(Attr {
+            inode: Inode::Other(id),
+            ..attr
+        })
     }
 
-    pub(super) fn attr_of_staged(&self, staged: &Staged) -> Attr {
-        let state = staged.lock();
+    pub(super) fn attr_of_staged(&self, id: u64, state: &StagedState) -> Attr {
+        let inode = Inode::Other(id);
         let size = state.content.len() as u64;
         Attr {
-            inode: Inode::Other(staged.id),
+            inode,
             kind: FileKind::File,
             size,
             sectors: size.div_ceil(512),
             stamp: state.mtime,
             atime: state.atime.unwrap_or(state.mtime),
-            mode: state.mode & self.owners.widest(Inode::Other(staged.id)),
+            mode: state.mode & self.owners.widest(inode),
             links: 1,
             uid: state.uid,
             gid: state.gid,
@@ -133,8 +132,7 @@ impl Blocks {
             state.mtime = seconds(mtime);
             state.mtime_set = true;
         }
-        drop(state);
-        Ok(self.attr_of_staged(&staged))
+        Ok(self.attr_of_staged(id, &state))
     }
 
     pub(super) fn write_staged(
