@@ -30,7 +30,7 @@ impl Blocks {
         if let Some(block) = parse_block_name(name) {
             return self.create_block(block, create);
         }
-        let Some((_, most)) = self.stageable(name) else {
+        let Some(most) = self.stageable(name) else {
             if let Some(block) = Staging::block_in(name) {
                 self.refuse_past_end(block);
             }
@@ -50,16 +50,14 @@ impl Blocks {
         ))
     }
 
-    /// The block that a temporary name is for, and how long the file may become.
-    fn stageable(&self, name: &OsStr) -> Option<(BlockIndex, u64)> {
+    /// How long a file with this temporary name may become. `None`: it is none of a block that there is.
+    fn stageable(&self, name: &OsStr) -> Option<u64> {
         let block = Staging::block_in(name)?;
         if self.config.resize {
-            return Some((block, self.config.block_size.bytes()));
+            return Some(self.config.block_size.bytes());
         }
         let geometry = self.geometry();
-        geometry
-            .has(block)
-            .then(|| (block, geometry.span(block).len()))
+        geometry.has(block).then(|| geometry.span(block).len())
     }
 
     /// A block without a file gets one: in a sparse directory, or past the image's end.
