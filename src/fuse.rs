@@ -42,9 +42,13 @@ pub(crate) struct Adapter<V: Volume> {
 impl<V: Volume> Adapter<V> {
     /// `page_cache`: let the kernel keep pages; else every read comes here. Nothing comes once `gate` is shut.
     #[must_use]
-    pub(crate) fn new(volume: Arc<V>, gate: Arc<Gate>, page_cache: bool, writable: bool) -> Self {
+    pub(crate) fn new(volume: Arc<V>, gate: Arc<Gate>, page_cache: bool) -> Self {
         // The root's time changes with every write, and rsync looks at it when it has written all.
-        let root_ttl = if writable { Duration::ZERO } else { ATTR_TTL };
+        let root_ttl = if volume.is_writable() {
+            Duration::ZERO
+        } else {
+            ATTR_TTL
+        };
         Self {
             volume,
             gate,

@@ -181,7 +181,6 @@ impl Served {
             Arc::clone(volume),
             Arc::clone(&self.gate),
             config.kernel.page_cache,
-            config.volume.writable,
         );
         let session = Session::from_fd(adapter, fd, options.acl, options)
             .or_fail(Status::MountFailed, || self.attempt())?;
