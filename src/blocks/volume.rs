@@ -74,6 +74,8 @@ impl Volume for Blocks {
         whole: bool,
         reply: &mut dyn FnMut(Result<&[u8]>),
     ) {
+        // Kept until the last piece is hashed: a client may close the handle as soon as it has the reply, and what was
+        // served is judged when nobody has the handle any more (promise P24).
         let open = match self.handle(handle) {
             Ok(open) => open,
             Err(e) => return reply(Err(e)),
