@@ -328,6 +328,7 @@ fn other_block_size(
     let found = BlockSize::from_bytes(len(first)?)?;
     let second = blocks.get(1).filter(|second| *second != last);
     let is_other = first.get() == 0
+        && found != geometry.block_size()
         && found.bytes() != geometry.span(*first).len()
         && second.is_none_or(|second| len(second) == Some(found.bytes()))
         && len(last)? <= found.bytes()
