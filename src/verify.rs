@@ -28,8 +28,6 @@ pub(crate) use report::{Blocks, Report};
 const BATCH: u64 = 1 << 20;
 /// How often a file that changes while it is read is read again.
 const TRIES: u32 = 3;
-/// A unit of stat(2)'s `st_blocks`, in bytes.
-const SECTOR: u64 = 512;
 
 /// What is to be compared.
 #[derive(Debug, Clone, Copy)]
@@ -259,13 +257,13 @@ impl<'a> Verification<'a> {
         Ok(Verdict::Newer)
     }
 
-    /// Of a file that is not empty. As a scan reads: holes not, and without pushing pages out of the cache.
+    /// Of what lies on the disk of a file that is not empty. As a scan reads: holes not, and without pushing pages of others
+    /// out of the cache.
     fn digest(&self, source: &Source, stat: &Metadata, tally: &Tally) -> io::Result<Digest> {
         let known = self.request.known;
-        if stat.blocks() * SECTOR < stat.len() {
-            // What it tells of holes holds after that.
-            source.flush()?;
-        }
+        // What it tells of holes holds after that, too.
+        source.flush()?;
+        source.drop_cached();
         let geometry = Geometry::new(stat.len(), known.geometry().block_size());
         let geometry = geometry.map_err(io::Error::other)?;
         let whole = geometry.last().ok_or(io::ErrorKind::InvalidInput)?;

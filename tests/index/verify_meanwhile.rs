@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::blocks;
 use crate::support::command::tool;
+use crate::support::filesystem::Filesystem;
 use crate::support::mounted::{Mounted, one_line};
 use crate::support::scene::Scene;
 use crate::support::wait_until;
@@ -123,4 +124,20 @@ fn p28_what_cannot_be_read_is_damaged() {
     assert!(outcome.stdout.starts_with(found), "{outcome:#?}");
     let said = one_line(&outcome.stderr);
     assert!(said.contains("it counts as damaged"), "{said}");
+}
+
+#[test]
+fn p28_what_lies_on_the_disk_is_read_and_not_what_is_cached() {
+    let scene = Scene::new();
+    let filesystem = Filesystem::new(&scene, "ext4");
+    let rig = Rig::new(&scene, &image(&scene));
+    let backup = filesystem.path("backup");
+    rig.sync_well(&backup);
+    tool("sync").arg("-f").arg(&backup).ok();
+    filesystem.corrupt(&backup.join(blocks::name(3)), 5000);
+    rig.same(&backup);
+    let outcome = verify(&rig, "-v", &backup).run();
+    assert_eq!(outcome.code(), 9, "{outcome:#?}");
+    let found = "damaged 3\n21 blocks: 20 right";
+    assert!(outcome.stdout.starts_with(found), "{outcome:#?}");
 }
