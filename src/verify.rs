@@ -65,8 +65,10 @@ enum Verdict {
     Unknown,
     /// There is none any more.
     Missing,
-    /// Other content with the same time, or it cannot be read.
+    /// Other content with the same time.
     Damaged,
+    /// It cannot be read, and may hold what it should.
+    Unreadable,
     /// Another time, with the same content or that of a time before.
     Older,
     /// Other content with a time that the block never had.
@@ -75,8 +77,8 @@ enum Verdict {
 
 impl Verdict {
     fn from_number(number: u8) -> Option<Self> {
-        use Verdict::{Damaged, Missing, Newer, Older, Right, Unknown};
-        let all = [Right, Unknown, Missing, Damaged, Older, Newer];
+        use Verdict::{Damaged, Missing, Newer, Older, Right, Unknown, Unreadable};
+        let all = [Right, Unknown, Missing, Damaged, Unreadable, Older, Newer];
         all.into_iter().find(|verdict| *verdict as u8 == number)
     }
 
@@ -228,9 +230,9 @@ impl<'a> Verification<'a> {
                     ));
                 }
                 if !self.told.swap(true, Relaxed) {
-                    log::warn!("{file}: {e}; it counts as damaged, as others that cannot be read");
+                    log::warn!("{file}: {e}; it counts as unreadable, as do others like it");
                 }
-                Ok(Verdict::Damaged)
+                Ok(Verdict::Unreadable)
             }
         }
     }
@@ -306,6 +308,7 @@ impl<'a> Verification<'a> {
                 Verdict::Unknown => report.unknown.add(block),
                 Verdict::Missing => report.missing.add(block),
                 Verdict::Damaged => report.damaged.add(block),
+                Verdict::Unreadable => report.unreadable.add(block),
                 Verdict::Older => report.older.add(block),
                 Verdict::Newer => report.newer.add(block),
             }
@@ -335,7 +338,7 @@ fn other_block_size(
 }
 
 /// Whether an error is about one file and not about everything: a bad sector, a bad checksum, something in the place of
-/// the file. Any other, like a lost connection or a missing permission, would make all files look damaged.
+/// the file. Any other, like a lost connection or a missing permission, would make all files look unreadable.
 fn tells_of_the_file(error: &io::Error) -> bool {
     let Some(number) = error.raw_os_error() else {
         return false;

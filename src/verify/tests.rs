@@ -29,11 +29,11 @@ fn p28_only_what_the_next_copy_would_skip_is_damaged() {
 
 #[test]
 fn verdicts_survive_the_way_through_a_number() {
-    for number in 0..6 {
+    for number in 0..7 {
         let verdict = Verdict::from_number(number).unwrap();
         assert_eq!(verdict as u8, number);
     }
-    assert_eq!(Verdict::from_number(6), None);
+    assert_eq!(Verdict::from_number(7), None);
 }
 
 #[test]

@@ -94,6 +94,12 @@ impl Filesystem {
         below.sync_all().unwrap();
     }
 
+    /// From now on there is an I/O error for each file that is opened, as if its disk had gone. Not every kind can.
+    pub(crate) fn shut_down(&self) {
+        let tool = tool("xfs_io").words("-x -c shutdown");
+        tool.arg(&self.point).ok();
+    }
+
     pub(crate) fn point(&self) -> &Path {
         &self.point
     }
