@@ -87,7 +87,12 @@ impl Blocks {
     }
 
     /// After [`Self::check_open`]. It ends with [`Self::closed`].
-    pub(super) fn open_block(&self, block: BlockIndex, write: bool) -> OpenBlock {
+    pub(super) fn open_block(
+        &self,
+        block: BlockIndex,
+        write: bool,
+        seen_errors: SeenErrors,
+    ) -> OpenBlock {
         let index = self.times.index();
         let writer_of = index.filter(|_| write).cloned();
         if write {
@@ -101,7 +106,7 @@ impl Blocks {
         OpenBlock {
             block,
             writable: write,
-            seen_errors: self.sync_errors.of_new_handle(),
+            seen_errors,
             ahead: self
                 .image
                 .is_direct()

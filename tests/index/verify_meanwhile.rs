@@ -8,7 +8,9 @@ use nix::sys::signal::Signal;
 
 use crate::support::blocks;
 use crate::support::command::tool;
+use crate::support::filesystem::Filesystem;
 use crate::support::mounted::{Mounted, one_line};
+use crate::support::pattern::pattern;
 use crate::support::scene::Scene;
 use crate::support::wait_until;
 
@@ -108,7 +110,7 @@ fn p28_an_interrupted_verify_says_nothing_of_the_backup() {
 }
 
 #[test]
-fn p28_what_cannot_be_read_is_damaged() {
+fn p28_what_cannot_be_read_is_not_called_damaged() {
     let scene = Scene::new();
     let image = image(&scene);
     let rig = Rig::new(&scene, &image);
@@ -119,8 +121,73 @@ fn p28_what_cannot_be_read_is_damaged() {
         .unwrap();
     let outcome = verify(&rig, "-v", backup.point()).run();
     assert_eq!(outcome.code(), 9, "{outcome:#?}");
-    let found = "damaged 10-20\nolder 0-9\n21 blocks: 0 right";
+    let found = "unreadable 10-20\nolder 0-9\n21 blocks: 0 right, 0 damaged, 11 unreadable,";
     assert!(outcome.stdout.starts_with(found), "{outcome:#?}");
+    let told = outcome.stderr.matches("it counts as unreadable").count();
+    assert_eq!(told, 1, "{outcome:#?}");
+}
+
+#[test]
+fn p28_nothing_is_called_damaged_when_the_disk_of_the_backup_is_gone() {
+    let scene = Scene::new();
+    let filesystem = Filesystem::new(&scene, "ext4");
+    let rig = Rig::new(&scene, &image(&scene));
+    let backup = filesystem.path("backup");
+    rig.sync_well(&backup);
+    verify(&rig, "", &backup).ok();
+    filesystem.shut_down();
+    let outcome = verify(&rig, "-v", &backup).run();
+    assert_eq!(outcome.code(), 9, "{outcome:#?}");
+    let found = "unreadable 0-20\n21 blocks: 0 right, 0 damaged, 21 unreadable,";
+    assert!(outcome.stdout.starts_with(found), "{outcome:#?}");
+    // No file was compared: nothing says that it is the wrong one.
     let said = one_line(&outcome.stderr);
-    assert!(said.contains("it counts as damaged"), "{said}");
+    assert!(said.contains("Input/output error"), "{said}");
+    let outcome = verify(&rig, "--json", &backup).run();
+    let found =
+        r#""damaged":{"blocks":0,"ranges":[]},"unreadable":{"blocks":21,"ranges":[[0,20]]},"#;
+    assert!(outcome.stdout.contains(found), "{outcome:#?}");
+    assert_eq!(outcome.code(), 9, "{outcome:#?}");
+}
+
+#[test]
+fn p28_where_no_block_is_right_it_may_be_the_wrong_backup() {
+    let scene = Scene::new();
+    let rig = Rig::new(&scene, &image(&scene));
+    let (backup, other) = (scene.dir("backup"), scene.dir("other"));
+    rig.sync_well(&backup);
+    blocks::split_into(&other, &pattern(9, 21 * 65_536), 65_536);
+    let warnings = |backup: &Path| {
+        let outcome = verify(&rig, "", backup).run();
+        assert_eq!(outcome.code(), 9, "{outcome:#?}");
+        outcome.stderr.matches("no block is right: ").count()
+    };
+    assert_eq!(warnings(&other), 1);
+    assert_eq!(warnings(&scene.dir("empty")), 1);
+    for number in 1..21 {
+        fs::remove_file(backup.join(blocks::name(number))).unwrap();
+    }
+    assert_eq!(warnings(&backup), 0, "block 0 is right");
+    let part = verify(&rig, "--part 2/21", &backup).run();
+    assert_eq!(
+        (part.code(), &*part.stderr),
+        (9, ""),
+        "one alone says little"
+    );
+}
+
+#[test]
+fn p28_what_lies_on_the_disk_is_read_and_not_what_is_cached() {
+    let scene = Scene::new();
+    let filesystem = Filesystem::new(&scene, "ext4");
+    let rig = Rig::new(&scene, &image(&scene));
+    let backup = filesystem.path("backup");
+    rig.sync_well(&backup);
+    tool("sync").arg("-f").arg(&backup).ok();
+    filesystem.corrupt(&backup.join(blocks::name(3)), 5000);
+    rig.same(&backup);
+    let outcome = verify(&rig, "-v", &backup).run();
+    assert_eq!(outcome.code(), 9, "{outcome:#?}");
+    let found = "damaged 3\n21 blocks: 20 right";
+    assert!(outcome.stdout.starts_with(found), "{outcome:#?}");
 }
