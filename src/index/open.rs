@@ -133,7 +133,7 @@ impl Index {
             // What was lost may be of any time until now, also if the clock goes back later.
             floor = floor.max(first);
         }
-        let (reading, fingerprint) = if needs_no_scan(request, &records, good) {
+        let (reading, fingerprint) = if needs_no_scan(request, &records) {
             (Reading::Unread, now)
         } else {
             worth.reading(request, now)

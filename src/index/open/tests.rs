@@ -332,6 +332,44 @@ fn p22_a_block_that_cannot_be_read_has_no_digest_and_a_new_stamp_only_to_salvage
 }
 
 #[test]
+fn p22_a_killed_index_with_a_block_that_somebody_has_and_nobody_can_read_is_no_first_pass() {
+    for has_it in [true, false] {
+        let (fixture, _, _) = saved();
+        let block = BlockIndex::new(1).unwrap();
+        let open = |zeros| {
+            let opened = fixture.with(|request| {
+                Index::open(&Request {
+                    zeros,
+                    image: Arc::clone(&request.image),
+                    source: String::new(),
+                    clock: Arc::clone(&request.clock),
+                    ..*request
+                })
+            });
+            opened.unwrap()
+        };
+        let index = open(true);
+        if has_it {
+            let digest = blake3::hash(&fixture.memory.bytes()[BLOCK..2 * BLOCK]);
+            index.served(block, Some(*digest.as_bytes()), index.epoch());
+        }
+        let stamp = index.report_stamp(block);
+        index.close().unwrap();
+        drop(index);
+        let bad = crate::geometry::Span::new(5000, 5001);
+        fixture.memory.faults(|faults| faults.bad = vec![bad]);
+        // The first of them ends in order, the second does not.
+        open(true).close().unwrap();
+        drop(open(true));
+        fixture.memory.poke(0, &[7; 9]);
+        let index = open(false);
+        assert_eq!(index.report().first_pass.is_none(), has_it);
+        assert_eq!(index.report_stamp(block) == stamp, has_it);
+        assert_eq!(index.is_unreadable(block), has_it);
+    }
+}
+
+#[test]
 fn p20_an_extreme_time_leaves_room_for_later_ones() {
     let fixture = Fixture::new(pattern(BLOCK));
     let block = BlockIndex::new(0).unwrap();
