@@ -47,7 +47,7 @@ impl Purpose {
 }
 
 /// An index that is wanted, and of what.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 // Each is a circumstance of its own.
 #[allow(clippy::struct_excessive_bools)]
 pub(crate) struct Request<'a> {

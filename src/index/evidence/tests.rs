@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::clock::Clock;
 use crate::clock::testing::TestClock;
-use crate::geometry::{BlockIndex, BlockSize, Geometry};
+use crate::geometry::BlockIndex;
 use crate::image::Image;
 use crate::image::faulty::{History, Memory, pattern};
 use crate::index::partial::Reading;
@@ -60,26 +60,9 @@ fn with_index(work: impl FnOnce(&Arc<Memory>, &Arc<BusyClock>, &Request<'_>, Arc
     let image: Arc<dyn Image> = Arc::new(Arc::clone(&memory));
     let directory = tempfile::tempdir().unwrap();
     let tally = Tally::default();
-    let request = Request {
-        geometry: Geometry::new(image.size().unwrap(), BlockSize::MIN).unwrap(),
-        image,
-        path: &directory.path().join("index"),
-        source_file: None,
-        source: "image".to_owned(),
-        writable: false,
-        force: false,
-        immutable: false,
-        changes: None,
-        map: None,
-        rescan: false,
-        recheck: None,
-        zeros: true,
-        salvage: false,
-        purpose: Purpose::Mount,
-        threads: 1,
-        tally: &tally,
-        clock: Arc::clone(&clock) as Arc<dyn Clock>,
-    };
+    let path = directory.path().join("index");
+    let told = Arc::clone(&clock) as Arc<dyn Clock>;
+    let request = Request::of_a_test(image, &path, &tally, told);
     let index = Arc::new(Index::open(&request).unwrap());
     work(&memory, &clock, &request, index);
 }

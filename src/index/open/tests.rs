@@ -46,28 +46,15 @@ impl Fixture {
 
     fn with<R>(&self, work: impl FnOnce(&Request<'_>) -> R) -> R {
         let image: Arc<dyn Image> = Arc::new(Arc::clone(&self.memory));
+        let (path, clock) = (self.path(), Arc::clone(&self.clock) as Arc<dyn Clock>);
         work(&Request {
             geometry: Geometry::new(image.size().unwrap(), self.block_size).unwrap(),
-            image,
-            path: &self.path(),
-            source_file: None,
-            source: "image".to_owned(),
-            writable: false,
-            force: false,
-            immutable: false,
-            changes: None,
-            salvage: false,
-            rescan: false,
-            recheck: None,
-            zeros: true,
             purpose: Purpose::Run {
                 refuse_shrunk: false,
                 strict: false,
             },
-            map: None,
             threads: 2,
-            tally: &self.tally,
-            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            ..Request::of_a_test(image, &path, &self.tally, clock)
         })
     }
 
@@ -243,11 +230,7 @@ fn p21_an_index_that_cannot_be_saved_counts_as_lost() {
             Index::open(&Request {
                 path,
                 purpose,
-                image: Arc::clone(&request.image),
-                source: String::new(),
-                map: None,
-                clock: Arc::clone(&request.clock),
-                ..*request
+                ..request.clone()
             })
         })
     };
@@ -308,10 +291,7 @@ fn p22_a_block_that_cannot_be_read_has_no_digest_and_a_new_stamp_only_to_salvage
         let index = fixture.with(|request| {
             Index::open(&Request {
                 salvage,
-                image: Arc::clone(&request.image),
-                source: String::new(),
-                clock: Arc::clone(&request.clock),
-                ..*request
+                ..request.clone()
             })
         });
         let index = index.unwrap();
@@ -340,10 +320,7 @@ fn p22_a_killed_index_with_a_block_that_somebody_has_and_nobody_can_read_is_no_f
             let opened = fixture.with(|request| {
                 Index::open(&Request {
                     zeros,
-                    image: Arc::clone(&request.image),
-                    source: String::new(),
-                    clock: Arc::clone(&request.clock),
-                    ..*request
+                    ..request.clone()
                 })
             });
             opened.unwrap()

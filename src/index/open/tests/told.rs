@@ -53,10 +53,7 @@ fn p26_what_cannot_be_read_was_not_skipped() {
         let index = fixture.with(|request| {
             Index::open(&Request {
                 salvage,
-                image: Arc::clone(&request.image),
-                source: String::new(),
-                clock: Arc::clone(&request.clock),
-                ..*request
+                ..request.clone()
             })
         });
         let index = index.unwrap();
@@ -96,10 +93,7 @@ fn shrunk(fixture: &Fixture) -> Option<(u64, u64)> {
                 refuse_shrunk: true,
                 strict: false,
             },
-            image: Arc::clone(&request.image),
-            source: String::new(),
-            clock: Arc::clone(&request.clock),
-            ..*request
+            ..request.clone()
         })
     });
     match opened {
