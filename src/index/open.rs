@@ -22,7 +22,7 @@ use crate::image::Fingerprint;
 use crate::order::{Ordered, Rank};
 use crate::per_block::PerBlock;
 use crate::scan::ZeroDigests;
-use crate::stamp::{REPORTED, STAMPED, STEP};
+use crate::stamp::{REPORTED, STAMPED};
 
 /// Times that lie farther ahead of the clock, in seconds, are told of: a day, which is more than a clock in another time
 /// zone makes.
@@ -186,10 +186,6 @@ impl Index {
     fn update(&self, request: &Request<'_>, begin: &Begin) -> Result<(), OpenError> {
         let dry_run = matches!(request.purpose, Purpose::Scan { dry_run: true, .. });
         let reads = begin.reading != Reading::Unread;
-        if !dry_run && reads && self.makes_stamps(&begin.reading) {
-            // Nothing that is written later can be of these seconds.
-            self.wait_if_near(begin.first.saturating_add(STEP));
-        }
         self.look(request, begin.first, &begin.reading)
             .map_err(|_| OpenError::Interrupted)?;
         self.warn_of_future(request);

@@ -11,10 +11,11 @@ use super::counters::add_to_runs;
 use super::format::Header;
 use super::recheck::Rechecked;
 use super::record::HASHED;
-use super::request::Request;
+use super::request::{Purpose, Request};
 use crate::changes::Changes;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::scan::Cancelled;
+use crate::stamp::STEP;
 
 /// How much of an image is read.
 #[derive(Debug, PartialEq, Eq)]
@@ -106,9 +107,12 @@ impl Index {
             }
             Reading::All | Reading::Told { .. } => {}
         }
+        self.let_seconds_pass(request, now, reading);
         let wrong = self.recheck(request, reading);
         let rechecked = tally.read.load(SeqCst) - before;
         let reading = if wrong { &Reading::All } else { reading };
+        // Now there may be stamps to make where there were none.
+        self.let_seconds_pass(request, now, reading);
         self.scan(tally, now, reading, request.map)?;
         // What was rechecked is read, too.
         let read = tally.read.load(SeqCst) - before;
@@ -139,8 +143,15 @@ impl Index {
         plan
     }
 
-    /// Whether some block may get a new stamp.
-    pub(super) fn makes_stamps(&self, reading: &Reading) -> bool {
+    /// If some block may get a new stamp, of second `now` or [`STEP`] later: nothing that is written later can be of these.
+    fn let_seconds_pass(&self, request: &Request<'_>, now: i64, reading: &Reading) {
+        let dry_run = matches!(request.purpose, Purpose::Scan { dry_run: true, .. });
+        if !dry_run && self.makes_stamps(reading) {
+            self.wait_if_near(now.saturating_add(STEP));
+        }
+    }
+
+    fn makes_stamps(&self, reading: &Reading) -> bool {
         !matches!(reading, Reading::Nothing) || !self.records.all_settled(self.geometry().blocks())
     }
 

@@ -120,3 +120,40 @@ fn p23_what_is_not_settled_gets_a_new_stamp_without_being_read() {
         assert_eq!(shown(&index), [now, now + STEP, before[2]], "now it is");
     });
 }
+
+#[test]
+fn p20_the_seconds_of_new_stamps_are_over_before_the_scan_that_a_recheck_leads_to() {
+    for unreadable in [false, true] {
+        with_index(|memory, clock, request, index| {
+            shown(&index);
+            let request = Request {
+                recheck: Some(1),
+                ..request.clone()
+            };
+            if unreadable {
+                let bad = crate::geometry::Span::new(5, 6);
+                memory.faults(|faults| faults.bad = vec![bad]);
+            } else {
+                memory.poke(5, b"below");
+            }
+            // What is written in the wait is read after it.
+            let wait = {
+                let memory = Arc::clone(memory);
+                move || {
+                    memory.faults(|faults| faults.bad.clear());
+                    memory.poke(5, b"later");
+                }
+            };
+            *clock.next.lock().unwrap() = Some(Box::new(wait));
+            let now = even(clock.now() + 2);
+            index.look(&request, now, &Reading::Nothing).unwrap();
+            assert!(clock.now() > now + STEP, "{} in {}", now, clock.now());
+            let found = index.record(BlockIndex::new(0).unwrap());
+            let later = blake3::hash(&memory.bytes()[..BLOCK]);
+            assert_eq!(
+                (found.digest, found.stamp.second()),
+                (*later.as_bytes(), now + STEP)
+            );
+        });
+    }
+}
