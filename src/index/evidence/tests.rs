@@ -10,7 +10,7 @@ use crate::geometry::BlockIndex;
 use crate::image::Image;
 use crate::image::faulty::{History, Memory, pattern};
 use crate::index::partial::Reading;
-use crate::index::record::SETTLED;
+use crate::index::record::{SETTLED, UNSERVED};
 use crate::scan::Tally;
 
 const BLOCK: usize = 4096;
@@ -154,6 +154,47 @@ fn p20_the_seconds_of_new_stamps_are_over_before_the_scan_that_a_recheck_leads_t
                 (found.digest, found.stamp.second()),
                 (*later.as_bytes(), now + STEP)
             );
+        });
+    }
+}
+
+/// What a mount with -w knows of block 0: whether it counts as not copied, and whether what is served is looked at.
+fn of_a_writable(request: &Request<'_>, uses: fn(&Index, BlockIndex)) -> (bool, bool) {
+    let block = BlockIndex::new(0).unwrap();
+    let index = Index::open(request).unwrap();
+    index.report_stamp(block);
+    uses(&index, block);
+    let watched = index.watches(block);
+    index.close().unwrap();
+    (index.record(block).has(UNSERVED), watched)
+}
+
+#[test]
+fn p26_with_w_whoever_reads_has_all_of_it_but_in_a_first_pass() {
+    for (uses, copied) in [
+        ((|_, _| {}) as fn(&Index, BlockIndex), false),
+        (|index, block| index.opened(block), true),
+        // Through a handle that was opened for writing, too.
+        (|index, block| index.read(block), true),
+    ] {
+        with_index(|memory, _, request, index| {
+            index.close().unwrap();
+            drop(index);
+            memory.poke(5, b"other");
+            let request = Request {
+                writable: true,
+                ..request.clone()
+            };
+            assert_eq!(of_a_writable(&request, uses), (!copied, false));
+            // In a first pass that is looked at: nobody was served anything yet.
+            std::fs::remove_file(request.path).unwrap();
+            let request = Request {
+                zeros: false,
+                ..request
+            };
+            for _ in 0..2 {
+                assert_eq!(of_a_writable(&request, uses), (true, true));
+            }
         });
     }
 }
