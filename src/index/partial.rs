@@ -5,6 +5,7 @@
 //! it was, and every byte of it is known to be the same.
 
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Instant;
 
 use super::Index;
 use super::counters::add_to_runs;
@@ -108,16 +109,19 @@ impl Index {
             Reading::All | Reading::Told { .. } => {}
         }
         self.let_seconds_pass(request, now, reading);
+        let start = Instant::now();
         let wrong = self.recheck(request, reading);
         let rechecked = tally.read.load(SeqCst) - before;
         let reading = if wrong { &Reading::All } else { reading };
         // Now there may be stamps to make where there were none.
         self.let_seconds_pass(request, now, reading);
         self.scan(tally, now, reading, request.map)?;
-        // What was rechecked is read, too.
-        let read = tally.read.load(SeqCst) - before;
-        (self.counters.report)
-            .with(|report| (report.bytes_read, report.rechecked) = (read, rechecked));
+        // What was rechecked is read, too, and takes its time.
+        self.counters.report.with(|report| {
+            report.bytes_read = tally.read.load(SeqCst) - before;
+            report.rechecked = rechecked;
+            report.seconds = start.elapsed().as_secs_f64();
+        });
         // Of an image that nobody can write, the state and the fingerprint are the same.
         let vouched = matches!(reading, Reading::Told { .. }) && self.evidence.watch;
         self.evidence.known.with(|known| known.vouched = vouched);

@@ -106,11 +106,16 @@ impl Index {
         });
         tally.done.store(done, SeqCst);
         if let Some(wrong) = BlockIndex::new(first_wrong.into_inner()) {
-            log::error!(
-                "{}: block {wrong} is not what it was, although {}; everything is read",
-                self.source,
-                reading.says_nothing_changed()
-            );
+            let source = &self.source;
+            match self.word_that_was_broken(reading) {
+                Some(word) => log::error!(
+                    "{source}: block {wrong} is not what it was, although {word}; everything is read"
+                ),
+                None => log::warn!(
+                    "{source}: block {wrong} is not what it was: the image was, or may have been, written just now; \
+                     everything is read"
+                ),
+            }
             return true;
         }
         // An early end is said by the scan that follows.
@@ -118,6 +123,13 @@ impl Index {
             self.recheck.store((turn + 1) % parts, SeqCst);
         }
         false
+    }
+
+    /// Whose word it was that a block is what it was, which it is not. `None`: nobody's, since it may have been written
+    /// after the look at the image that shows that it was not before.
+    pub(super) fn word_that_was_broken(&self, reading: &Reading) -> Option<&'static str> {
+        let just_written = *reading == Reading::Nothing && !self.is_current();
+        (!just_written).then(|| reading.says_nothing_changed())
     }
 }
 

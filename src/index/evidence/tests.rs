@@ -198,3 +198,23 @@ fn p26_with_w_whoever_reads_has_all_of_it_but_in_a_first_pass() {
         });
     }
 }
+
+#[test]
+fn p29_nobody_is_accused_of_what_was_written_after_the_look_at_the_image() {
+    with_index(|memory, _, _, index| {
+        let told = Reading::Told {
+            changes: crate::changes::Changes {
+                ranges: [].into_iter().collect(),
+                checks: 1,
+            },
+            before: index.geometry(),
+        };
+        let accused = |reading| index.word_that_was_broken(reading);
+        assert!(accused(&told).is_some_and(|word| word.contains("list")));
+        let nothing = "nothing shows that the image was written";
+        assert_eq!(accused(&Reading::Nothing), Some(nothing));
+        memory.poke(5, b"later");
+        assert_eq!(accused(&Reading::Nothing), None);
+        assert!(accused(&told).is_some(), "its list is of that time");
+    });
+}
