@@ -188,6 +188,10 @@ impl Index {
         let reads = begin.reading != Reading::Unread;
         self.look(request, begin.first, &begin.reading)
             .map_err(|_| OpenError::Interrupted)?;
+        // What is known of it stays known.
+        if request.guards_backup() && self.is_all_unreadable() {
+            return Err(OpenError::Unreadable);
+        }
         self.warn_of_future(request);
         if dry_run {
             return Ok(());

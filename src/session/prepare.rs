@@ -75,16 +75,6 @@ pub(super) fn prepare(
             Some(request.open(index, purpose, config.verbosity, tally)?)
         }
     };
-    let guarded = matches!(purpose, Purpose::Run { .. }) && guards_backup(&config.volume);
-    let dead = index
-        .as_ref()
-        .filter(|index| guarded && index.is_all_unreadable());
-    if let Some(index) = dead {
-        if let Err(e) = index.close() {
-            log::warn!("saving the index: {e}");
-        }
-        return Err(vanished::unreadable(&source.path));
-    }
     if index.as_ref().is_some_and(Index::is_saved) {
         source.index_saved();
     }
@@ -280,6 +270,7 @@ impl Indexing<'_> {
                     format!("index {}", file.display())
                 }
                 OpenError::Shrunk { .. } => path.display().to_string(),
+                OpenError::Unreadable => return vanished::unreadable(path),
                 OpenError::Interrupted => return interrupted(),
             };
             let status = match (&e, purpose) {
