@@ -151,8 +151,7 @@ impl Index {
     }
 
     /// Whether the image has blocks, and the last attempt to read each of them failed.
-    #[must_use]
-    pub(crate) fn is_all_unreadable(&self) -> bool {
+    pub(super) fn is_all_unreadable(&self) -> bool {
         self.unreadable()
             .is_some_and(|(count, _)| count == self.geometry().blocks())
     }

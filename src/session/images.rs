@@ -209,15 +209,6 @@ impl Preparing<'_> {
             index,
             listing: None,
         };
-        let guarded = matches!(self.purpose, Purpose::Run { .. }) && guards_backup(&config.volume);
-        let dead = ready
-            .index
-            .as_ref()
-            .filter(|index| guarded && index.is_all_unreadable());
-        if dead.is_some() {
-            ready.close();
-            return Err(vanished::unreadable(&source.path));
-        }
         if ready.index.as_ref().is_some_and(Index::is_saved) {
             source.index_saved();
         }

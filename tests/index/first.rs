@@ -1,18 +1,19 @@
 //! P32: the first pass. Every block gets a new stamp anyway, so nothing is scanned: what is served tells the digests.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
 
+use crate::support::blocks;
 use crate::support::command::{Outcome, tool};
 use crate::support::devices::LoopDevice;
 use crate::support::machine;
-use crate::support::pattern::{Random, pattern};
+use crate::support::pattern::{Random, assert_same, pattern};
 use crate::support::scene::Scene;
 use crate::support::wait_until;
 
-use super::rig::{BLOCK, Rig, change, stamps_at, synced};
+use super::rig::{BLOCK, Rig, change, stamps_at, synced, transferred};
 
 const BLOCKS: u64 = 100;
 
@@ -328,4 +329,44 @@ fn p32_sighup_reads_what_nobody_did() {
     mount.unmount();
     assert_eq!(rig.counts("")["unchanged"], BLOCKS);
     assert!(Path::new(&rig.index).exists());
+}
+
+#[test]
+fn p22_a_first_pass_passes_over_no_block_that_is_known_to_be_unreadable() {
+    let scene = Scene::new();
+    let file = image(&scene, "a.img");
+    let device = LoopDevice::with("--direct-io=on", &file);
+    let rig = Rig::new(&scene, device.path());
+    let backup = scene.dir("backup");
+    assert_eq!(rig.sync_well(&backup).len() as u64, BLOCKS);
+    let good = blocks::concatenated(&backup);
+    // The end of the device cannot be read any more.
+    let len = 97 * BLOCK;
+    File::options()
+        .write(true)
+        .open(&file)
+        .unwrap()
+        .set_len(len)
+        .unwrap();
+    let sync = || {
+        let outcome = rig.rsync("", &backup).run();
+        assert!(first_pass(&outcome.stderr).is_none(), "{outcome:#?}");
+        assert!(
+            outcome
+                .stderr
+                .contains("; 3 cannot be read, the first is 00000097")
+        );
+        assert_same("the backup", &blocks::concatenated(&backup), &good);
+        transferred(&outcome.stdout)
+    };
+    assert_eq!(sync(), [0; 0]);
+    let mut mount = rig.mount("").up();
+    mount.kill();
+    mount.detach();
+    change(&file, 1000, &good[1000..1001]);
+    assert_eq!(
+        sync().len() as u64,
+        97,
+        "all that can be read has new times"
+    );
 }
