@@ -11,6 +11,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::run::PRIVATE_BASE;
 use crate::blocks::Summary;
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::host::replaced::Replaced;
@@ -30,8 +31,6 @@ pub struct Known {
     pub(super) counts: Counts,
     /// The command's status.
     pub(super) command: Option<u8>,
-    /// Where the report goes.
-    file: Option<(PathBuf, Replaced)>,
 }
 
 /// What was counted; `None`: it was not, or it did not come to that.
@@ -67,19 +66,6 @@ struct Object<'a> {
     command_status: Option<u8>,
     status: u8,
     error: Option<&'a str>,
-}
-
-impl Known {
-    /// The report cannot be replaced any more if the mounts of a run hide it.
-    pub(super) fn check_reach(&mut self) -> Result<()> {
-        match self.file.take_if(|(_, file)| !file.is_in_reach()) {
-            Some((path, _)) => {
-                let why = format!("{}: bmapfs run mounts over it", writing(&path));
-                Err(Failure::usage(why))
-            }
-            None => Ok(()),
-        }
-    }
 }
 
 impl Counts {
@@ -143,15 +129,13 @@ pub fn reported(
     act: impl FnOnce(&mut Known) -> Result<u8>,
 ) -> Result<u8> {
     let mut known = Known::default();
-    if let Some(path) = file {
-        let file = Replaced::open(path, BEGINNING).or_fail(Status::System, || writing(path))?;
-        known.file = Some((path.to_owned(), file));
-    }
+    let Some(path) = file else {
+        return act(&mut known);
+    };
+    refuse_hidden(path)?;
+    let file = Replaced::open(path, BEGINNING).or_fail(Status::System, || writing(path))?;
     let began = seconds();
     let outcome = act(&mut known);
-    let Some((path, file)) = known.file.take() else {
-        return outcome;
-    };
     let (status, error) = match &outcome {
         Ok(status) => (*status, None),
         Err(failure) => (failure.status().code(), Some(failure.to_string())),
@@ -174,12 +158,25 @@ pub fn reported(
     };
     match (write(&object, file), status) {
         (Ok(()), _) => outcome,
-        (Err(e), 0) => Err(e).or_fail(Status::System, || writing(&path)),
+        (Err(e), 0) => Err(e).or_fail(Status::System, || writing(path)),
         (Err(e), _) => {
-            log::error!("{}: {e}", writing(&path));
+            log::error!("{}: {e}", writing(path));
             outcome
         }
     }
+}
+
+/// Refuses a place that the mounts of a run hide. What cannot be found is found out by who makes the file.
+fn refuse_hidden(path: &Path) -> Result<()> {
+    let place = std::fs::canonicalize(path).or_else(|_| {
+        let directory = path.parent().filter(|parent| *parent != Path::new(""));
+        std::fs::canonicalize(directory.unwrap_or(Path::new(".")))
+    });
+    if place.is_ok_and(|place| place.starts_with(PRIVATE_BASE)) {
+        let why = format!("{}: bmapfs run mounts over it", writing(path));
+        return Err(Failure::usage(why));
+    }
+    Ok(())
 }
 
 fn write(object: &Object<'_>, file: Replaced) -> std::io::Result<()> {

@@ -37,6 +37,9 @@ const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
 /// As shells: a signal ended the command; its number is added.
 const BY_SIGNAL: i32 = 128;
+/// Where root's runs mount, each over it in a namespace of its own. Not /run/bmapfs: what others keep there, like reports,
+/// would be hidden, and systemd removes that directory as some unit's RuntimeDirectory=, with what is mounted on it.
+pub(super) const PRIVATE_BASE: &str = "/run/bmapfs.mounts";
 
 /// Mounts, runs the command, unmounts. `map`: what [`super::read_map`] has read. `known`: takes what there is to report.
 /// The status to exit with: the command's, or 9 if that is 0 and the copy is not what it seems. Must be called before the first thread, with the
@@ -59,7 +62,6 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>, known: &mut Known) -> Re
         .as_ref()
         .and_then(|index| index.id.as_deref());
     let place = mount_directory(&mount_name(&source, id), private)?;
-    known.check_reach()?;
     let place = crate::host::mount::check_mountpoint(&place, &source)?;
     let purpose = Purpose::Run {
         // What is restored makes the image longer.
@@ -110,7 +112,7 @@ fn enter_private_namespace() -> Result<()> {
 /// In a private namespace it is in a file system of its own, so that no run can touch the place of another.
 fn mount_directory(name: &str, private: bool) -> Result<PathBuf> {
     let base = if private {
-        let base = PathBuf::from("/run/bmapfs");
+        let base = PathBuf::from(PRIVATE_BASE);
         let attempt = format!("making the mount point in {}", base.display());
         std::fs::DirBuilder::new()
             .recursive(true)
