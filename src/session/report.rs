@@ -74,13 +74,15 @@ impl Counts {
         let scanned = summary.report.as_ref();
         // Where blocks were to be copied, it is known which were.
         let knows = scanned.is_some() || summary.untouched.is_some();
+        // The reverse does not look.
+        let looked = summary.served.is_some();
         Self {
             blocks: Some(summary.blocks),
             skipped: knows.then(|| summary.skipped.map_or(0, |skipped| skipped.count)),
             uncopied: scanned.map(|_| summary.uncopied.map_or(0, |(count, _)| count)),
-            unreadable: Some(summary.unreadable.map_or(0, |(count, _)| count)),
-            bytes_served: Some(summary.served),
-            written_meanwhile: Some(word(summary.meanwhile)),
+            unreadable: looked.then(|| summary.unreadable.map_or(0, |(count, _)| count)),
+            bytes_served: summary.served,
+            written_meanwhile: looked.then(|| word(summary.meanwhile)),
             ..scanned.map(Self::scanned).unwrap_or_default()
         }
     }

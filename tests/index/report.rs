@@ -380,6 +380,24 @@ fn a_report_in_the_directory_of_a_unit() {
 }
 
 #[test]
+fn a_report_of_the_reverse_has_no_count_that_nobody_makes() {
+    let scene = Scene::new();
+    let case = Case::new(&scene);
+    let backup = scene.dir("backup");
+    case.rig.sync_well(&backup);
+    let run = scene.bmapfs().arg("run").words(&case.options(""));
+    let run = run.arg(&backup).words("-- cmp {}/image");
+    let outcome = run.arg(&case.rig.source).run();
+    let report = case.after(&outcome);
+    assert_eq!(report["task"], "run");
+    assert_eq!(fields(&report, ["blocks", "status"]), [BLOCKS, 0].map(Some));
+    let names = ["unreadable", "bytes_served", "written_meanwhile", "changed"];
+    for name in names {
+        assert_eq!(report[name], Value::Null, "{name}: {report}");
+    }
+}
+
+#[test]
 fn a_report_replaces_an_older_one_as_a_whole_and_nothing_else() {
     let scene = Scene::new();
     let mut case = Case::new(&scene);
