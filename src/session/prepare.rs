@@ -90,7 +90,7 @@ pub(super) fn prepare(
     }
     let Source { image, path, .. } = source;
     if tally.cancel.load(Relaxed) {
-        return Err(interrupted());
+        return Err(interrupted_with(index.as_ref()));
     }
     let volume = owned_by_user(&config.volume);
     let listing = if config.volume.sparse {
@@ -184,7 +184,7 @@ fn listing(
         .then(|| Progress::show(&attempt(), tally, size, config.verbosity));
     let listing = Listing::of(image, geometry, index, scan_threads(config.threads), tally);
     if tally.cancel.load(Relaxed) {
-        return Err(interrupted());
+        return Err(interrupted_with(index));
     }
     listing.or_fail(Status::System, attempt)
 }
@@ -293,6 +293,21 @@ impl Indexing<'_> {
     }
 }
 
+/// Interrupted once the index, if there is one, was opened: it is left as by a mount that nobody has used.
+fn interrupted_with(index: Option<&Index>) -> Failure {
+    let kept = match index.map(Index::close) {
+        None => "",
+        Some(Ok(_)) => "; the index has what was scanned",
+        Some(Err(e)) => {
+            log::warn!("saving the index: {e}");
+            ""
+        }
+    };
+    let said = format!("interrupted before the mount was ready{kept}");
+    Failure::new(Status::Interrupted, said)
+}
+
+/// Interrupted before the index was opened, or while it was.
 pub(super) fn interrupted() -> Failure {
     Failure::new(
         Status::Interrupted,
