@@ -230,7 +230,7 @@ fn a_report_of_a_source_that_dies_and_of_a_mount_that_is_taken_away() {
     let scene = Scene::new();
     let mut case = Case::new(&scene);
     let image = case.rig.source.clone();
-    let away = "umount -i -l \"$BMAPFS_MOUNT\"; sleep 0.1";
+    let away = "umount -i -l \"$BMAPFS_MOUNT\"";
     let log = scene.path("log");
     let script = format!(
         "{away}; until grep -q 'was unmounted while' {}; do sleep 0.01; done",
@@ -283,7 +283,7 @@ fn a_report_of_a_run_that_a_signal_ends() {
     let slow = Rig::new(&scene, device.path()).with_index(scene.path("large.index"));
     for task in ["run", "scan"] {
         fs::remove_file(&case.file).unwrap();
-        let options = case.options("--threads 1 -o bs=1G");
+        let options = case.options("--threads 1 -o bs=1G,rescan");
         let tool = match task {
             "run" => slow.run(&options).arg("true"),
             _ => slow.scan(&options),

@@ -237,7 +237,7 @@ fn p22_an_interrupted_scan_leaves_the_old_index_as_it_was() {
         ] {
             let log = scene.path("log");
             let running = tool.log_to(&log).spawn();
-            let pid = running.pid().to_string();
+            let pid = format!("{} ", running.pid());
             wait_until("the scan has begun", || {
                 fs::read_to_string(&lock).unwrap().starts_with(&pid)
             });
@@ -263,7 +263,7 @@ fn an_interrupt_after_the_scan_leaves_an_index_that_is_right_and_says_so() {
     fs::write(&lock, format!("1 using {} 524288\n", now() + 8)).unwrap();
     let log = scene.path("log");
     let running = rig.run("").arg("true").log_to(&log).spawn();
-    let pid = running.pid().to_string();
+    let pid = format!("{} ", running.pid());
     wait_until("the lock is held", || {
         fs::read_to_string(&lock).unwrap().starts_with(&pid)
     });
