@@ -216,7 +216,13 @@ impl Preparing<'_> {
             Ok(listing) => Ok(Ready { listing, ..ready }),
             Err(failure) => {
                 ready.close();
-                Err(failure)
+                Err(match (failure.status(), &ready.index) {
+                    (Status::Interrupted, Some(_)) => Failure::new(
+                        Status::Interrupted,
+                        "interrupted before the mount was ready; the index has what was scanned",
+                    ),
+                    _ => failure,
+                })
             }
         }
     }

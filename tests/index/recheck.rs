@@ -69,7 +69,7 @@ fn p29_an_image_that_was_not_written_is_read_once_in_as_many_runs() {
         all[0],
         "from the start"
     );
-    // A killed run has no part: it is the next one's.
+    // A dry run has no part: it is the next one's.
     assert_eq!(rig.counts("--dry-run -o recheck=4")["unchanged"], 11);
     assert_eq!(rig.counts("-o recheck=4")["rechecked"], all[1]);
     assert_eq!(rig.counts("-o recheck=0")["rechecked"], 0);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
@@ -19,36 +19,43 @@ use super::verify::{image, verify};
 
 /// A backup that answers nobody, until this is dropped.
 #[derive(Debug)]
-struct HeldBack<'a>(&'a Mounted);
+struct HeldBack<'a> {
+    backup: &'a Mounted,
+    /// Where the kernel's counts are.
+    control: PathBuf,
+}
 
 impl<'a> HeldBack<'a> {
-    fn new(backup: &'a Mounted) -> Self {
+    fn new(backup: &'a Mounted, scene: &Scene) -> Self {
+        let control = scene.dir("control");
+        tool("mount").words("-t fusectl none").arg(&control).ok();
+        let held = Self { backup, control };
         backup.signal(Signal::SIGSTOP);
-        Self(backup)
+        held
     }
 
-    /// Waits until somebody waits for it. `control`: a directory for the kernel's counts.
-    fn is_asked(&self, control: &Path) {
-        tool("mount").words("-t fusectl none").arg(control).ok();
+    /// Waits until somebody waits for it.
+    fn is_asked(&self) {
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let point = self.0.point().to_str().unwrap();
+        let point = self.backup.point().to_str().unwrap();
         let mut lines = table
             .lines()
             .map(|line| line.split(' ').collect::<Vec<_>>());
         let device = lines.find(|line| line[4] == point).unwrap()[2];
-        let count = control
+        let count = self
+            .control
             .join(device.split(':').nth(1).unwrap())
             .join("waiting");
         wait_until("verify looks at the backup", || {
             fs::read_to_string(&count).unwrap() != "0\n"
         });
-        tool("umount").arg(control).ok();
     }
 }
 
 impl Drop for HeldBack<'_> {
     fn drop(&mut self) {
-        self.0.signal(Signal::SIGCONT);
+        self.backup.signal(Signal::SIGCONT);
+        tool("umount").arg(&self.control).run();
     }
 }
 
@@ -66,10 +73,10 @@ fn p28_an_index_that_is_used_meanwhile_is_told_of() {
     rig.scan("").ok();
     let backup = slow_backup(&scene, &image);
     for used in [false, true] {
-        let held = HeldBack::new(&backup);
+        let held = HeldBack::new(&backup, &scene);
         let log = scene.path("log");
         let running = verify(&rig, "", backup.point()).log_to(&log).spawn();
-        held.is_asked(&scene.dir("control"));
+        held.is_asked();
         if used {
             rig.change(3, b"new");
             rig.scan("").ok();
@@ -92,9 +99,9 @@ fn p28_an_interrupted_verify_says_nothing_of_the_backup() {
     let rig = Rig::new(&scene, &image);
     rig.scan("").ok();
     let backup = slow_backup(&scene, &image);
-    let held = HeldBack::new(&backup);
+    let held = HeldBack::new(&backup, &scene);
     let mut running = verify(&rig, "", backup.point()).spawn_talking();
-    held.is_asked(&scene.dir("control"));
+    held.is_asked();
     running.signal(Signal::SIGTERM);
     let status = format!("/proc/{}/status", running.pid());
     wait_until("the signal has come", || {
