@@ -63,7 +63,7 @@ impl Index {
         self.evidence.overlay()
     }
 
-    /// Until this second one listing may show what nothing proves.
+    /// Until so many seconds have passed one listing may show what nothing proves.
     pub(crate) fn fresh(&self) -> i64 {
         self.evidence.known.with(|known| known.fresh)
     }

@@ -205,7 +205,7 @@ impl Index {
             self.go_on_unsaved(request, begin, e)?;
         }
         // From now on the index can be used.
-        (self.evidence.known).with(|known| known.just_scanned(self.clock.now()));
+        (self.evidence.known).with(|known| known.just_scanned(self.clock.passed()));
         Ok(())
     }
 

@@ -47,7 +47,7 @@ impl Index {
         self.clockwork.scan_ends_below.store(i64::MIN, SeqCst);
         scanned.map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
         // A listing that has made its stamp before must not show it after.
-        (self.evidence.known).with(|known| known.scanned(fingerprint, self.clock.now()));
+        (self.evidence.known).with(|known| known.scanned(fingerprint, self.clock.passed()));
         self.save(true)
     }
 

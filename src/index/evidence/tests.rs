@@ -35,6 +35,10 @@ impl Clock for BusyClock {
         self.clock.now()
     }
 
+    fn passed(&self) -> i64 {
+        self.clock.passed()
+    }
+
     fn wait_past(&self, second: i64, most: Duration) {
         let next = self.next.lock().unwrap().take();
         if let Some(next) = next {

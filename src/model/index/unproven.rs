@@ -526,3 +526,31 @@ fn p14_a_write_between_the_look_at_the_file_and_the_look_at_its_time() {
         }
     }
 }
+
+#[test]
+fn p24_a_clock_that_is_set_back_makes_the_first_listing_not_fresh_again() {
+    for setup in setups() {
+        let history = vec![
+            Op::Cut { by: 4096 },
+            NIGHT,
+            PLAIN,
+            Op::Poke {
+                block: 2,
+                part: Part::Second,
+                letter: 2,
+            },
+            mount(Mode::Long),
+            Op::Poke {
+                block: 1,
+                part: Part::First,
+                letter: 2,
+            },
+            Op::Turn(-700),
+            Op::Flash { block: 0 },
+            Op::Turn(700),
+            Op::Below((1, Part::Second, 2)),
+            Op::List,
+        ];
+        holds(setup, history);
+    }
+}
