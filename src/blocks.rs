@@ -248,7 +248,7 @@ impl Blocks {
         }
         self.times.let_pass();
         let meanwhile = if let Some(index) = self.times.index() {
-            self.handles.for_each(Open::discard);
+            self.handles.for_each(Open::end);
             index.close()
         } else if self.config.writable {
             Ok(Meanwhile::Quiet)

@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 
 use crate::support::blocks;
-use crate::support::command::{Outcome, tool};
+use crate::support::command::{Outcome, send_signal, tool};
 use crate::support::devices::LoopDevice;
 use crate::support::machine;
 use crate::support::pattern::{Random, assert_same, pattern};
@@ -177,6 +177,22 @@ fn p32_a_block_that_nobody_read_gets_a_new_stamp_the_next_time() {
                 Some((0, BLOCKS))
             );
         }
+    });
+}
+
+/// As it is for the kernel, which tells of a close(2) only after it, also if that was the command's last.
+#[test]
+fn p32_a_block_that_was_read_counts_although_its_file_is_open_at_the_end() {
+    on_each_kind_of_source(|_, rig| {
+        let script = "cd \"$1\"; exec 3< 00000007 4< 00000009; cat <&3; head -c 9 <&4; \
+                      sleep 1000 > /dev/null 2>&1 & echo $! > \"$2\"";
+        let told = rig.index.with_extension("told");
+        let tool = rig.run("").args(["sh", "-ec", script, "sh", "{}"]);
+        let run = said(tool.arg(&told).run());
+        let left = fs::read_to_string(&told).unwrap();
+        send_signal(left.trim_end().parse().unwrap(), Signal::SIGKILL);
+        assert_eq!(first_pass(&run), Some((1, BLOCKS - 2)), "{run}");
+        assert_eq!(rig.counts("--dry-run")["unchanged"], 1);
     });
 }
 
