@@ -245,7 +245,7 @@ copied; else bmapfs's own.";
 
 const AFTER_SCAN: &str = "bmapfs --help lists the mount options.";
 
-/// The command line that users type; also what completions are made from.
+/// The command line that users type, as help and completions show it.
 #[must_use]
 pub fn command() -> Command {
     named("bmapfs")
@@ -258,6 +258,17 @@ pub fn command() -> Command {
         .after_help(AFTER)
         .arg(sources())
         .arg(mountpoint("Where to mount: a directory"))
+        .arg(read())
+        .args(FLAGS.map(Flag::arg))
+        .arg(options())
+}
+
+/// A mount as it is parsed. SRC takes MOUNTPOINT, too, which is the last: clap would take the word before an option for it,
+/// and options may stand between the two.
+pub(super) fn mount() -> Command {
+    named("bmapfs")
+        .override_help(command().render_help())
+        .arg(sources().required(false))
         .arg(read())
         .args(FLAGS.map(Flag::arg))
         .arg(options())

@@ -8,7 +8,7 @@ use std::path::Path;
 use clap::ArgMatches;
 
 use super::options::Settings;
-use super::{absolute, given};
+use super::{absolute, empty, given};
 use crate::config::SourceConfig;
 use crate::exit::{Failure, Result};
 
@@ -18,9 +18,13 @@ pub(super) fn only(matches: &ArgMatches) -> Result<Vec<SourceConfig>> {
     Ok(vec![SourceConfig { path, name: None }])
 }
 
+/// Every SRC as typed.
+pub(super) fn typed(matches: &ArgMatches) -> Vec<&OsString> {
+    matches.get_many("SRC").into_iter().flatten().collect()
+}
+
 /// Every SRC. If there are several, or one is NAME=SRC, each has a name, and all names differ.
-pub(super) fn all(matches: &ArgMatches, settings: &Settings) -> Result<Vec<SourceConfig>> {
-    let typed: Vec<&OsString> = matches.get_many("SRC").into_iter().flatten().collect();
+pub(super) fn all(typed: &[&OsString], settings: &Settings) -> Result<Vec<SourceConfig>> {
     let several = typed.len() > 1;
     if let (true, Some(option)) = (several, &settings.one_source_only) {
         return Err(Failure::usage(format!(
@@ -33,7 +37,7 @@ pub(super) fn all(matches: &ArgMatches, settings: &Settings) -> Result<Vec<Sourc
     for typed in typed {
         let (name, path) = split(typed);
         if path.is_empty() {
-            return Err(Failure::usage("SRC is empty: it must name a file"));
+            return Err(empty("SRC"));
         }
         let name = match name {
             None if several => Some(file_name(typed)?),

@@ -41,6 +41,7 @@ fn refusal(arguments: &[&str]) -> String {
 #[test]
 fn the_definitions_are_sound() {
     definition::command().debug_assert();
+    definition::mount().debug_assert();
     definition::mount_helper().debug_assert();
     definition::umount_helper().debug_assert();
     definition::run().debug_assert();
@@ -100,6 +101,9 @@ fn every_flag_is_a_mount_option() {
             "changed" => "index,since=a",
             "since" => "index,changed=a",
             "as" => "index",
+            "snapshot" => "freeze=a,thaw=b",
+            "freeze" => "snapshot,thaw=a",
+            "thaw" => "snapshot,freeze=a",
             _ => "direct_io",
         };
         assert!(
@@ -130,14 +134,20 @@ fn paths_become_absolute_and_keep_their_bytes() {
 #[test]
 fn a_wrong_command_line_is_one_sentence() {
     for (arguments, part) in [
-        (
-            &[][..],
-            "required arguments were not provided: <SRC> <MOUNTPOINT>",
-        ),
-        (&["/a"], "<MOUNTPOINT>"),
+        (&[][..], "SRC and MOUNTPOINT are missing; see bmapfs --help"),
+        (&["/a"], "MOUNTPOINT is missing"),
+        (&["-w", "/a"], "MOUNTPOINT is missing"),
         (&["", "/b"], "SRC is empty"),
+        (&["/a", "", "/b"], "SRC is empty"),
         (&["/a", ""], "MOUNTPOINT is empty"),
-        (&["/a", "/b", "/c"], "unexpected argument '/c'"),
+        (&["scan"], "<SRC>"),
+        (&["run", "--", "true"], "<SRC>"),
+        (&["run", "/a"], "<CMD>"),
+        (&["run", "/a", "true"], "<CMD>"),
+        (
+            &["--mount-helper", "/a", "/b", "/c"],
+            "unexpected argument '/c'",
+        ),
         (&["--frob", "/a", "/b"], "unexpected argument '--frob'"),
         (
             &["--writ", "/a", "/b"],
