@@ -181,10 +181,7 @@ fn scan(matches: &ArgMatches) -> Result<Command> {
     let sources = sources::all(&sources::typed(matches), &settings)?;
     let bmap = named_file(matches, "bmap")?;
     if bmap.is_some() && sources.len() > 1 {
-        let count = sources.len();
-        return Err(Failure::usage(format!(
-            "--bmap is for one SRC, and there are {count}"
-        )));
+        return Err(sources::one_only("--bmap", sources.len()));
     }
     let mut index = settings.index.unwrap_or_default();
     let dry_run = matches.get_flag("dry-run");

@@ -3,7 +3,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::*;
 
-fn parsed(arguments: &[&str]) -> Result<Command> {
+pub(super) fn parsed(arguments: &[&str]) -> Result<Command> {
     parse(
         std::iter::once("bmapfs")
             .chain(arguments.iter().copied())
@@ -11,7 +11,7 @@ fn parsed(arguments: &[&str]) -> Result<Command> {
     )
 }
 
-fn request(arguments: &[&str]) -> MountRequest {
+pub(super) fn request(arguments: &[&str]) -> MountRequest {
     match parsed(arguments) {
         Ok(Command::Mount(request)) => *request,
         other => panic!("{arguments:?}: {other:?}"),
@@ -32,7 +32,7 @@ fn text(arguments: &[&str]) -> String {
     }
 }
 
-fn refusal(arguments: &[&str]) -> String {
+pub(super) fn refusal(arguments: &[&str]) -> String {
     let failure = parsed(arguments).expect_err(&format!("{arguments:?}"));
     assert_eq!(failure.status(), Status::Usage, "{arguments:?}");
     failure.to_string()
