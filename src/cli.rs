@@ -158,6 +158,11 @@ fn run(matches: &ArgMatches) -> Result<Command> {
         .flatten()
         .cloned()
         .collect();
+    if command.is_empty() {
+        return Err(Failure::usage(
+            "CMD is missing: it stands behind --, as in bmapfs run SRC -- CMD",
+        ));
+    }
     Ok(Command::Run(Box::new(RunConfig {
         mount: MountConfig {
             sources: sources::all(&sources::typed(matches), &settings)?,

@@ -286,7 +286,6 @@ pub(super) fn run() -> Command {
         .arg(sources())
         .arg(
             Arg::new("CMD")
-                .required(true)
                 .last(true)
                 .num_args(1..)
                 .value_parser(bytes())

@@ -142,8 +142,12 @@ fn a_wrong_command_line_is_one_sentence() {
         (&["/a", ""], "MOUNTPOINT is empty"),
         (&["scan"], "<SRC>"),
         (&["run", "--", "true"], "<SRC>"),
-        (&["run", "/a"], "<CMD>"),
-        (&["run", "/a", "true"], "<CMD>"),
+        (&["run", "/a"], "CMD is missing: it stands behind --"),
+        (
+            &["run", "/a", "true"],
+            "CMD is missing: it stands behind --",
+        ),
+        (&["run", "/a", "--"], "CMD is missing: it stands behind --"),
         (
             &["--mount-helper", "/a", "/b", "/c"],
             "unexpected argument '/c'",

@@ -164,12 +164,18 @@ pub(super) fn clone_all(
 /// The index's file. An error: it cannot be told where that would be.
 fn file_of(config: &IndexConfig, path: &Path, volume: &VolumeConfig) -> Result<PathBuf> {
     let directory = match &config.place {
+        IndexPlace::File(file) if file.is_dir() => {
+            let file = file.display();
+            return Err(Failure::usage(format!(
+                "index {file}: it is a directory; if the index is to be in it, add a slash: --index={file}/"
+            )));
+        }
         IndexPlace::File(file) => return Ok(file.clone()),
         IndexPlace::Directory(directory) => Some(directory.as_path()),
         IndexPlace::State => None,
     };
     index::default_path(directory, path, config.id.as_deref(), volume.block_size).or_fail(
         Status::MountFailed,
-        || "looking for the state directory (set XDG_STATE_HOME, or use --index=FILE)",
+        || "looking for the state directory (set XDG_STATE_HOME, or use --index=FILE or --index=DIR/)",
     )
 }
