@@ -60,6 +60,9 @@ pub fn scan(
         &tally,
     )?;
     known.freeze(freeze);
+    if let Some(freeze) = freeze {
+        log::info!("{}", freeze.describe());
+    }
     let mapping = match (&config.bmap, sources.first()) {
         (Some(file), Some(source)) => Some(Mapping::begin(file, source)?),
         _ => None,

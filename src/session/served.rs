@@ -236,7 +236,7 @@ impl Served {
     pub(super) fn tell(&self, what: &str, summaries: &[Summary]) {
         let each = self.members.iter().zip(summaries);
         let frozen = match self.freeze {
-            Some(freeze) => format!("; frozen for {:.3} seconds", freeze.lasted.as_secs_f64()),
+            Some(freeze) => format!("; {}", freeze.describe()),
             None => String::new(),
         };
         let (last, several) = match summaries {

@@ -121,6 +121,13 @@ pub(super) struct Freeze {
     pub(super) thawed: bool,
 }
 
+impl Freeze {
+    /// For a log line.
+    pub(super) fn describe(self) -> String {
+        format!("frozen for {:.3} seconds", self.lasted.as_secs_f64())
+    }
+}
+
 /// Clones all of them, one right after the other, before anything of them is read. `dry_run`: no index will be saved.
 /// After an error no clone is left.
 pub(super) fn clone_all(
