@@ -74,7 +74,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command> {
         Some("sums") => answer(hidden(definition::sums())?, known::sums),
         Some("verify") => answer(hidden(definition::verify())?, known::verify),
         Some("--completions") => completions(arguments.get(2).map(OsString::as_os_str)),
-        _ => answer(matches(definition::command(), arguments.iter())?, mount),
+        _ => answer(matches(definition::mount(), arguments.iter())?, mount),
     }
 }
 
@@ -129,8 +129,17 @@ fn sentence(rendered: &str) -> String {
 
 fn mount(matches: &ArgMatches) -> Result<Command> {
     let settings = options::resolve(&words(matches)?, Unknown::Refuse)?;
-    let sources = sources::all(matches, &settings)?;
-    let config = mount_config(matches, sources, settings)?;
+    let mut typed = sources::typed(matches);
+    let mountpoint = typed.pop();
+    let (Some(mountpoint), false) = (mountpoint, typed.is_empty()) else {
+        let missing = match mountpoint {
+            None => "SRC and MOUNTPOINT are missing",
+            Some(_) => "MOUNTPOINT is missing",
+        };
+        return Err(Failure::usage(format!("{missing}; see bmapfs --help")));
+    };
+    let sources = sources::all(&typed, &settings)?;
+    let config = mount_config(mountpoint, sources, settings)?;
     let request = MountRequest {
         config,
         namespace: None,
@@ -149,9 +158,14 @@ fn run(matches: &ArgMatches) -> Result<Command> {
         .flatten()
         .cloned()
         .collect();
+    if command.is_empty() {
+        return Err(Failure::usage(
+            "CMD is missing: it stands behind --, as in bmapfs run SRC -- CMD",
+        ));
+    }
     Ok(Command::Run(Box::new(RunConfig {
         mount: MountConfig {
-            sources: sources::all(matches, &settings)?,
+            sources: sources::all(&sources::typed(matches), &settings)?,
             ..config_at(PathBuf::new(), settings)
         },
         shrunk,
@@ -169,13 +183,10 @@ fn scan(matches: &ArgMatches) -> Result<Command> {
     if settings.volume.writable {
         return Err(Failure::usage("write: a scan never writes"));
     }
-    let sources = sources::all(matches, &settings)?;
+    let sources = sources::all(&sources::typed(matches), &settings)?;
     let bmap = named_file(matches, "bmap")?;
     if bmap.is_some() && sources.len() > 1 {
-        let count = sources.len();
-        return Err(Failure::usage(format!(
-            "--bmap is for one SRC, and there are {count}"
-        )));
+        return Err(sources::one_only("--bmap", sources.len()));
     }
     let mut index = settings.index.unwrap_or_default();
     let dry_run = matches.get_flag("dry-run");
@@ -211,7 +222,8 @@ fn mount_helper(matches: &ArgMatches) -> Result<Command> {
     };
     let settings = options::resolve(&words(matches)?, unknown)?;
     let (ignored, read_only_asked) = (settings.ignored.clone(), settings.read_only_asked);
-    let config = mount_config(matches, sources::only(matches)?, settings)?;
+    let mountpoint = given(matches, "MOUNTPOINT")?;
+    let config = mount_config(mountpoint, sources::only(matches)?, settings)?;
     let mut announcements = Vec::new();
     let source = given(matches, "SRC")?;
     let source = Path::new(source).display();
@@ -274,12 +286,14 @@ fn completions(shell: Option<&OsStr>) -> Result<Command> {
 }
 
 fn mount_config(
-    matches: &ArgMatches,
+    mountpoint: &OsStr,
     sources: Vec<SourceConfig>,
     settings: options::Settings,
 ) -> Result<MountConfig> {
     let settings = settings.not_for_run()?;
-    let mountpoint = given(matches, "MOUNTPOINT")?;
+    if mountpoint.is_empty() {
+        return Err(empty("MOUNTPOINT"));
+    }
     Ok(MountConfig {
         sources,
         ..config_at(absolute(mountpoint)?, settings)
@@ -359,12 +373,14 @@ fn given<'a>(matches: &'a ArgMatches, id: &str) -> Result<&'a OsStr> {
         .map(OsString::as_os_str)
         .unwrap_or_default();
     if value.is_empty() {
-        Err(Failure::usage(format!(
-            "{id} is empty: it must name a file"
-        )))
+        Err(empty(id))
     } else {
         Ok(value)
     }
+}
+
+fn empty(id: &str) -> Failure {
+    Failure::usage(format!("{id} is empty: it must name a file"))
 }
 
 /// The file that an option names and that is replaced as a whole, if it is given.

@@ -79,17 +79,7 @@ pub fn serve(config: &MountConfig, map: Option<&ChangeMap>, ready: &mut Ready) -
         return Err(e).or_fail(Status::System, || served.attempt());
     }
     // Only now: a mount that works has nothing to say to whoever waits for it.
-    log::info!(
-        "mounted {} on {}: {}, {}",
-        served.shown(),
-        mountpoint.display(),
-        served.describe(),
-        if config.volume.writable {
-            "writable"
-        } else {
-            "read-only"
-        }
-    );
+    served.tell_begin(config.volume.writable);
     served.wait(&inbox)
 }
 
@@ -120,7 +110,7 @@ fn mounted_source(first: &Path, count: usize) -> OsString {
 fn not_thawed() -> Failure {
     Failure::new(
         Status::MountFailed,
-        "the sources were cloned, but --thaw has failed: see above",
+        "--thaw has failed, see above: what was frozen may still be frozen",
     )
 }
 

@@ -200,12 +200,14 @@ fn each_command_takes_what_the_manual_says() {
             "as",
             "block-size",
             "changed",
+            "freeze",
             "help",
             "index",
             "quiet",
             "salvage",
             "since",
             "snapshot",
+            "thaw",
             "threads",
             "version"
         ])
@@ -293,7 +295,7 @@ fn example(word: &str) -> String {
     let (name, value) = word.split_once('=').unwrap_or((word, ""));
     let value = match value {
         "SIZE" | "BYTES" => "4096",
-        "NAME" | "ID" => "a",
+        "NAME" | "ID" | "CMD" => "a",
         "UID" | "GID" | "N" => "1",
         "MASK" => "022",
         "FILE" => "-",
@@ -308,6 +310,8 @@ fn example(word: &str) -> String {
         "since" => format!("index,changed=-,{word}"),
         "era-block-size" => format!("index,changed=-,since=a,{word}"),
         "snapshot-keep" => format!("snapshot,{word}"),
+        "freeze" => format!("snapshot,thaw=a,{word}"),
+        "thaw" => format!("snapshot,freeze=a,{word}"),
         _ => word.to_owned(),
     }
 }

@@ -45,7 +45,8 @@ pub(super) const FLAGS: [Flag; 20] = [
             "index",
             None,
             Some("FILE"),
-            "Keep the blocks' times between mounts, in FILE [default: one for this SRC in the state directory]",
+            "Keep the blocks' times between mounts, in FILE, or in a file for each SRC in a directory if it is DIR/ [default: in \
+             the state directory]",
         )
     },
     flag(
@@ -70,13 +71,13 @@ pub(super) const FLAGS: [Flag; 20] = [
         "freeze",
         None,
         Some("CMD"),
-        "With --snapshot: what /bin/sh runs before the clones are made, to stop whoever writes SRC; with --thaw",
+        "What /bin/sh runs before the snapshots are made, so that nobody writes SRC meanwhile; with --thaw",
     ),
     flag(
         "thaw",
         None,
         Some("CMD"),
-        "What /bin/sh runs right after them, whatever failed",
+        "What /bin/sh runs right after the snapshots, once, whatever failed; with --freeze",
     ),
     flag(
         "changed",
@@ -228,6 +229,7 @@ Mount options (-o): every long option above is one (-o write,block-size=64K), an
 Examples:
   bmapfs run --index disk.img -- rsync -a --inplace {}/ backup/   back up what changed
   bmapfs run -rw disk.img -- rsync -a --inplace backup/ {}/       restore
+  bmapfs run --index vm/*.img -- rsync -a --inplace {}/ backup/   several: backup/web.img/ ...
   bmapfs -b 64K /dev/vg0/vm /mnt                                  just mount, smaller blocks
   mount -t bmapfs disk.img /mnt -o write                          by mount(8), or in fstab
   umount /mnt                                                     with all data on the disk
@@ -245,7 +247,7 @@ copied; else bmapfs's own.";
 
 const AFTER_SCAN: &str = "bmapfs --help lists the mount options.";
 
-/// The command line that users type; also what completions are made from.
+/// The command line that users type, as help and completions show it.
 #[must_use]
 pub fn command() -> Command {
     named("bmapfs")
@@ -263,19 +265,29 @@ pub fn command() -> Command {
         .arg(options())
 }
 
+/// A mount as it is parsed. SRC takes MOUNTPOINT, too, which is the last: clap would take the word before an option for it,
+/// and options may stand between the two.
+pub(super) fn mount() -> Command {
+    named("bmapfs")
+        .override_help(command().render_help())
+        .arg(sources().required(false))
+        .arg(read())
+        .args(FLAGS.map(Flag::arg))
+        .arg(options())
+}
+
 /// `bmapfs run`.
 pub(super) fn run() -> Command {
     named("bmapfs run")
         .about(
             "Mounts SRC privately, runs CMD with {} replaced by the mount point (also in BMAPFS_MOUNT), unmounts, \
-             and ends with CMD's status.",
+             and ends with CMD's status. Of several SRC, each is in {}/NAME.",
         )
         .override_usage("bmapfs run [OPTIONS] SRC... -- CMD [ARG...]")
         .after_help(AFTER_RUN)
         .arg(sources())
         .arg(
             Arg::new("CMD")
-                .required(true)
                 .last(true)
                 .num_args(1..)
                 .value_parser(bytes())
@@ -441,8 +453,8 @@ fn source() -> Arg {
 /// One or several, and each may have a name.
 fn sources() -> Arg {
     source().num_args(1..).value_name("SRC").help(
-        "The image: a regular file or block device; or a directory of block files, to see as one image; several, or \
-         NAME=SRC, are shown in a directory each",
+        "The image: a regular file or block device; or a directory of block files, to see as one image. Of several, each \
+         is shown in a directory, called as its file, or NAME if it is NAME=SRC",
     )
 }
 

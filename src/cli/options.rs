@@ -345,10 +345,12 @@ impl Draft {
             }
         }
         match (self.given.get("freeze"), self.given.get("thaw")) {
-            (Some(_), None) => Err(Failure::usage(
-                "--freeze has no meaning without --thaw: what it stops would stay so",
-            )),
-            (None, Some(_)) => Err(Failure::usage("--thaw has no meaning without --freeze")),
+            (Some(typed), None) => Err(Failure::usage(format!(
+                "{typed} has no meaning without --thaw: what it stops would stay so"
+            ))),
+            (None, Some(typed)) => Err(Failure::usage(format!(
+                "{typed} has no meaning without --freeze"
+            ))),
             _ => Ok(()),
         }
     }

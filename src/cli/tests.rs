@@ -3,7 +3,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::*;
 
-fn parsed(arguments: &[&str]) -> Result<Command> {
+pub(super) fn parsed(arguments: &[&str]) -> Result<Command> {
     parse(
         std::iter::once("bmapfs")
             .chain(arguments.iter().copied())
@@ -11,7 +11,7 @@ fn parsed(arguments: &[&str]) -> Result<Command> {
     )
 }
 
-fn request(arguments: &[&str]) -> MountRequest {
+pub(super) fn request(arguments: &[&str]) -> MountRequest {
     match parsed(arguments) {
         Ok(Command::Mount(request)) => *request,
         other => panic!("{arguments:?}: {other:?}"),
@@ -32,7 +32,7 @@ fn text(arguments: &[&str]) -> String {
     }
 }
 
-fn refusal(arguments: &[&str]) -> String {
+pub(super) fn refusal(arguments: &[&str]) -> String {
     let failure = parsed(arguments).expect_err(&format!("{arguments:?}"));
     assert_eq!(failure.status(), Status::Usage, "{arguments:?}");
     failure.to_string()
@@ -41,6 +41,7 @@ fn refusal(arguments: &[&str]) -> String {
 #[test]
 fn the_definitions_are_sound() {
     definition::command().debug_assert();
+    definition::mount().debug_assert();
     definition::mount_helper().debug_assert();
     definition::umount_helper().debug_assert();
     definition::run().debug_assert();
@@ -100,6 +101,9 @@ fn every_flag_is_a_mount_option() {
             "changed" => "index,since=a",
             "since" => "index,changed=a",
             "as" => "index",
+            "snapshot" => "freeze=a,thaw=b",
+            "freeze" => "snapshot,thaw=a",
+            "thaw" => "snapshot,freeze=a",
             _ => "direct_io",
         };
         assert!(
@@ -130,14 +134,24 @@ fn paths_become_absolute_and_keep_their_bytes() {
 #[test]
 fn a_wrong_command_line_is_one_sentence() {
     for (arguments, part) in [
-        (
-            &[][..],
-            "required arguments were not provided: <SRC> <MOUNTPOINT>",
-        ),
-        (&["/a"], "<MOUNTPOINT>"),
+        (&[][..], "SRC and MOUNTPOINT are missing; see bmapfs --help"),
+        (&["/a"], "MOUNTPOINT is missing"),
+        (&["-w", "/a"], "MOUNTPOINT is missing"),
         (&["", "/b"], "SRC is empty"),
+        (&["/a", "", "/b"], "SRC is empty"),
         (&["/a", ""], "MOUNTPOINT is empty"),
-        (&["/a", "/b", "/c"], "unexpected argument '/c'"),
+        (&["scan"], "<SRC>"),
+        (&["run", "--", "true"], "<SRC>"),
+        (&["run", "/a"], "CMD is missing: it stands behind --"),
+        (
+            &["run", "/a", "true"],
+            "CMD is missing: it stands behind --",
+        ),
+        (&["run", "/a", "--"], "CMD is missing: it stands behind --"),
+        (
+            &["--mount-helper", "/a", "/b", "/c"],
+            "unexpected argument '/c'",
+        ),
         (&["--frob", "/a", "/b"], "unexpected argument '--frob'"),
         (
             &["--writ", "/a", "/b"],

@@ -77,14 +77,12 @@ pub(super) fn open_all(
     tally: &Tally,
 ) -> Result<(Vec<Source>, Option<Freeze>)> {
     let mut opened: Vec<Source> = Vec::new();
-    for source in sources {
-        let source = Source::open(&source.path, volume, index, mountpoint)?;
-        let same = opened.iter().find(|other| other.id == source.id);
-        if let Some(other) = same {
+    for typed in sources {
+        let source = Source::open(&typed.path, volume, index, mountpoint)?;
+        if let Some(at) = opened.iter().position(|other| other.id == source.id) {
+            let (one, other) = (sources[at].path.display(), typed.path.display());
             return Err(Failure::usage(format!(
-                "{} and {} are the same",
-                other.path.display(),
-                source.path.display()
+                "{one} and {other} are the same file or device: it can be shown only once"
             )));
         }
         opened.push(source);

@@ -49,12 +49,13 @@ pub(super) fn prepare(
     let directory = config.sources.iter().find(is_directory);
     let image = config.sources.iter().find(|source| !is_directory(source));
     match (directory, image) {
-        (Some(directory), Some(image)) => Err(Failure::usage(format!(
-            "{} is a directory of block files, and {} is not: one mount shows only one kind",
+        (Some(directory), Some(image)) if image.path.exists() => Err(Failure::usage(format!(
+            "{} is a directory, and {} is an image: one mount shows images or directories of block files, not both",
             directory.path.display(),
             image.path.display()
         ))),
-        (Some(_), None) => prepare_reverse(config, purpose),
+        // What is not there is told of when it is opened.
+        (Some(_), _) => prepare_reverse(config, purpose),
         (None, _) => prepare_images(config, map, purpose, tally),
     }
 }

@@ -60,6 +60,9 @@ pub fn scan(
         &tally,
     )?;
     known.freeze(freeze);
+    if let Some(freeze) = freeze {
+        log::info!("{}", freeze.describe());
+    }
     let mapping = match (&config.bmap, sources.first()) {
         (Some(file), Some(source)) => Some(Mapping::begin(file, source)?),
         _ => None,
@@ -197,8 +200,10 @@ struct OfSource<'a> {
 impl OfSource<'_> {
     /// For people.
     fn text(&self) -> String {
-        let head = match self.name {
-            Some(_) => format!("{}: ", self.path.display()),
+        // A list begins on a line of its own.
+        let head = |lines: &str| match self.name {
+            Some(_) if lines.is_empty() => format!("{}: ", self.path.display()),
+            Some(_) => format!("{}:\n", self.path.display()),
             None => String::new(),
         };
         match self.scanned {
@@ -206,12 +211,7 @@ impl OfSource<'_> {
                 report, restamped, ..
             } => {
                 let lines = runs(restamped);
-                let gap = if lines.is_empty() || head.is_empty() {
-                    ""
-                } else {
-                    "\n"
-                };
-                head + gap + &lines + &counts(report)
+                head(&lines) + &lines + &counts(report)
             }
             Scanned::Planned { plan, list } => {
                 let shown = if *list {
@@ -226,7 +226,8 @@ impl OfSource<'_> {
                     checked,
                     ..
                 } = plan;
-                shown
+                head(&shown)
+                    + &shown
                     + &format!(
                         "{read} of {blocks} blocks would be read, {bytes} bytes with their holes, and {checked} others \
                          to recheck\n"

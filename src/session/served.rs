@@ -236,7 +236,7 @@ impl Served {
     pub(super) fn tell(&self, what: &str, summaries: &[Summary]) {
         let each = self.members.iter().zip(summaries);
         let frozen = match self.freeze {
-            Some(freeze) => format!("; frozen for {:.3} seconds", freeze.lasted.as_secs_f64()),
+            Some(freeze) => format!("; {}", freeze.describe()),
             None => String::new(),
         };
         let (last, several) = match summaries {
@@ -252,17 +252,21 @@ impl Served {
         }
     }
 
-    /// How much there is, for a log line.
-    pub(super) fn describe(&self) -> String {
-        let all = self.members.iter().map(|member| match &member.name {
-            None => member.content.describe(),
-            Some(name) => format!(
-                "{} {}",
-                Path::new(name).display(),
+    /// A line for each source: where it is, and how much.
+    pub(super) fn tell_begin(&self, writable: bool) {
+        let access = if writable { "writable" } else { "read-only" };
+        for member in &self.members {
+            let place = self.mount.mountpoint();
+            let (shown, place) = match &member.name {
+                None => (self.shown(), place.to_owned()),
+                Some(name) => (member.path.display(), place.join(name)),
+            };
+            let place = place.display();
+            log::info!(
+                "mounted {shown} on {place}: {}, {access}",
                 member.content.describe()
-            ),
-        });
-        all.collect::<Vec<_>>().join("; ")
+            );
+        }
     }
 
     /// A thread whose name tells the umount helper which mount this process serves; it ends with the returned

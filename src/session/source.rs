@@ -121,6 +121,13 @@ pub(super) struct Freeze {
     pub(super) thawed: bool,
 }
 
+impl Freeze {
+    /// For a log line.
+    pub(super) fn describe(self) -> String {
+        format!("frozen for {:.3} seconds", self.lasted.as_secs_f64())
+    }
+}
+
 /// Clones all of them, one right after the other, before anything of them is read. `dry_run`: no index will be saved.
 /// After an error no clone is left.
 pub(super) fn clone_all(
@@ -164,12 +171,18 @@ pub(super) fn clone_all(
 /// The index's file. An error: it cannot be told where that would be.
 fn file_of(config: &IndexConfig, path: &Path, volume: &VolumeConfig) -> Result<PathBuf> {
     let directory = match &config.place {
+        IndexPlace::File(file) if file.is_dir() => {
+            let file = file.display();
+            return Err(Failure::usage(format!(
+                "index {file}: it is a directory; if the index is to be in it, add a slash: --index={file}/"
+            )));
+        }
         IndexPlace::File(file) => return Ok(file.clone()),
         IndexPlace::Directory(directory) => Some(directory.as_path()),
         IndexPlace::State => None,
     };
     index::default_path(directory, path, config.id.as_deref(), volume.block_size).or_fail(
         Status::MountFailed,
-        || "looking for the state directory (set XDG_STATE_HOME, or use --index=FILE)",
+        || "looking for the state directory (set XDG_STATE_HOME, or use --index=FILE or --index=DIR/)",
     )
 }

@@ -89,6 +89,14 @@ pub(super) fn describe_all(summaries: &[Summary]) -> String {
             let _ = write!(line, "; {count} {what}: see above");
         }
     }
+    let quiet = |summary: &&Summary| summary.meanwhile == Meanwhile::Quiet;
+    let written = summaries.len() - summaries.iter().filter(quiet).count();
+    if written > 0 {
+        let _ = write!(
+            line,
+            "; {written} of the sources were, or may have been, written meanwhile: see above"
+        );
+    }
     line
 }
 
