@@ -274,6 +274,14 @@ impl World {
         let Ok(handle) = mounted.blocks.open(inode, true) else {
             return;
         };
+        if mounted.mode == Mode::Force {
+            // Whoever is reading it is served what the index takes for the work of others: a new stamp is due (P24).
+            let mut model = self.model();
+            let read = model.nested || model.readers.iter().any(|reader| reader.block == block);
+            if let Some(mount) = model.mount.as_mut().filter(|_| read) {
+                mount.written_while_read[block] = true;
+            }
+        }
         if start < end {
             let offset = (start - block * BLOCK) as u64;
             // It may fail, on an image that somebody cut.

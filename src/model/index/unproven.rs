@@ -554,3 +554,38 @@ fn p24_a_clock_that_is_set_back_makes_the_first_listing_not_fresh_again() {
         holds(setup, history);
     }
 }
+
+#[test]
+fn p24_written_with_force_while_it_is_copied() {
+    let written = Op::Write {
+        block: 1,
+        part: Part::First,
+        letter: 2,
+        looked: false,
+        release: true,
+    };
+    for setup in setups() {
+        for after in 0..24 {
+            let synced = vec![
+                mount(Mode::Force),
+                plan(after, written.clone()),
+                Op::Sync { target: 0 },
+            ];
+            holds(setup, synced);
+        }
+        let step = Op::Step { reader: 0 };
+        let between = vec![
+            mount(Mode::Force),
+            Op::Start {
+                block: 1,
+                style: Style::Ordered,
+                listed: true,
+            },
+            step.clone(),
+            written.clone(),
+            step.clone(),
+            step,
+        ];
+        holds(setup, between);
+    }
+}

@@ -63,6 +63,8 @@ pub(super) struct Mounted {
     pub(super) noted: usize,
     /// Not every stamp has to stay.
     doubt: bool,
+    /// Nor that of a block that was written through it while a client was reading, if that is watched.
+    pub(super) written_while_read: [bool; BLOCKS],
 }
 
 /// How an index was left by a mount during which nobody else wrote: nothing of that may change.
@@ -282,6 +284,7 @@ impl World {
             looked: telling.map_or(begin, |_| self.live.looked()),
             noted,
             doubt: false,
+            written_while_read: [false; BLOCKS],
         });
     }
 
@@ -310,7 +313,8 @@ impl World {
         }
         let torn = std::array::from_fn(|block| {
             let record = mounted.index.record(number(block));
-            busy || record.has(TORN) || record.has(UNREAD)
+            let written = mounted.written_while_read[block];
+            busy || written || record.has(TORN) || record.has(UNREAD)
         });
         self.made(&mounted.index);
         {
