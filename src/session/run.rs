@@ -38,7 +38,7 @@ const NOT_FOUND: u8 = 127;
 /// As shells: a signal ended the command; its number is added.
 const BY_SIGNAL: i32 = 128;
 /// Where root's runs mount, each over it in a namespace of its own. Not /run/bmapfs: what others keep there, like reports,
-/// would be hidden, and systemd removes that directory as some unit's RuntimeDirectory=, with what is mounted on it.
+/// would be hidden, and systemd removes that directory as some unit's `RuntimeDirectory=`, with what is mounted on it.
 pub(super) const PRIVATE_BASE: &str = "/run/bmapfs.mounts";
 
 /// Mounts, runs the command, unmounts. `map`: what [`super::read_map`] has read. `known`: takes what there is to report.
