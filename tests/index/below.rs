@@ -122,7 +122,7 @@ fn p24_what_others_may_do_to_a_device_is_no_failure() {
         assert_eq!(stamps.count(), if night == 0 { 12 } else { 0 });
     }
     // Attached again it is another device, which has what it has.
-    device.detach();
+    drop(device);
     change(&backing, 3 * BLOCK + 1000, B);
     let again = LoopDevice::new(&backing);
     let again = Rig::new(&scene, again.path()).with_index(rig.index.clone());

@@ -180,11 +180,11 @@ fn p23_an_image_that_somebody_has_open_for_writing_is_read() {
         // So does the kernel: only the second of these can write.
         let device = LoopDevice::with("-r", &disk.image);
         assert_eq!(bytes_read(&rig), 0, "{kind}: a read-only loop device");
-        device.detach();
+        drop(device);
         let device = LoopDevice::new(&disk.image);
         rig.counts("-o rescan");
         assert_eq!(bytes_read(&rig), all, "{kind}: a loop device");
-        device.detach();
+        drop(device);
     });
 }
 

@@ -101,7 +101,7 @@ fn a_file_system_that_was_in_use_is_mounted_without_its_log() {
     tool("cp").arg("--sparse=auto").args([&image, &copy]).ok();
     for (kind, device) in devices {
         tool("umount").arg(scene.path(kind)).ok();
-        device.detach();
+        drop(device);
     }
     let backup = back_up(&scene, &copy, "-b 1M --sparse", "backup");
     let mount = scene.mount(&backup).with("--sparse").up();

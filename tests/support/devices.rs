@@ -53,7 +53,8 @@ impl LoopDevice {
         path
     }
 
-    /// Detaches it now, expecting that nobody uses it.
+    /// Detaches it now, expecting that nobody uses it: for a test of that. Others drop it, since whoever looks at all
+    /// devices, as mount(8) does, may have it open for a moment.
     pub(crate) fn detach(mut self) {
         self.release();
         assert!(!self.is_mine(), "{} is still in use", self.path.display());
