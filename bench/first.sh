@@ -2,7 +2,7 @@
 # whole image; and what rechecking costs. Uses run.sh's variables and functions, and resync.sh's ways of syncing.
 # shellcheck shell=bash
 
-# One first backup: first_by indexed|plain|whole. How much bmapfs has read of the source goes to $work_disk/read.parent.
+# One first backup: first_by indexed|plain|whole. How much bmapfs has read of the source goes to $work_disk/read.source.parent.
 first_by() {
     local command=("$work_disk/counted" "$work_disk/read.source" rsync -a --inplace --whole-file -e "$work_disk/shell"
         --rsync-path "$work_disk/counted $work_disk/read.backup rsync")
@@ -30,7 +30,7 @@ measure_one_first() {
         echo "$seconds $(($(cat "$work_disk/read.source") - $(cat "$work_disk/read.shell")))"
         cmp "$work/whole" "$work/image" || die "rsync's own backup differs from the image"
     else
-        echo "$seconds $(cat "$work_disk/read.parent")"
+        echo "$seconds $(cat "$work_disk/read.source.parent")"
         cat "$work/backup"/* | cmp - "$work/image" || die 'the backup differs from the image'
     fi
 }

@@ -70,7 +70,7 @@ shift
 "$@"
 status=$?
 sed -n 's/^rchar: //p' /proc/$$/io >"$out"
-sed -n 's/^rchar: //p' /proc/$PPID/io >"${out%.*}.parent"
+sed -n 's/^rchar: //p' /proc/$PPID/io >"$out.parent"
 exit $status
 END
     # What rsync calls in place of ssh: the two halves of a local rsync, joined by pipes.

@@ -95,8 +95,8 @@ pub(crate) struct Summary {
     /// Of a mount with an index: blocks of which nobody was served all since they changed, before or in part: how many,
     /// and the first.
     pub uncopied: Option<(u64, BlockIndex)>,
-    /// Bytes of block files that readers were given.
-    pub served: u64,
+    /// Bytes of block files that readers were given; `None`: nobody counted, nor looked what cannot be read, nor who wrote.
+    pub served: Option<u64>,
     /// Of a mount with an index: what the last scan found.
     pub report: Option<Report>,
     /// Blocks that could not be read when that was tried last: how many, and the first.
@@ -248,7 +248,7 @@ impl Blocks {
         }
         self.times.let_pass();
         let meanwhile = if let Some(index) = self.times.index() {
-            self.handles.for_each(Open::discard);
+            self.handles.for_each(Open::end);
             index.close()
         } else if self.config.writable {
             Ok(Meanwhile::Quiet)
@@ -271,7 +271,7 @@ impl Blocks {
             untouched,
             skipped: self.skipped(),
             uncopied: self.uncopied(),
-            served: self.served.load(SeqCst),
+            served: Some(self.served.load(SeqCst)),
             meanwhile: meanwhile?,
             latched: self.latched.load(SeqCst),
             unreadable: self.unreadable(),

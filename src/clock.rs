@@ -6,10 +6,15 @@ pub(crate) mod testing;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
+
 /// Tells the time in whole seconds since the epoch.
 pub(crate) trait Clock: fmt::Debug + Send + Sync {
     /// The present second.
     fn now(&self) -> i64;
+
+    /// Seconds that have passed since some moment, by a clock that nobody can set.
+    fn passed(&self) -> i64;
 
     /// Waits until `second` is over, but never longer than `most`.
     fn wait_past(&self, second: i64, most: Duration);
@@ -37,6 +42,11 @@ impl Clock for SystemClock {
             Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
             Err(before) => -i64::try_from(before.duration().as_secs()).unwrap_or(i64::MAX) - 1,
         }
+    }
+
+    fn passed(&self) -> i64 {
+        // While the machine sleeps, others may write what is on the network.
+        clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(i64::MAX, |time| time.tv_sec())
     }
 
     fn wait_past(&self, second: i64, most: Duration) {

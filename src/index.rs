@@ -149,6 +149,7 @@ impl Index {
             self.records.with(block, |record| {
                 record.add(READ);
                 record.clear(UNOPENED);
+                self.copied_unwatched(record);
             });
         }
     }

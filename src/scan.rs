@@ -3,10 +3,12 @@
 //! Knows digests and no stamps: what a digest means is the index's business.
 
 mod bmap;
+mod turns;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::thread::Scope;
 use std::time::Instant;
 
 use crate::buffer::with_scratch;
@@ -15,6 +17,7 @@ use crate::image::Image;
 
 pub(crate) use bmap::BlockMap;
 use bmap::Part;
+use turns::{Share, Ticket, Turns};
 
 /// BLAKE3 of a block's content.
 pub(crate) type Digest = [u8; 32];
@@ -47,6 +50,8 @@ pub(crate) struct Tally {
     pub read: AtomicU64,
     /// Set it to end the scan of all of them early.
     pub cancel: Arc<AtomicBool>,
+    /// Who of them reads next.
+    turns: Arc<Turns>,
 }
 
 impl Tally {
@@ -56,6 +61,7 @@ impl Tally {
             done: Arc::clone(&self.done),
             read: AtomicU64::new(0),
             cancel: Arc::clone(&self.cancel),
+            turns: Arc::clone(&self.turns),
         }
     }
 }
@@ -223,13 +229,19 @@ impl<'a> Hasher<'a> {
         wanted: &(dyn Fn(BlockIndex) -> bool + Sync),
         sink: &(dyn Fn(BlockIndex, Found) + Sync),
     ) -> Result<(), Cancelled> {
-        let next = AtomicU64::new(0);
-        let batch = (BATCH / self.geometry.block_size().bytes()).max(1);
+        let share = tally.turns.begin(self.geometry.image_size(), threads);
+        let job = Job {
+            next: AtomicU64::new(0),
+            batch: (BATCH / self.geometry.block_size().bytes()).max(1),
+            tally,
+            wanted,
+            sink,
+            share: &share,
+        };
+        // Not on this thread, whose memory would stay, for as many images as there are.
         std::thread::scope(|scope| {
-            for _ in 1..threads.max(1) {
-                scope.spawn(|| self.work(&next, batch, tally, wanted, sink));
-            }
-            self.work(&next, batch, tally, wanted, sink);
+            let ticket = share.ticket();
+            scope.spawn(|| self.work(scope, &job, ticket));
         });
         if tally.cancel.load(Relaxed) {
             Err(Cancelled)
@@ -238,43 +250,70 @@ impl<'a> Hasher<'a> {
         }
     }
 
-    fn work(
-        &self,
-        next: &AtomicU64,
-        batch: u64,
-        tally: &Tally,
-        wanted: &(dyn Fn(BlockIndex) -> bool + Sync),
-        sink: &(dyn Fn(BlockIndex, Found) + Sync),
+    fn work<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        job: &'scope Job<'_>,
+        ticket: Ticket<'scope>,
     ) {
+        let mut turn = ticket.turn();
         loop {
-            let first = next.fetch_add(batch, Relaxed);
+            let first = job.next.fetch_add(job.batch, Relaxed);
             if first >= self.geometry.blocks() {
                 return;
             }
-            let start = first * self.geometry.block_size().bytes();
-            let mut part = self.map.map(|_| Part::new(start));
-            let blocks = (first..first + batch).map_while(|number| self.geometry.block(number));
-            for block in blocks {
-                if tally.cancel.load(Relaxed) {
-                    return;
-                }
-                if wanted(block) {
-                    let found = self.hash_mapping(block, &tally.read, &mut part);
-                    if let (Some(map), Err(_)) = (self.map, &found) {
-                        map.fail(block);
-                        part = None;
-                    }
-                    sink(block, found.map_or_else(Found::Unreadable, Found::Digest));
-                }
-                tally
-                    .done
-                    .fetch_add(self.geometry.span(block).len(), Relaxed);
+            if let Some(ticket) = job.share.spare() {
+                scope.spawn(|| self.work(scope, job, ticket));
             }
-            if let (Some(map), Some(part)) = (self.map, part) {
-                map.add(part);
+            match self.hash_batch(job, first) {
+                Some(false) => {}
+                Some(true) => turn = turn.again(),
+                None => return,
             }
         }
     }
+
+    /// Hashes what is wanted of the blocks from `first` on. Whether it was any; `None`: the scan is to end early.
+    fn hash_batch(&self, job: &Job<'_>, first: u64) -> Option<bool> {
+        let tally = job.tally;
+        let start = first * self.geometry.block_size().bytes();
+        let mut part = self.map.map(|_| Part::new(start));
+        let mut any = false;
+        let blocks = (first..first + job.batch).map_while(|number| self.geometry.block(number));
+        for block in blocks {
+            if tally.cancel.load(Relaxed) {
+                return None;
+            }
+            if (job.wanted)(block) {
+                any = true;
+                let found = self.hash_mapping(block, &tally.read, &mut part);
+                if let (Some(map), Err(_)) = (self.map, &found) {
+                    map.fail(block);
+                    part = None;
+                }
+                (job.sink)(block, found.map_or_else(Found::Unreadable, Found::Digest));
+            }
+            tally
+                .done
+                .fetch_add(self.geometry.span(block).len(), Relaxed);
+        }
+        if let (Some(map), Some(part)) = (self.map, part) {
+            map.add(part);
+        }
+        Some(any)
+    }
+}
+
+/// What the threads of one scan share.
+struct Job<'a> {
+    /// The first block that nobody has taken.
+    next: AtomicU64,
+    /// So many blocks are taken at a time.
+    batch: u64,
+    tally: &'a Tally,
+    wanted: &'a (dyn Fn(BlockIndex) -> bool + Sync),
+    sink: &'a (dyn Fn(BlockIndex, Found) + Sync),
+    share: &'a Share<'a>,
 }
 
 #[cfg(test)]

@@ -28,8 +28,6 @@ pub(crate) use report::{Blocks, Report};
 const BATCH: u64 = 1 << 20;
 /// How often a file that changes while it is read is read again.
 const TRIES: u32 = 3;
-/// A unit of stat(2)'s `st_blocks`, in bytes.
-const SECTOR: u64 = 512;
 
 /// What is to be compared.
 #[derive(Debug, Clone, Copy)]
@@ -67,8 +65,10 @@ enum Verdict {
     Unknown,
     /// There is none any more.
     Missing,
-    /// Other content with the same time, or it cannot be read.
+    /// Other content with the same time.
     Damaged,
+    /// It cannot be read, and may hold what it should.
+    Unreadable,
     /// Another time, with the same content or that of a time before.
     Older,
     /// Other content with a time that the block never had.
@@ -77,8 +77,8 @@ enum Verdict {
 
 impl Verdict {
     fn from_number(number: u8) -> Option<Self> {
-        use Verdict::{Damaged, Missing, Newer, Older, Right, Unknown};
-        let all = [Right, Unknown, Missing, Damaged, Older, Newer];
+        use Verdict::{Damaged, Missing, Newer, Older, Right, Unknown, Unreadable};
+        let all = [Right, Unknown, Missing, Damaged, Unreadable, Older, Newer];
         all.into_iter().find(|verdict| *verdict as u8 == number)
     }
 
@@ -230,9 +230,9 @@ impl<'a> Verification<'a> {
                     ));
                 }
                 if !self.told.swap(true, Relaxed) {
-                    log::warn!("{file}: {e}; it counts as damaged, as others that cannot be read");
+                    log::warn!("{file}: {e}; it counts as unreadable, as do others like it");
                 }
-                Ok(Verdict::Damaged)
+                Ok(Verdict::Unreadable)
             }
         }
     }
@@ -259,13 +259,13 @@ impl<'a> Verification<'a> {
         Ok(Verdict::Newer)
     }
 
-    /// Of a file that is not empty. As a scan reads: holes not, and without pushing pages out of the cache.
+    /// Of what lies on the disk of a file that is not empty. As a scan reads: holes not, and without pushing pages of others
+    /// out of the cache.
     fn digest(&self, source: &Source, stat: &Metadata, tally: &Tally) -> io::Result<Digest> {
         let known = self.request.known;
-        if stat.blocks() * SECTOR < stat.len() {
-            // What it tells of holes holds after that.
-            source.flush()?;
-        }
+        // What it tells of holes holds after that, too.
+        source.flush()?;
+        source.drop_cached();
         let geometry = Geometry::new(stat.len(), known.geometry().block_size());
         let geometry = geometry.map_err(io::Error::other)?;
         let whole = geometry.last().ok_or(io::ErrorKind::InvalidInput)?;
@@ -308,6 +308,7 @@ impl<'a> Verification<'a> {
                 Verdict::Unknown => report.unknown.add(block),
                 Verdict::Missing => report.missing.add(block),
                 Verdict::Damaged => report.damaged.add(block),
+                Verdict::Unreadable => report.unreadable.add(block),
                 Verdict::Older => report.older.add(block),
                 Verdict::Newer => report.newer.add(block),
             }
@@ -328,6 +329,7 @@ fn other_block_size(
     let found = BlockSize::from_bytes(len(first)?)?;
     let second = blocks.get(1).filter(|second| *second != last);
     let is_other = first.get() == 0
+        && found != geometry.block_size()
         && found.bytes() != geometry.span(*first).len()
         && second.is_none_or(|second| len(second) == Some(found.bytes()))
         && len(last)? <= found.bytes()
@@ -336,7 +338,7 @@ fn other_block_size(
 }
 
 /// Whether an error is about one file and not about everything: a bad sector, a bad checksum, something in the place of
-/// the file. Any other, like a lost connection or a missing permission, would make all files look damaged.
+/// the file. Any other, like a lost connection or a missing permission, would make all files look unreadable.
 fn tells_of_the_file(error: &io::Error) -> bool {
     let Some(number) = error.raw_os_error() else {
         return false;

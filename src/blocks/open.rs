@@ -9,6 +9,7 @@ use crate::budget::Share;
 use crate::geometry::{BlockIndex, FileOffset};
 use crate::image::readahead::ReadAhead;
 use crate::index::{Index, Served};
+use crate::scan::Digest;
 use crate::volume::sync_errors::SeenErrors;
 use crate::volume::{Errno, Handle, Result};
 
@@ -87,7 +88,12 @@ impl Blocks {
     }
 
     /// After [`Self::check_open`]. It ends with [`Self::closed`].
-    pub(super) fn open_block(&self, block: BlockIndex, write: bool) -> OpenBlock {
+    pub(super) fn open_block(
+        &self,
+        block: BlockIndex,
+        write: bool,
+        seen_errors: SeenErrors,
+    ) -> OpenBlock {
         let index = self.times.index();
         let writer_of = index.filter(|_| write).cloned();
         if write {
@@ -101,7 +107,7 @@ impl Blocks {
         OpenBlock {
             block,
             writable: write,
-            seen_errors: self.sync_errors.of_new_handle(),
+            seen_errors,
             ahead: self
                 .image
                 .is_direct()
@@ -122,14 +128,33 @@ impl Blocks {
 impl Open {
     /// The index is about to judge what was served so far: of this handle nothing is certain yet.
     pub(super) fn discard(&self) {
-        match self {
-            Self::Directory => {}
-            Self::Block(open) => open.discard(),
-            Self::Staged(staged) => {
-                if let Some(open) = staged.block() {
-                    open.discard();
-                }
-            }
+        self.judge(|_, _| None);
+    }
+
+    /// The same at the end: nobody is served any more. The kernel tells of a close(2) only after it, and at an unmount
+    /// maybe never.
+    pub(super) fn end(&self) {
+        self.judge(Served::digest);
+    }
+
+    /// Tells the index what this handle was served, if anything, as `digest` has it of the block's length.
+    fn judge(&self, digest: impl Fn(&Served, u64) -> Option<Digest>) {
+        let open = match self {
+            Self::Directory => None,
+            Self::Block(open) => Some(open),
+            Self::Staged(staged) => staged.block(),
+        };
+        let Some((open, watched)) = open.and_then(|open| Some((open, open.watched.as_ref()?)))
+        else {
+            return;
+        };
+        let served = watched
+            .served
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if served.any() {
+            let digest = digest(&served, watched.len);
+            watched.index.served(open.block, digest, watched.epoch);
         }
     }
 }
@@ -155,18 +180,6 @@ impl OpenBlock {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .hash(offset.get(), bytes);
-        }
-    }
-
-    fn discard(&self) {
-        if let Some(watched) = &self.watched {
-            let served = watched
-                .served
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            if served.any() {
-                watched.index.served(self.block, None, watched.epoch);
-            }
         }
     }
 }

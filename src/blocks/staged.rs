@@ -102,16 +102,17 @@ impl Staging {
     }
 
     /// The named one with the lowest number from `id` on.
-    pub(super) fn from(&self, id: u64) -> Option<(OsString, Arc<Staged>)> {
-        self.read(|files| {
-            files
-                .by_id
-                .range(id..)
-                .find_map(|(_, staged)| match &staged.lock().place {
-                    StagedPlace::Named(name) => Some((name.clone(), Arc::clone(staged))),
-                    _ => None,
-                })
-        })
+    pub(super) fn from(&self, mut id: u64) -> Option<(OsString, Arc<Staged>)> {
+        loop {
+            // One that is being written to its block is waited for without the lock of the names.
+            let staged =
+                self.read(|files| files.by_id.range(id..).next().map(|(_, it)| Arc::clone(it)))?;
+            let place = staged.lock().place.clone();
+            if let StagedPlace::Named(name) = place {
+                return Some((name, staged));
+            }
+            id = staged.id + 1;
+        }
     }
 
     /// A new, empty file. EEXIST: the name is taken; ENOSPC: there are too many.
@@ -186,13 +187,20 @@ impl Staging {
         }
     }
 
+    /// One handle less.
     pub(super) fn closed(&self, staged: &Staged) {
-        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         let mut state = staged.lock();
         state.handles = state.handles.saturating_sub(1);
-        if state.handles == 0 && !matches!(state.place, StagedPlace::Named(_)) {
-            self.free(&mut state);
-            files.by_id.remove(&staged.id);
+        let gone = state.is_gone();
+        drop(state);
+        if gone {
+            let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+            let mut state = staged.lock();
+            // Somebody may have opened it in between.
+            if state.is_gone() {
+                self.free(&mut state);
+                files.by_id.remove(&staged.id);
+            }
         }
     }
 
@@ -261,6 +269,11 @@ impl Staged {
 }
 
 impl StagedState {
+    /// It has no name any more, and nobody has it open.
+    fn is_gone(&self) -> bool {
+        self.handles == 0 && !matches!(self.place, StagedPlace::Named(_))
+    }
+
     /// Reads at `offset` into `out`; fewer bytes at the end.
     pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> usize {
         let from = usize::try_from(offset)
@@ -284,6 +297,11 @@ impl StagedState {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread::Scope;
+
+    use nix::unistd::gettid;
+
     use super::*;
 
     #[test]
@@ -328,6 +346,37 @@ mod tests {
         staging.closed(&one);
         assert_eq!(staging.resize(&mut two.lock(), 80), Ok(()));
         assert_eq!(staging.leftovers(), (vec![OsString::from("a.00000002")], 2));
+    }
+
+    /// Starts `work` on a thread of its own and waits until that waits for a lock.
+    fn waits<'scope>(scope: &'scope Scope<'scope, '_>, work: impl FnOnce() + Send + 'scope) {
+        let (tell, told) = channel();
+        scope.spawn(move || {
+            tell.send(gettid()).unwrap();
+            work();
+        });
+        let place = format!("/proc/self/task/{}/syscall", told.recv().unwrap());
+        let futex = format!("{} ", libc::SYS_futex);
+        while !std::fs::read_to_string(&place).unwrap().starts_with(&futex) {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_the_names_while_one_file_is_written_to_its_block() {
+        let staging = Staging::new(100);
+        let name = OsStr::new("a.00000001");
+        let file = staging.create(name, 80, 0, &Create::default()).unwrap();
+        file.opened();
+        std::thread::scope(|scope| {
+            let written = file.lock();
+            waits(scope, || staging.closed(&file));
+            assert!(staging.files.try_write().is_ok(), "a handle is closed");
+            waits(scope, || drop(staging.from(0)));
+            assert!(staging.files.try_write().is_ok(), "a listing");
+            drop(written);
+        });
+        assert_eq!(file.lock().handles, 0);
     }
 
     #[test]

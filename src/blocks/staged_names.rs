@@ -12,7 +12,7 @@ impl Blocks {
     pub(super) fn lookup_staged(&self, name: &OsStr) -> Option<LookupEntry> {
         let staged = self.staging.named(name)?;
         Some(LookupEntry {
-            attr: self.attr_of_staged(&staged),
+            attr: self.attr_of_staged(staged.id, &staged.lock()),
             lasting: false,
         })
     }
@@ -30,7 +30,7 @@ impl Blocks {
         if let Some(block) = parse_block_name(name) {
             return self.create_block(block, create);
         }
-        let Some((_, most)) = self.stageable(name) else {
+        let Some(most) = self.stageable(name) else {
             if let Some(block) = Staging::block_in(name) {
                 self.refuse_past_end(block);
             }
@@ -43,23 +43,21 @@ impl Blocks {
         let handle = opened.inspect_err(|_| self.staging.take(name, StagedPlace::Removed))?;
         Ok((
             LookupEntry {
-                attr: self.attr_of_staged(&staged),
+                attr: self.attr_of_staged(staged.id, &staged.lock()),
                 lasting: false,
             },
             handle,
         ))
     }
 
-    /// The block that a temporary name is for, and how long the file may become.
-    fn stageable(&self, name: &OsStr) -> Option<(BlockIndex, u64)> {
+    /// How long a file with this temporary name may become. `None`: it is none of a block that there is.
+    fn stageable(&self, name: &OsStr) -> Option<u64> {
         let block = Staging::block_in(name)?;
         if self.config.resize {
-            return Some((block, self.config.block_size.bytes()));
+            return Some(self.config.block_size.bytes());
         }
         let geometry = self.geometry();
-        geometry
-            .has(block)
-            .then(|| (block, geometry.span(block).len()))
+        geometry.has(block).then(|| geometry.span(block).len())
     }
 
     /// A block without a file gets one: in a sparse directory, or past the image's end.
@@ -145,7 +143,7 @@ impl Blocks {
         let inode = Inode::Block(block);
         // Opened, so that the index hashes the block when it is closed.
         self.check_open(block, true)?;
-        let open = self.open_block(block, true);
+        let open = self.open_block(block, true, self.sync_errors.of_new_handle());
         let put = || -> Result<Change> {
             // Held all along: a write to the staged file comes before or after, and then goes to the block.
             let mut state = staged.lock();
@@ -200,7 +198,7 @@ impl Blocks {
         while let Some((name, staged)) = self.staging.from(id) {
             id = staged.id + 1;
             let entry = LookupEntry {
-                attr: self.attr_of_staged(&staged),
+                attr: self.attr_of_staged(staged.id, &staged.lock()),
                 lasting: false,
             };
             if !sink(&Listed {

@@ -6,6 +6,7 @@ use super::Blocks;
 use super::open::{Open, OpenBlock, OpenFile};
 use super::staged::{Staged, StagedPlace, StagedState, Staging};
 use crate::volume::inode::Inode;
+use crate::volume::sync_errors::SeenErrors;
 use crate::volume::{Allocate, Attr, Change, Errno, FileKind, Handle, Result, SetTime, Volume};
 
 /// An open staged file.
@@ -13,6 +14,8 @@ use crate::volume::{Allocate, Attr, Change, Errno, FileKind, Handle, Result, Set
 pub(super) struct OpenStaged {
     staged: Arc<Staged>,
     write: bool,
+    /// Who wrote the staged file lost what the block loses (promise P9).
+    seen_errors: SeenErrors,
     /// The block that it was renamed over, once that was asked for something.
     block: OnceLock<OpenBlock>,
 }
@@ -35,7 +38,7 @@ impl Blocks {
         if open.block().is_none() {
             self.check_open(block, open.write)?;
         }
-        let opened = || self.open_block(block, open.write);
+        let opened = || self.open_block(block, open.write, open.seen_errors.handed_on());
         Ok(OpenFile::Block(open.block.get_or_init(opened)))
     }
 
@@ -46,6 +49,7 @@ impl Blocks {
             Open::Staged(OpenStaged {
                 staged: Arc::clone(staged),
                 write,
+                seen_errors: self.sync_errors.of_new_handle(),
                 block: OnceLock::new(),
             })
         })
@@ -72,30 +76,29 @@ impl Blocks {
     /// The attributes of inode `Other(id)`, which may be a block by now.
     pub(super) fn staged_attr(&self, id: u64) -> Result<Attr> {
         let staged = self.staging.numbered(id).ok_or(Errno::ENOENT)?;
-        let place = staged.lock().place.clone();
-        match place {
-            StagedPlace::Block(block) => {
-                let attr = self.attr(Inode::Block(block))?;
-                Ok(Attr {
-                    inode: Inode::Other(id),
-                    ..attr
-                })
-            }
-            _ => Ok(self.attr_of_staged(&staged)),
-        }
+        let state = staged.lock();
+        let StagedPlace::Block(block) = state.place else {
+            return Ok(self.attr_of_staged(id, &state));
+        };
+        drop(state);
+        let attr = self.attr(Inode::Block(block))?;
+        Ok(Attr {
+            inode: Inode::Other(id),
+            ..attr
+        })
     }
 
-    pub(super) fn attr_of_staged(&self, staged: &Staged) -> Attr {
-        let state = staged.lock();
+    pub(super) fn attr_of_staged(&self, id: u64, state: &StagedState) -> Attr {
+        let inode = Inode::Other(id);
         let size = state.content.len() as u64;
         Attr {
-            inode: Inode::Other(staged.id),
+            inode,
             kind: FileKind::File,
             size,
             sectors: size.div_ceil(512),
             stamp: state.mtime,
             atime: state.atime.unwrap_or(state.mtime),
-            mode: state.mode & self.owners.widest(Inode::Other(staged.id)),
+            mode: state.mode & self.owners.widest(inode),
             links: 1,
             uid: state.uid,
             gid: state.gid,
@@ -129,8 +132,7 @@ impl Blocks {
             state.mtime = seconds(mtime);
             state.mtime_set = true;
         }
-        drop(state);
-        Ok(self.attr_of_staged(&staged))
+        Ok(self.attr_of_staged(id, &state))
     }
 
     pub(super) fn write_staged(
@@ -143,6 +145,7 @@ impl Blocks {
         if !open.write {
             return Err(Errno::EBADF);
         }
+        open.seen_errors.wrote();
         let end = offset.checked_add(data.len() as u64).ok_or(Errno::EFBIG)?;
         if end > state.content.len() as u64 {
             self.resize_staged(state, end)?;
@@ -173,12 +176,14 @@ impl Blocks {
 
     pub(super) fn allocate_staged(
         &self,
+        open: &OpenStaged,
         state: &mut StagedState,
         what: Allocate,
         keep_size: bool,
         offset: u64,
         len: u64,
     ) -> Result<()> {
+        open.seen_errors.wrote();
         let end = offset.checked_add(len).ok_or(Errno::EFBIG)?;
         if !keep_size && end > state.content.len() as u64 {
             self.staging.resize(state, end)?;

@@ -117,7 +117,8 @@ impl Stamps {
             follow.fingerprint = image.fingerprint()?;
             let last = follow.fingerprint.last_write();
             if last.is_some_and(|last| last <= clock.now()) {
-                if let Some(mtime) = image.mtime()? {
+                // Not a second look: somebody may have written since.
+                if let Some(mtime) = follow.fingerprint.certain_mtime() {
                     follow.follow(mtime);
                 }
             }
@@ -149,8 +150,8 @@ impl Stamps {
                 continue;
             }
             if !present.proves_unwritten_since(&follow.fingerprint, true) {
-                let last = present.last_write();
-                let mtime = image.mtime().ok().flatten().filter(|_| last.is_some());
+                // Of this look, and not of another: somebody may have written since.
+                let mtime = present.certain_mtime();
                 // Not a time that is still to come: a write may have it, too.
                 match mtime.filter(|_| last < Some(self.clock.now())) {
                     Some(mtime) => follow.follow(mtime),

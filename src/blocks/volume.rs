@@ -61,8 +61,9 @@ impl Volume for Blocks {
             Inode::Block(block) => block,
         };
         self.check_open(block, write)?;
+        let seen = self.sync_errors.of_new_handle();
         self.handles
-            .insert(|| Open::Block(self.open_block(block, write)))
+            .insert(|| Open::Block(self.open_block(block, write, seen)))
     }
 
     fn read_and(
@@ -73,6 +74,8 @@ impl Volume for Blocks {
         whole: bool,
         reply: &mut dyn FnMut(Result<&[u8]>),
     ) {
+        // Kept until the last piece is hashed: a client may close the handle as soon as it has the reply, and what was
+        // served is judged when nobody has the handle any more (promise P24).
         let open = match self.handle(handle) {
             Ok(open) => open,
             Err(e) => return reply(Err(e)),
@@ -135,8 +138,8 @@ impl Volume for Blocks {
             OpenFile::Block(block) => {
                 self.allocate_file(block, what, keep_size, FileOffset::new(offset), len)
             }
-            OpenFile::Staged(_, mut state) => {
-                self.allocate_staged(&mut state, what, keep_size, offset, len)
+            OpenFile::Staged(open, mut state) => {
+                self.allocate_staged(open, &mut state, what, keep_size, offset, len)
             }
         }
     }

@@ -9,6 +9,7 @@ use super::Clock;
 #[derive(Debug)]
 pub(crate) struct TestClock {
     now: AtomicI64,
+    passed: AtomicI64,
     waits: AtomicUsize,
 }
 
@@ -16,12 +17,14 @@ impl TestClock {
     pub(crate) fn new(now: i64) -> Self {
         Self {
             now: AtomicI64::new(now),
+            passed: AtomicI64::new(0),
             waits: AtomicUsize::new(0),
         }
     }
 
-    /// Turns it by so many seconds; back, if negative.
+    /// So many seconds pass; or it is turned back, if negative.
     pub(crate) fn turn(&self, seconds: i64) {
+        self.passed.fetch_add(seconds.max(0), SeqCst);
         self.now.fetch_add(seconds, SeqCst);
     }
 
@@ -36,6 +39,10 @@ impl Clock for TestClock {
         self.now.load(SeqCst)
     }
 
+    fn passed(&self) -> i64 {
+        self.passed.load(SeqCst)
+    }
+
     fn wait_past(&self, second: i64, most: Duration) {
         let missing = second + 1 - self.now();
         if missing > 0 {
@@ -48,6 +55,16 @@ impl Clock for TestClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn turning_it_back_is_no_time_that_passed() {
+        let clock = TestClock::new(10);
+        clock.turn(5);
+        clock.turn(-7);
+        assert_eq!((clock.now(), clock.passed()), (8, 5));
+        clock.turn(1);
+        assert_eq!((clock.now(), clock.passed()), (9, 6));
+    }
 
     #[test]
     fn waiting_turns_the_clock_but_not_further_than_allowed() {

@@ -62,32 +62,63 @@ impl Drop for Progress {
     }
 }
 
+/// One way through the image. There may be two: what is rechecked comes first, and the scan then begins at the start.
+struct Course {
+    start: Instant,
+    done: u64,
+}
+
+impl Course {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            done: 0,
+        }
+    }
+
+    /// Whether it begins again, now that `done` bytes are done.
+    fn begins_again(&mut self, done: u64) -> bool {
+        let again = done < self.done;
+        if again {
+            self.start = Instant::now();
+        }
+        self.done = done;
+        again
+    }
+}
+
 fn bar(what: &str, tally: &Tally, total: u64, end: &AtomicBool) {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template(BAR) {
         bar.set_style(style);
     }
     bar.set_message(one_line(what));
+    let mut course = Course::new();
     while !end.load(Relaxed) {
-        bar.set_position(tally.done.load(Relaxed));
+        let done = tally.done.load(Relaxed);
+        if course.begins_again(done) {
+            bar.reset();
+        }
+        bar.set_position(done);
         thread::park_timeout(TICK);
     }
     bar.finish_and_clear();
 }
 
 fn lines(what: &str, tally: &Tally, total: u64, end: &AtomicBool) {
-    let start = Instant::now();
-    let mut last = start;
+    let mut course = Course::new();
+    let mut last = course.start;
     while !end.load(Relaxed) {
         thread::park_timeout(TICK);
+        course.begins_again(tally.done.load(Relaxed));
         if last.elapsed() < LINE || end.load(Relaxed) {
             continue;
         }
         last = Instant::now();
         let done = tally.done.load(Relaxed).max(1);
-        let seconds = start.elapsed().as_secs().max(1);
-        let left =
-            start.elapsed().as_secs_f64() / to_f64(done) * to_f64(total.saturating_sub(done));
+        let taken = course.start.elapsed();
+        let seconds = taken.as_secs().max(1);
+        let left = taken.as_secs_f64() / to_f64(done) * to_f64(total.saturating_sub(done));
         log::info!(
             "{what}: {} of {}, {}/s, {} left",
             HumanBytes(done),
@@ -102,4 +133,16 @@ fn lines(what: &str, tally: &Tally, total: u64, end: &AtomicBool) {
 #[allow(clippy::cast_precision_loss)]
 fn to_f64(bytes: u64) -> f64 {
     bytes as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p22_a_scan_that_follows_a_recheck_is_shown_from_its_own_start() {
+        let mut course = Course::new();
+        let again = [3, 9, 9, 2, 4].map(|done| course.begins_again(done));
+        assert_eq!(again, [false, false, false, true, false]);
+    }
 }

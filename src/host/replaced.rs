@@ -4,7 +4,7 @@
 
 use std::fs::{File, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -51,15 +51,6 @@ impl Replaced {
     #[must_use]
     pub(crate) fn file(&self) -> &File {
         self.new.as_file()
-    }
-
-    /// Whether the new file is still where it was made: a mount over its directory hides it.
-    #[must_use]
-    pub(crate) fn is_in_reach(&self) -> bool {
-        let made = self.new.as_file().metadata();
-        let there = std::fs::symlink_metadata(self.new.path());
-        made.and_then(|made| Ok((made, there?)))
-            .is_ok_and(|(made, there)| (made.dev(), made.ino()) == (there.dev(), there.ino()))
     }
 
     /// Puts the new file in the old one's place.

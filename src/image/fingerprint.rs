@@ -148,6 +148,15 @@ impl Fingerprint {
         }
     }
 
+    /// The file's mtime, in seconds and nanoseconds, if a later write is certain to be seen and to give it another.
+    #[must_use]
+    pub(crate) fn certain_mtime(&self) -> Option<(i64, i64)> {
+        match self {
+            Self::File(now) if now.trusted => Some(now.mtime),
+            _ => None,
+        }
+    }
+
     /// Waits until a write would give the file another time than it has. Not for long, if it is written all the time.
     pub(super) fn let_tick_pass(file: &File) -> io::Result<()> {
         for _ in 0..4 {

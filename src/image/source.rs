@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
 
@@ -115,6 +115,12 @@ impl Source {
     /// What stat(2) says of it.
     pub(crate) fn metadata(&self) -> io::Result<Metadata> {
         self.file.metadata()
+    }
+
+    /// After a flush: what a regular file holds is read from its disk again, and not from the page cache.
+    pub(crate) fn drop_cached(&self) {
+        // Where that is refused, what is cached is all that can be seen.
+        let _ = posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
 
     fn direct(&self) -> Option<&Direct> {

@@ -48,7 +48,8 @@ pub(super) struct Known {
     pub(super) vouched: bool,
     /// One stamp for all blocks, since the image was written while it is mounted.
     pub(super) overlay: Option<Overlay>,
-    /// Until this second one listing may show what the scan found, although nothing proves that it is still so.
+    /// Until so many seconds have passed one listing may show what the scan found, although nothing proves that it is
+    /// still so. Not a second of the clock, which can be set back.
     pub(super) fresh: i64,
     /// How many scans have ended while the image is mounted.
     scans: u64,
@@ -98,21 +99,21 @@ impl Known {
 
     /// What was scanned just now is what the next listing shows, also where nothing proves it: that is what `bmapfs run`
     /// does all its life.
-    pub(super) fn just_scanned(&mut self, now: i64) {
-        self.fresh = now.saturating_add(FRESH);
+    pub(super) fn just_scanned(&mut self, passed: i64) {
+        self.fresh = passed.saturating_add(FRESH);
     }
 
     /// A scan has ended while the image is mounted; `fingerprint` is from before it.
-    pub(super) fn scanned(&mut self, fingerprint: Fingerprint, now: i64) {
+    pub(super) fn scanned(&mut self, fingerprint: Fingerprint, passed: i64) {
         self.fingerprint = fingerprint;
         self.vouched = false;
         self.overlay = None;
         self.scans += 1;
-        self.just_scanned(now);
+        self.just_scanned(passed);
     }
 
-    /// Whether the image was, or may have been, written since the stamps that listings show were made. `came`: the second
-    /// in which the listing began that asks.
+    /// Whether the image was, or may have been, written since the stamps that listings show were made. `came`: how
+    /// many seconds had passed when the listing began that asks.
     fn is_news(&mut self, now: &Fingerprint, came: i64) -> bool {
         let overlay = self.overlay.as_ref();
         let since = overlay.map_or(&self.fingerprint, |overlay| &overlay.fingerprint);
@@ -148,7 +149,7 @@ impl Index {
         if !self.evidence.watch || self.purpose != Purpose::Mount {
             return;
         }
-        let came = self.clock.now();
+        let came = self.clock.passed();
         loop {
             let scans = self.evidence.known.with(|known| known.scans);
             let now = self.look_at_image();

@@ -19,12 +19,13 @@ pub(crate) struct FirstPass {
     pub never_read: u64,
 }
 
-/// Whether nothing has to be read: every block gets a new stamp, and nobody must know anything at once. `good`: the index
-/// is believed. Then a block without a digest may be one that could not be read, which keeps its stamp if anybody has it.
-pub(super) fn needs_no_scan(request: &Request<'_>, records: &PerBlock<Record>, good: bool) -> bool {
+/// Whether nothing has to be read: every block gets a new stamp, and nobody must know anything at once. A block without a
+/// digest that somebody has may be one that could not be read, also if the index is not believed: with a new stamp its last
+/// good copy would be replaced (promise P22).
+pub(super) fn needs_no_scan(request: &Request<'_>, records: &PerBlock<Record>) -> bool {
     let mut kept = false;
     records.for_each(|record| {
-        let served = good && record.has(STAMPED) && !record.has(UNSERVED);
+        let served = record.has(STAMPED) && !record.stamp.has_any(HASHED | UNSERVED);
         kept |= served || record.has(HASHED | SETTLED | STAMPED);
     });
     !kept && request.may_serve_unread()

@@ -22,7 +22,7 @@ use crate::image::Fingerprint;
 use crate::order::{Ordered, Rank};
 use crate::per_block::PerBlock;
 use crate::scan::ZeroDigests;
-use crate::stamp::{REPORTED, STAMPED, STEP};
+use crate::stamp::{REPORTED, STAMPED};
 
 /// Times that lie farther ahead of the clock, in seconds, are told of: a day, which is more than a clock in another time
 /// zone makes.
@@ -133,7 +133,7 @@ impl Index {
             // What was lost may be of any time until now, also if the clock goes back later.
             floor = floor.max(first);
         }
-        let (reading, fingerprint) = if needs_no_scan(request, &records, good) {
+        let (reading, fingerprint) = if needs_no_scan(request, &records) {
             (Reading::Unread, now)
         } else {
             worth.reading(request, now)
@@ -186,12 +186,12 @@ impl Index {
     fn update(&self, request: &Request<'_>, begin: &Begin) -> Result<(), OpenError> {
         let dry_run = matches!(request.purpose, Purpose::Scan { dry_run: true, .. });
         let reads = begin.reading != Reading::Unread;
-        if !dry_run && reads && self.makes_stamps(&begin.reading) {
-            // Nothing that is written later can be of these seconds.
-            self.wait_if_near(begin.first.saturating_add(STEP));
-        }
         self.look(request, begin.first, &begin.reading)
             .map_err(|_| OpenError::Interrupted)?;
+        // What is known of it stays known.
+        if request.guards_backup() && self.is_all_unreadable() {
+            return Err(OpenError::Unreadable);
+        }
         self.warn_of_future(request);
         if dry_run {
             return Ok(());
@@ -205,7 +205,7 @@ impl Index {
             self.go_on_unsaved(request, begin, e)?;
         }
         // From now on the index can be used.
-        (self.evidence.known).with(|known| known.just_scanned(self.clock.now()));
+        (self.evidence.known).with(|known| known.just_scanned(self.clock.passed()));
         Ok(())
     }
 

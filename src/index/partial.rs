@@ -5,16 +5,18 @@
 //! it was, and every byte of it is known to be the same.
 
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Instant;
 
 use super::Index;
 use super::counters::add_to_runs;
 use super::format::Header;
 use super::recheck::Rechecked;
 use super::record::HASHED;
-use super::request::Request;
+use super::request::{Purpose, Request};
 use crate::changes::Changes;
 use crate::geometry::{BlockIndex, Geometry};
 use crate::scan::Cancelled;
+use crate::stamp::STEP;
 
 /// How much of an image is read.
 #[derive(Debug, PartialEq, Eq)]
@@ -106,14 +108,20 @@ impl Index {
             }
             Reading::All | Reading::Told { .. } => {}
         }
+        self.let_seconds_pass(request, now, reading);
+        let start = Instant::now();
         let wrong = self.recheck(request, reading);
         let rechecked = tally.read.load(SeqCst) - before;
         let reading = if wrong { &Reading::All } else { reading };
+        // Now there may be stamps to make where there were none.
+        self.let_seconds_pass(request, now, reading);
         self.scan(tally, now, reading, request.map)?;
-        // What was rechecked is read, too.
-        let read = tally.read.load(SeqCst) - before;
-        (self.counters.report)
-            .with(|report| (report.bytes_read, report.rechecked) = (read, rechecked));
+        // What was rechecked is read, too, and takes its time.
+        self.counters.report.with(|report| {
+            report.bytes_read = tally.read.load(SeqCst) - before;
+            report.rechecked = rechecked;
+            report.seconds = start.elapsed().as_secs_f64();
+        });
         // Of an image that nobody can write, the state and the fingerprint are the same.
         let vouched = matches!(reading, Reading::Told { .. }) && self.evidence.watch;
         self.evidence.known.with(|known| known.vouched = vouched);
@@ -139,8 +147,15 @@ impl Index {
         plan
     }
 
-    /// Whether some block may get a new stamp.
-    pub(super) fn makes_stamps(&self, reading: &Reading) -> bool {
+    /// If some block may get a new stamp, of second `now` or [`STEP`] later: nothing that is written later can be of these.
+    fn let_seconds_pass(&self, request: &Request<'_>, now: i64, reading: &Reading) {
+        let dry_run = matches!(request.purpose, Purpose::Scan { dry_run: true, .. });
+        if !dry_run && self.makes_stamps(reading) {
+            self.wait_if_near(now.saturating_add(STEP));
+        }
+    }
+
+    fn makes_stamps(&self, reading: &Reading) -> bool {
         !matches!(reading, Reading::Nothing) || !self.records.all_settled(self.geometry().blocks())
     }
 

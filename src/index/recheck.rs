@@ -89,7 +89,6 @@ impl Index {
         }
         let (tally, first_wrong) = (request.tally, AtomicU64::new(u64::MAX));
         let hasher = Hasher::new(self.image.as_ref(), rechecked.geometry, &self.zeros);
-        let done = tally.done.load(SeqCst);
         let wanted = |block| rechecked.has(block);
         let scanned = hasher.scan(self.threads, tally, &wanted, &|block, found| {
             let wrong = self.records.with(block, |record| match found {
@@ -104,13 +103,23 @@ impl Index {
                 first_wrong.fetch_min(block.get(), SeqCst);
             }
         });
-        tally.done.store(done, SeqCst);
+        if scanned.is_ok() {
+            // The scan that follows counts all of them.
+            tally
+                .done
+                .fetch_sub(rechecked.geometry.image_size(), SeqCst);
+        }
         if let Some(wrong) = BlockIndex::new(first_wrong.into_inner()) {
-            log::error!(
-                "{}: block {wrong} is not what it was, although {}; everything is read",
-                self.source,
-                reading.says_nothing_changed()
-            );
+            let source = &self.source;
+            match self.word_that_was_broken(reading) {
+                Some(word) => log::error!(
+                    "{source}: block {wrong} is not what it was, although {word}; everything is read"
+                ),
+                None => log::warn!(
+                    "{source}: block {wrong} is not what it was: the image was, or may have been, written just now; \
+                     everything is read"
+                ),
+            }
             return true;
         }
         // An early end is said by the scan that follows.
@@ -118,6 +127,13 @@ impl Index {
             self.recheck.store((turn + 1) % parts, SeqCst);
         }
         false
+    }
+
+    /// Whose word it was that a block is what it was, which it is not. `None`: nobody's, since it may have been written
+    /// after the look at the image that shows that it was not before.
+    pub(super) fn word_that_was_broken(&self, reading: &Reading) -> Option<&'static str> {
+        let just_written = *reading == Reading::Nothing && !self.is_current();
+        (!just_written).then(|| reading.says_nothing_changed())
     }
 }
 

@@ -37,6 +37,12 @@ impl Request<'_> {
     pub(super) fn may_serve_unread(&self) -> bool {
         !self.rescan && !self.zeros && !matches!(self.purpose, Purpose::Scan { .. })
     }
+
+    /// It is for a command that makes a backup like the image, of which what cannot be read stays (promise P27). Not where
+    /// the image is what is restored, nor where what is left of it is wanted.
+    pub(super) fn guards_backup(&self) -> bool {
+        matches!(self.purpose, Purpose::Run { .. }) && !self.writable && !self.salvage
+    }
 }
 
 impl Purpose {
@@ -47,7 +53,7 @@ impl Purpose {
 }
 
 /// An index that is wanted, and of what.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 // Each is a circumstance of its own.
 #[allow(clippy::struct_excessive_bools)]
 pub(crate) struct Request<'a> {
@@ -110,6 +116,9 @@ pub(crate) enum OpenError {
         /// Bytes that it had.
         then: u64,
     },
+    /// Nothing can be read, so that there is nothing to copy.
+    #[error("no block of the image can be read")]
+    Unreadable,
     /// It must be saved, and cannot be.
     #[error(
         "it cannot be saved: {error}{}",

@@ -47,7 +47,7 @@ impl Index {
         self.clockwork.scan_ends_below.store(i64::MIN, SeqCst);
         scanned.map_err(|e| io::Error::new(io::ErrorKind::Interrupted, e))?;
         // A listing that has made its stamp before must not show it after.
-        (self.evidence.known).with(|known| known.scanned(fingerprint, self.clock.now()));
+        (self.evidence.known).with(|known| known.scanned(fingerprint, self.clock.passed()));
         self.save(true)
     }
 
@@ -151,8 +151,7 @@ impl Index {
     }
 
     /// Whether the image has blocks, and the last attempt to read each of them failed.
-    #[must_use]
-    pub(crate) fn is_all_unreadable(&self) -> bool {
+    pub(super) fn is_all_unreadable(&self) -> bool {
         self.unreadable()
             .is_some_and(|(count, _)| count == self.geometry().blocks())
     }

@@ -1,15 +1,22 @@
 //! Which of the blocks that got new times were not copied (promise P26): nobody has opened them since.
 
 use super::Index;
-use super::record::{UNOPENED, UNREADABLE, UNSERVED};
+use super::record::{Record, UNOPENED, UNREAD, UNREADABLE, UNSERVED};
 use crate::geometry::BlockIndex;
 
 impl Index {
     /// The block was opened for reading.
     pub(crate) fn opened(&self, block: BlockIndex) {
-        self.records.with(block, |record| record.clear(UNOPENED));
-        if !self.evidence.watch {
-            self.copied_unseen(block);
+        self.records.with(block, |record| {
+            record.clear(UNOPENED);
+            self.copied_unwatched(record);
+        });
+    }
+
+    /// The block is opened for reading, or read. Where nobody looks at what is served, that is taken for all of it.
+    pub(super) fn copied_unwatched(&self, record: &mut Record) {
+        if !self.evidence.watch && !record.has(UNREAD) {
+            record.clear(UNSERVED);
         }
     }
 

@@ -79,7 +79,7 @@ impl Content {
                     untouched: None,
                     skipped: None,
                     uncopied: None,
-                    served: 0,
+                    served: None,
                     report: None,
                     unreadable: None,
                     meanwhile: Meanwhile::Quiet,

@@ -207,15 +207,6 @@ impl Preparing<'_> {
             index,
             listing: None,
         };
-        let guarded = matches!(self.purpose, Purpose::Run { .. }) && guards_backup(&config.volume);
-        let dead = ready
-            .index
-            .as_ref()
-            .filter(|index| guarded && index.is_all_unreadable());
-        if dead.is_some() {
-            ready.close();
-            return Err(vanished::unreadable(&source.path));
-        }
         if ready.index.as_ref().is_some_and(Index::is_saved) {
             source.index_saved();
         }
@@ -223,7 +214,13 @@ impl Preparing<'_> {
             Ok(listing) => Ok(Ready { listing, ..ready }),
             Err(failure) => {
                 ready.close();
-                Err(failure)
+                Err(match (failure.status(), &ready.index) {
+                    (Status::Interrupted, Some(_)) => Failure::new(
+                        Status::Interrupted,
+                        "interrupted before the mount was ready; the index has what was scanned",
+                    ),
+                    _ => failure,
+                })
             }
         }
     }

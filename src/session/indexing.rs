@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::changes::named;
 use super::prepare::{interrupted, unshowable};
 use super::source::Source;
+use super::vanished;
 use crate::blocks::BlocksError;
 use crate::changes::{ChangeMap, ChangeSource};
 use crate::clock::SystemClock;
@@ -98,6 +99,7 @@ impl Indexing<'_> {
                     format!("index {}", file.display())
                 }
                 OpenError::Shrunk { .. } => path.display().to_string(),
+                OpenError::Unreadable => return vanished::unreadable(path),
                 OpenError::Interrupted => return interrupted(),
             };
             let status = match (&e, purpose) {

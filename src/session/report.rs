@@ -5,7 +5,7 @@
 //! can be known of that is said before anything is done.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::mounted_source;
+use super::run::PRIVATE_BASE;
 use super::served::Served;
 use super::source::{Freeze, Source};
 use crate::blocks::Summary;
@@ -35,8 +36,6 @@ pub struct Known {
     frozen: Option<f64>,
     /// The command's status.
     pub(super) command: Option<u8>,
-    /// Where the report goes.
-    file: Option<(PathBuf, Replaced)>,
 }
 
 /// What was counted; `None`: it was not, or it did not come to that.
@@ -119,17 +118,6 @@ impl Known {
     pub(super) fn freeze(&mut self, freeze: Option<Freeze>) {
         self.frozen = freeze.map(|freeze| freeze.lasted.as_secs_f64());
     }
-
-    /// The report cannot be replaced any more if the mounts of a run hide it.
-    pub(super) fn check_reach(&mut self) -> Result<()> {
-        match self.file.take_if(|(_, file)| !file.is_in_reach()) {
-            Some((path, _)) => {
-                let why = format!("{}: bmapfs run mounts over it", writing(&path));
-                Err(Failure::usage(why))
-            }
-            None => Ok(()),
-        }
-    }
 }
 
 impl Counts {
@@ -161,13 +149,15 @@ impl Counts {
         let scanned = summary.report.as_ref();
         // Where blocks were to be copied, it is known which were.
         let knows = scanned.is_some() || summary.untouched.is_some();
+        // The reverse does not look.
+        let looked = summary.served.is_some();
         Self {
             blocks: Some(summary.blocks),
             skipped: knows.then(|| summary.skipped.map_or(0, |skipped| skipped.count)),
             uncopied: scanned.map(|_| summary.uncopied.map_or(0, |(count, _)| count)),
-            unreadable: Some(summary.unreadable.map_or(0, |(count, _)| count)),
-            bytes_served: Some(summary.served),
-            written_meanwhile: Some(word(summary.meanwhile)),
+            unreadable: looked.then(|| summary.unreadable.map_or(0, |(count, _)| count)),
+            bytes_served: summary.served,
+            written_meanwhile: looked.then(|| word(summary.meanwhile)),
             ..scanned.map(Self::scanned).unwrap_or_default()
         }
     }
@@ -216,15 +206,13 @@ pub fn reported(
     act: impl FnOnce(&mut Known) -> Result<u8>,
 ) -> Result<u8> {
     let mut known = Known::default();
-    if let Some(path) = file {
-        let file = Replaced::open(path, BEGINNING).or_fail(Status::System, || writing(path))?;
-        known.file = Some((path.to_owned(), file));
-    }
+    let Some(path) = file else {
+        return act(&mut known);
+    };
+    refuse_hidden(path)?;
+    let file = Replaced::open(path, BEGINNING).or_fail(Status::System, || writing(path))?;
     let began = seconds();
     let outcome = act(&mut known);
-    let Some((path, file)) = known.file.take() else {
-        return outcome;
-    };
     let (status, error) = match &outcome {
         Ok(status) => (*status, None),
         Err(failure) => (failure.status().code(), Some(failure.to_string())),
@@ -256,12 +244,25 @@ pub fn reported(
     };
     match (write(&object, file), status) {
         (Ok(()), _) => outcome,
-        (Err(e), 0) => Err(e).or_fail(Status::System, || writing(&path)),
+        (Err(e), 0) => Err(e).or_fail(Status::System, || writing(path)),
         (Err(e), _) => {
-            log::error!("{}: {e}", writing(&path));
+            log::error!("{}: {e}", writing(path));
             outcome
         }
     }
+}
+
+/// Refuses a place that the mounts of a run hide. What cannot be found is found out by who makes the file.
+fn refuse_hidden(path: &Path) -> Result<()> {
+    let place = std::fs::canonicalize(path).or_else(|_| {
+        let directory = path.parent().filter(|parent| *parent != Path::new(""));
+        std::fs::canonicalize(directory.unwrap_or(Path::new(".")))
+    });
+    if place.is_ok_and(|place| place.starts_with(PRIVATE_BASE)) {
+        let why = format!("{}: bmapfs run mounts over it", writing(path));
+        return Err(Failure::usage(why));
+    }
+    Ok(())
 }
 
 fn write(object: &Object<'_>, file: Replaced) -> std::io::Result<()> {

@@ -43,6 +43,9 @@ const NOT_FOUND: u8 = 127;
 const NAMED: &str = "images";
 /// As shells: a signal ended the command; its number is added.
 const BY_SIGNAL: i32 = 128;
+/// Where root's runs mount, each over it in a namespace of its own. Not /run/bmapfs: what others keep there, like reports,
+/// would be hidden, and systemd removes that directory as some unit's `RuntimeDirectory=`, with what is mounted on it.
+pub(super) const PRIVATE_BASE: &str = "/run/bmapfs.mounts";
 
 /// Mounts, runs the command, unmounts. `map`: what [`super::read_map`] has read. `known`: takes what there is to report.
 /// The status to exit with: the command's, or 9 if that is 0 and the copy is not what it seems. Must be called before the first thread, with the
@@ -55,7 +58,6 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>, known: &mut Known) -> Re
     let (events, inbox) = channel();
     let tally = forward_signals(events.clone(), false)?;
     let place = mount_directory(&place_name(&config.mount)?, private)?;
-    known.check_reach()?;
     // Of the same user; it is held until the end.
     let _held = if private { None } else { Some(hold(&place)?) };
     let place = check_mountpoint(&place, &config.mount.sources)?;
@@ -146,7 +148,7 @@ fn enter_private_namespace() -> Result<()> {
 /// In a private namespace it is in a file system of its own, so that no run can touch the place of another.
 fn mount_directory(name: &str, private: bool) -> Result<PathBuf> {
     let base = if private {
-        let base = PathBuf::from("/run/bmapfs");
+        let base = PathBuf::from(PRIVATE_BASE);
         let attempt = format!("making the mount point in {}", base.display());
         std::fs::DirBuilder::new()
             .recursive(true)

@@ -45,8 +45,14 @@ pub(super) fn refuse_unreadable(
     for block in (0..geometry.blocks()).filter_map(|number| geometry.block(number)) {
         let span = geometry.clip(block, FileOffset::new(0), PIECE);
         let len = usize::try_from(span.len()).unwrap_or(piece.len());
-        if read_span(image, &mut piece[..len], span.start).len > 0 {
+        let got = read_span(image, &mut piece[..len], span.start);
+        if got.len > 0 {
             return Ok(());
+        }
+        // Said before the others are tried, for a dying disk may take minutes for each.
+        if let (0, Some(e)) = (block.get(), got.error) {
+            let path = path.display();
+            log::warn!("{path}: block {block} cannot be read: {e}; looking for one that can");
         }
         if tally.cancel.load(Relaxed) {
             return Err(interrupted());

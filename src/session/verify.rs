@@ -55,6 +55,11 @@ pub fn verify(config: &VerifyConfig, out: &mut dyn Write) -> Result<u8> {
     if report.is_right() {
         return Ok(Status::Success.code());
     }
+    if report.is_all_wrong() {
+        log::warn!(
+            "{backup}: no block is right: it may be the wrong directory, or its blocks were copied with another index"
+        );
+    }
     if !known.is_current() {
         log::warn!(
             "{backup}: its index was used meanwhile: what is not as the index had it may have been copied since; verify \

@@ -34,8 +34,10 @@ pub(crate) struct Report {
     pub blocks: u64,
     /// As the index has them, content and time.
     pub right: u64,
-    /// Other content with the time that the index has, or they cannot be read.
+    /// Other content with the time that the index has.
     pub damaged: Blocks,
+    /// Their files cannot be read, and nothing is known of what they hold.
+    pub unreadable: Blocks,
     /// Without a file.
     pub missing: Blocks,
     /// Files past the image's end.
@@ -53,9 +55,10 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    fn lists(&self) -> [(&'static str, &Blocks); 6] {
+    fn lists(&self) -> [(&'static str, &Blocks); 7] {
         [
             ("damaged", &self.damaged),
+            ("unreadable", &self.unreadable),
             ("missing", &self.missing),
             ("surplus", &self.surplus),
             ("older", &self.older),
@@ -68,6 +71,14 @@ impl Report {
     #[must_use]
     pub(crate) fn is_right(&self) -> bool {
         self.lists().iter().all(|(_, blocks)| blocks.blocks == 0)
+    }
+
+    /// Whether several blocks were compared, or their files looked for, and none is right, as with a backup of something
+    /// else. A single one may be wrong by itself.
+    #[must_use]
+    pub(crate) fn is_all_wrong(&self) -> bool {
+        let compared = self.blocks - self.unknown.blocks - self.unreadable.blocks;
+        self.right == 0 && compared > 1
     }
 
     /// Lines of a list's name and NUMBER or FIRST-LAST.

@@ -29,11 +29,11 @@ fn p28_only_what_the_next_copy_would_skip_is_damaged() {
 
 #[test]
 fn verdicts_survive_the_way_through_a_number() {
-    for number in 0..6 {
+    for number in 0..7 {
         let verdict = Verdict::from_number(number).unwrap();
         assert_eq!(verdict as u8, number);
     }
-    assert_eq!(Verdict::from_number(6), None);
+    assert_eq!(Verdict::from_number(7), None);
 }
 
 #[test]
@@ -69,6 +69,10 @@ fn p28_another_block_size_is_known_only_where_it_is_certain() {
             other,
             "{files:?}"
         );
+        // The image is shorter than a block by now, and the backup is of before.
+        let geometry = Geometry::new(100, k4).unwrap();
+        let found = other_block_size(&directory, &blocks, geometry);
+        assert_ne!(found, Some(k4), "{files:?}");
     }
     // Smaller blocks are more than the image has.
     let place = tempfile::tempdir().unwrap();
@@ -80,6 +84,11 @@ fn p28_another_block_size_is_known_only_where_it_is_certain() {
     let geometry = |size| Geometry::new(size, BlockSize::DEFAULT).unwrap();
     let found = other_block_size(&directory, &blocks, geometry(4 * 4096));
     assert_eq!(found, Some(k4));
+    let only = other_block_size(&directory, &blocks[..2], geometry(4096));
+    assert_eq!(
+        only, None,
+        "all of an image that became short, and a surplus file"
+    );
     let cut = other_block_size(&directory, &blocks, geometry(4 << 22));
     assert_eq!(cut, None);
 }

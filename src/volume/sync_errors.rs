@@ -50,6 +50,14 @@ impl SeenErrors {
         self.wrote.store(true, SeqCst);
     }
 
+    /// The same, for what the handle is of from now on.
+    pub(crate) fn handed_on(&self) -> Self {
+        Self {
+            wrote: AtomicBool::new(self.wrote.load(SeqCst)),
+            seen: AtomicU64::new(self.seen.load(SeqCst)),
+        }
+    }
+
     fn judge(&self, failures: u64, seen: u64) -> Result<()> {
         if self.wrote.load(SeqCst) && seen < failures {
             Err(Errno::EIO)

@@ -55,14 +55,20 @@ fn the_page_makes_a_ping_and_metrics_of_a_report() {
     tool("sh").args(["-ec", &script]).ok();
     let asked = asked.join().unwrap();
     assert!(asked.starts_with("POST /UUID/3 HTTP"), "{asked}");
-    assert!(asked.ends_with(&fs::read_to_string(&case.file).unwrap()));
+    let last = case.file.with_extension("json.last");
+    assert!(asked.ends_with(&fs::read_to_string(&last).unwrap()));
+    // A night without a run is one without a ping: nobody listens any more, and that is not what it says.
+    let nothing = tool("sh").args(["-c", &script]).run();
+    assert_ne!(nothing.code(), 0, "{nothing:#?}");
+    let said = &nothing.stderr;
+    assert!(said.contains("jq") && !said.contains("curl"), "{said}");
     let metrics = fs::read_to_string(&metrics).unwrap();
     let source = format!("{{source=\"{}\"}}", case.rig.source.display());
     let has = |line: String| assert!(metrics.lines().any(|found| found == line), "{metrics}");
     has(format!("bmapfs_status{source} 3"));
     has(format!("bmapfs_new{source} {BLOCKS}"));
     has(format!("bmapfs_skipped{source} {BLOCKS}"));
-    let ended = report(&case.file)["ended_seconds"].as_i64().unwrap();
+    let ended = report(&last)["ended_seconds"].as_i64().unwrap();
     has(format!("bmapfs_ended_seconds{source} {ended}"));
     assert!(!metrics.contains("null") && !metrics.contains("error"));
 }

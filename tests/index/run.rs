@@ -40,7 +40,7 @@ fn braces_and_the_variable_are_the_mount_point() {
         .ok();
     let lines: Vec<&str> = said.lines().collect();
     let place = lines[0];
-    assert!(place.starts_with("/run/bmapfs/"), "{place}");
+    assert!(place.starts_with("/run/bmapfs.mounts/"), "{place}");
     assert_eq!(lines[1], format!("{place}/x"));
     assert_eq!(lines[2], format!("a{place}b{place}c"));
     assert_eq!(lines[3..6], ["{", "{ }", ""]);
@@ -65,7 +65,10 @@ fn braces_and_the_variable_are_the_mount_point() {
         .arg(&image)
         .words("-- echo {}")
         .ok();
-    assert!(as_other.starts_with("/run/bmapfs/some-name-"), "{as_other}");
+    assert!(
+        as_other.starts_with("/run/bmapfs.mounts/some-name-"),
+        "{as_other}"
+    );
 
     assert!(!Path::new(place).exists(), "no directory is left");
 }

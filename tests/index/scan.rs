@@ -16,7 +16,7 @@ use crate::support::pattern::{disk_like, pattern};
 use crate::support::scene::{Scene, poke};
 use crate::support::wait_until;
 
-use super::rig::{BLOCK, Rig, change};
+use super::rig::{BLOCK, Rig, change, now};
 
 #[test]
 fn a_scan_counts_and_lists_what_changed() {
@@ -237,7 +237,7 @@ fn p22_an_interrupted_scan_leaves_the_old_index_as_it_was() {
         ] {
             let log = scene.path("log");
             let running = tool.log_to(&log).spawn();
-            let pid = running.pid().to_string();
+            let pid = format!("{} ", running.pid());
             wait_until("the scan has begun", || {
                 fs::read_to_string(&lock).unwrap().starts_with(&pid)
             });
@@ -251,6 +251,32 @@ fn p22_an_interrupted_scan_leaves_the_old_index_as_it_was() {
     }
     assert_eq!(fs::read_dir(&point).unwrap().count(), 0);
     assert_eq!(rig.counts("")["changed"], 1);
+}
+
+#[test]
+fn an_interrupt_after_the_scan_leaves_an_index_that_is_right_and_says_so() {
+    let scene = Scene::new();
+    let device = LoopDevice::new(&scene.file("a.img", &pattern(1, 8 * 65_536)));
+    let rig = Rig::new(&scene, device.path());
+    let lock = scene.path("a.index.lock");
+    // New stamps are later than what was noted of an index that is lost, and the command waits until they are over.
+    fs::write(&lock, format!("1 using {} 524288\n", now() + 8)).unwrap();
+    let log = scene.path("log");
+    let running = rig.run("").arg("true").log_to(&log).spawn();
+    let pid = format!("{} ", running.pid());
+    wait_until("the lock is held", || {
+        fs::read_to_string(&lock).unwrap().starts_with(&pid)
+    });
+    running.signal(Signal::SIGINT);
+    let status = running.finish();
+    let said = fs::read_to_string(&log).unwrap();
+    assert_eq!(status.code(), Some(8), "{said}");
+    assert!(rig.index.exists(), "the harness");
+    assert!(!said.contains("as it was"), "{said}");
+    let next = rig.run("").args(["sh", "-c", "cat {}/* > /dev/null"]);
+    let next = next.run();
+    assert_eq!(next.code(), 0, "{next:#?}");
+    assert!(!next.stderr.contains("killed"), "{next:#?}");
 }
 
 /// A terminal that is closed ends what it had started, unless that was started with nohup(1).

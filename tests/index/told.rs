@@ -107,6 +107,8 @@ fn webdav(scene: &Scene) -> (Running, PathBuf, String) {
     let mut address = None;
     wait_until("the store can be reached", || {
         let said = fs::read_to_string(&log).unwrap();
+        // Of whole lines.
+        let (said, _) = said.rsplit_once('\n').unwrap_or_default();
         let url = said.split_whitespace().find(|word| word.contains("http"));
         address = url.map(str::to_owned);
         address.is_some()

@@ -61,7 +61,9 @@ fn restic_sees_only_changed_files_as_changed() {
                 .arg(&target),
         )
         .ok();
-        let mount = fs::read_dir(target.join("run/bmapfs")).unwrap().next();
+        let mount = fs::read_dir(target.join("run/bmapfs.mounts"))
+            .unwrap()
+            .next();
         let restored = blocks::concatenated(&mount.unwrap().unwrap().path());
         assert_same("restored", &restored, &blocks::read(source));
     });

@@ -1,6 +1,7 @@
 //! P24: what was served counts, not only what was scanned.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -231,4 +232,34 @@ fn p24_does_not_apply_to_an_exclusive_mount_but_to_one_that_was_forced() {
     mount.unmount();
     assert_eq!(rig.stamps()[&5], after[&5], "nobody else writes there");
     assert_eq!(fs::metadata(&image).unwrap().len(), 12 * 65_536);
+}
+
+#[test]
+fn p24_a_staged_file_that_became_a_block_and_stays_open_counts_too() {
+    let scene = Scene::new();
+    let image = scene.file("a.img", &disk_like(2, 12 * 65_536));
+    let rig = Rig::new(&scene, &image);
+    rig.scan("").ok();
+    let mount = rig.mount("-rw -o force").up();
+    let stamp = |block| fs::metadata(mount.block(block)).unwrap().mtime();
+    let mut content = pattern(3, 65_536);
+    content[1000..1000 + A.len()].copy_from_slice(A);
+    let [opened, _other] = [3, 4].map(|block| {
+        let staged = mount.point().join(format!(".{block:08}.Ab12Cd"));
+        fs::write(&staged, &content).unwrap();
+        let opened = File::open(&staged).unwrap();
+        fs::rename(&staged, mount.block(block)).unwrap();
+        opened
+    });
+    let before = [3, 4].map(stamp);
+    // Block 4 is otherwise for a while, too, but nobody reads it then.
+    let put = |bytes| [3, 4].map(|block| rig.change(block, bytes));
+    put(B);
+    let mut served = vec![0; B.len()];
+    opened.read_exact_at(&mut served, 1000).unwrap();
+    assert_same("served", &served, B);
+    put(A);
+    mount.signal(Signal::SIGHUP);
+    wait_until("what was served counts", || stamp(3) >= before[0] + 2);
+    assert_eq!(stamp(4), before[1]);
 }

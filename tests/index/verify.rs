@@ -110,7 +110,7 @@ fn p28_a_flipped_bit_a_missing_and_a_surplus_file_are_found() {
     let read = fs::metadata(backup.join(blocks::name(4))).unwrap();
     assert_eq!(read.accessed().unwrap(), long_ago, "not even that changes");
     b3sum(&list, &backup).ok();
-    let all = "21 blocks: 21 right, 0 damaged, 0 missing, 0 surplus, 0 older, 0 newer, 0 unknown; 1311954 bytes read";
+    let all = "21 blocks: 21 right, 0 damaged, 0 unreadable, 0 missing, 0 surplus, 0 older, 0 newer, 0 unknown; 1311954 bytes read";
     assert!(said.starts_with(all), "{said}");
 
     flip(&backup.join(blocks::name(3)), 40_000);
@@ -132,7 +132,7 @@ fn p28_a_flipped_bit_a_missing_and_a_surplus_file_are_found() {
     assert_eq!(outcome.code(), 9, "{outcome:#?}");
     for part in [
         r#"{"blocks":21,"right":17,"damaged":{"blocks":2,"ranges":[[3,3],[20,20]]},"#,
-        r#""missing":{"blocks":2,"ranges":[[5,6]]},"surplus":{"blocks":1,"ranges":[[99,99]]},"#,
+        r#""unreadable":{"blocks":0,"ranges":[]},"missing":{"blocks":2,"ranges":[[5,6]]},"surplus":{"blocks":1,"ranges":[[99,99]]},"#,
         r#""older":{"blocks":0,"ranges":[]},"newer":{"#,
         r#""unknown":{"blocks":0,"ranges":[]},"bytes_read":"#,
     ] {
@@ -347,7 +347,7 @@ fn p28_a_user_verifies_by_an_index_whose_source_is_gone() {
     assert!(
         outcome
             .stdout
-            .starts_with("damaged 7-8\n21 blocks: 19 right"),
+            .starts_with("unreadable 7-8\n21 blocks: 19 right"),
         "{outcome:#?}"
     );
 }
@@ -399,6 +399,7 @@ fn p28_the_night_after_is_as_the_readme_has_it() {
     assert_ne!(outcome.code(), 0, "{outcome:#?}");
     assert!(outcome.stdout.contains("00000003: FAILED"), "{outcome:#?}");
     // Each day of the month has one of ten parts.
+    let mut before = 6;
     for (day, left) in [
         (10, &[1, 2, 3, 4, 5][..]),
         (31, &[2, 3, 4, 5]),
@@ -411,6 +412,9 @@ fn p28_the_night_after_is_as_the_readme_has_it() {
         script("date", &format!("[ \"$*\" = +%-d ] && echo {day}"));
         let outcome = run(verifying);
         assert!(outcome.stderr.is_empty(), "{outcome:#?}");
+        let expected = if left.len() < before { 9 } else { 0 };
+        assert_eq!(outcome.code(), expected, "{outcome:#?}");
+        before = left.len();
         run(copy).ok();
         let said = run("bmapfs verify -v SRC /backup/web").stdout;
         let damaged: Vec<_> = said
@@ -429,4 +433,13 @@ fn p28_the_night_after_is_as_the_readme_has_it() {
         );
     }
     run(remote).ok();
+    // What cannot be read may be good: it stays.
+    let file = backup.join(blocks::name(0));
+    fs::rename(&file, place.join("moved")).unwrap();
+    std::os::unix::fs::symlink(place.join("moved"), &file).unwrap();
+    script("date", "[ \"$*\" = +%-d ] && echo 10");
+    run(verifying).ok();
+    assert!(file.is_symlink());
+    let found = fs::read_to_string(place.join("found")).unwrap();
+    assert!(found.starts_with("unreadable 0\n"), "{found}");
 }

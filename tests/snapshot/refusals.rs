@@ -1,14 +1,17 @@
 //! Where no snapshot can be: one line, and nothing left behind.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
+use crate::support::blocks;
 use crate::support::command::tool;
 use crate::support::devices::LoopDevice;
 use crate::support::filesystem::Filesystem;
-use crate::support::pattern::pattern;
+use crate::support::pattern::{assert_same, pattern};
 use crate::support::scene::Scene;
 
-use super::rig::Rig;
+use super::rig::{BLOCK, BLOCKS, Rig};
 
 #[test]
 fn file_systems_without_reflinks() {
@@ -108,4 +111,62 @@ fn a_full_file_system() {
     assert_eq!(rig.clones(), before);
     tool("btrfs").words("quota disable").arg(point).ok();
     assert_eq!(rig.sync().blocks, [3]);
+}
+
+/// Flips bits of each block of the image below Btrfs, whose checksums then tell.
+fn corrupt_each_block(rig: &Rig<'_>, below: &Path) {
+    tool("sync").arg("-f").arg(&rig.image).ok();
+    let content = fs::read(&rig.image).unwrap();
+    let disk = File::options().read(true).write(true).open(below).unwrap();
+    let mut page = [0; 4096];
+    let mut found = 0;
+    for at in (0..disk.metadata().unwrap().len()).step_by(page.len()) {
+        disk.read_exact_at(&mut page, at).unwrap();
+        if page == [0; 4096] {
+            continue;
+        }
+        let starts = content.chunks(usize::try_from(BLOCK).unwrap());
+        if starts.into_iter().any(|block| block[..4096] == page) {
+            disk.write_all_at(&[!page[9]], at + 9).unwrap();
+            found += 1;
+        }
+    }
+    // Those of a file that was there before are found, too.
+    assert!(found >= BLOCKS, "the harness");
+    disk.sync_all().unwrap();
+    tool("dd")
+        .arg(format!("if={}", rig.image.display()))
+        .words("iflag=nocache count=0 status=none")
+        .ok();
+}
+
+#[test]
+fn p27_a_source_that_is_gone_leaves_no_clone() {
+    let scene = Scene::new();
+    let rig = Rig::new(&scene, "btrfs");
+    let content = fs::read(&rig.image).unwrap();
+    let is_refused = |why: &str, clones: &[String]| {
+        let outcome = rig.rsync("").arg("--delete").run();
+        assert_eq!(outcome.code(), 32, "{outcome:#?}");
+        assert!(outcome.stderr.contains(why), "{outcome:#?}");
+        assert_eq!(rig.clones(), clones);
+    };
+    let empty = "the image is empty";
+    let unreadable = "no block of the image can be read";
+    // Before there is a clone, and when the last run has left one.
+    fs::write(&rig.image, b"").unwrap();
+    is_refused(empty, &[]);
+    fs::write(&rig.image, &content).unwrap();
+    rig.sync();
+    let clones = rig.clones();
+    let index = fs::read(&rig.index).unwrap();
+    corrupt_each_block(&rig, &scene.path("fs-btrfs.img"));
+    is_refused(unreadable, &clones);
+    fs::write(&rig.image, b"").unwrap();
+    is_refused(empty, &clones);
+    assert_same("the backup", &blocks::concatenated(&rig.backup), &content);
+    assert!(fs::read(&rig.index).unwrap() == index, "it stays as it was");
+    // It goes on from the last clone.
+    fs::write(&rig.image, &content).unwrap();
+    assert_eq!(rig.sync().blocks, [0; 0]);
 }

@@ -64,7 +64,8 @@ impl Filesystem {
         path
     }
 
-    /// Flips the bits of one byte of a file that is durable, below the file system: no time of the file moves.
+    /// Flips the bits of one byte of a file that is durable, below the file system: no time of the file moves, and
+    /// who has read it before may still have the old one in the page cache.
     pub(crate) fn corrupt(&self, file: &Path, offset: u64) {
         const BLOCK: u64 = 4096;
         let told = tool("filefrag").words("-v -b4096").arg(file).ok();
@@ -91,10 +92,12 @@ impl Filesystem {
         below.read_exact_at(&mut byte, place).unwrap();
         below.write_all_at(&[!byte[0]], place).unwrap();
         below.sync_all().unwrap();
-        tool("dd")
-            .arg(format!("if={}", file.display()))
-            .words("iflag=nocache count=0 status=none")
-            .ok();
+    }
+
+    /// From now on there is an I/O error for each file that is opened, as if its disk had gone. Not every kind can.
+    pub(crate) fn shut_down(&self) {
+        let tool = tool("xfs_io").words("-x -c shutdown");
+        tool.arg(&self.point).ok();
     }
 
     pub(crate) fn point(&self) -> &Path {

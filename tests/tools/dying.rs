@@ -283,7 +283,9 @@ fn restic_from_a_device_that_died() {
                 .arg(&target),
         )
         .ok();
-        let mount = fs::read_dir(target.join("run/bmapfs")).unwrap().next();
+        let mount = fs::read_dir(target.join("run/bmapfs.mounts"))
+            .unwrap()
+            .next();
         let restored = mount.unwrap().unwrap().path();
         let there = |block: &usize| restored.join(blocks::name(*block as u64)).exists();
         let mut harmed = patient.harmed(&restored);

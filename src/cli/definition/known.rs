@@ -12,14 +12,15 @@ lost, damaged, or of another block size.";
 const AFTER_VERIFY: &str = "\
 Nothing is changed, and SRC need not be there: only its name is used, to find the index.
 -o takes id=NAME and the long options.
-  damaged   other content with the time that the index has, or unreadable: remove these files, and
-            the next run copies them
-  missing   blocks without a file
-  surplus   files past the image's end
-  older     another time: not copied since it changed; the next run copies them
-  newer     other content and a time that the index never had: a copy that was cut off, or one that
-            was made without this index; the next run copies them
-  unknown   the index is not certain of them
+  damaged     other content with the time that the index has: remove these files, and the next run
+              copies them
+  unreadable  I/O errors, or something that is no file: look after the disk before you remove them
+  missing     blocks without a file
+  surplus     files past the image's end
+  older       another time: not copied since it changed; the next run copies them
+  newer       other content and a time that the index never had: a copy that was cut off, or one that
+              was made without this index; the next run copies them
+  unknown     the index is not certain of them
 Exit status: 0 if all blocks are right; 9 if not; 32 if the index is in use, lost, damaged, or of
 another block size.";
 

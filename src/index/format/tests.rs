@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::clock::testing::TestClock;
-use crate::geometry::{BlockIndex, BlockSize, Geometry};
+use crate::geometry::BlockIndex;
 use crate::image::Image;
 use crate::image::faulty::Memory;
 use crate::index::file::{Loaded, Noted, Store};
@@ -87,29 +87,14 @@ impl Store for InPlace {
 fn shown(path: &Path, store: Option<InPlace>) -> (Vec<i64>, Report) {
     let image: Arc<dyn Image> = Arc::new(Memory::new(content()));
     let tally = Tally::default();
+    // It was set back: what is later is so because of what was stored.
+    let clock = Arc::new(TestClock::new(1_795_900_000));
     let request = Request {
-        geometry: Geometry::new(image.size().unwrap(), BlockSize::MIN).unwrap(),
-        image,
-        path,
-        source_file: None,
-        source: "image".to_owned(),
-        writable: false,
-        force: false,
-        immutable: false,
-        changes: None,
-        map: None,
-        rescan: false,
-        recheck: None,
-        zeros: true,
-        salvage: false,
         purpose: Purpose::Run {
             refuse_shrunk: true,
             strict: true,
         },
-        threads: 1,
-        tally: &tally,
-        // It was set back: what is later is so because of what was stored.
-        clock: Arc::new(TestClock::new(1_795_900_000)),
+        ..Request::of_a_test(image, path, &tally, clock)
     };
     let index = match store {
         Some(store) => Index::open_store(&request, Box::new(store)),

@@ -46,28 +46,15 @@ impl Fixture {
 
     fn with<R>(&self, work: impl FnOnce(&Request<'_>) -> R) -> R {
         let image: Arc<dyn Image> = Arc::new(Arc::clone(&self.memory));
+        let (path, clock) = (self.path(), Arc::clone(&self.clock) as Arc<dyn Clock>);
         work(&Request {
             geometry: Geometry::new(image.size().unwrap(), self.block_size).unwrap(),
-            image,
-            path: &self.path(),
-            source_file: None,
-            source: "image".to_owned(),
-            writable: false,
-            force: false,
-            immutable: false,
-            changes: None,
-            salvage: false,
-            rescan: false,
-            recheck: None,
-            zeros: true,
             purpose: Purpose::Run {
                 refuse_shrunk: false,
                 strict: false,
             },
-            map: None,
             threads: 2,
-            tally: &self.tally,
-            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            ..Request::of_a_test(image, &path, &self.tally, clock)
         })
     }
 
@@ -243,11 +230,7 @@ fn p21_an_index_that_cannot_be_saved_counts_as_lost() {
             Index::open(&Request {
                 path,
                 purpose,
-                image: Arc::clone(&request.image),
-                source: String::new(),
-                map: None,
-                clock: Arc::clone(&request.clock),
-                ..*request
+                ..request.clone()
             })
         })
     };
@@ -308,10 +291,7 @@ fn p22_a_block_that_cannot_be_read_has_no_digest_and_a_new_stamp_only_to_salvage
         let index = fixture.with(|request| {
             Index::open(&Request {
                 salvage,
-                image: Arc::clone(&request.image),
-                source: String::new(),
-                clock: Arc::clone(&request.clock),
-                ..*request
+                ..request.clone()
             })
         });
         let index = index.unwrap();
@@ -329,6 +309,41 @@ fn p22_a_block_that_cannot_be_read_has_no_digest_and_a_new_stamp_only_to_salvage
     assert!(after[1] > stamps[1], "it is new once more");
     assert_eq!((after[0], after[2]), (stamps[0], stamps[2]));
     assert_eq!(fixture.stamps(), after, "and then it stays");
+}
+
+#[test]
+fn p22_a_killed_index_with_a_block_that_somebody_has_and_nobody_can_read_is_no_first_pass() {
+    for has_it in [true, false] {
+        let (fixture, _, _) = saved();
+        let block = BlockIndex::new(1).unwrap();
+        let open = |zeros| {
+            let opened = fixture.with(|request| {
+                Index::open(&Request {
+                    zeros,
+                    ..request.clone()
+                })
+            });
+            opened.unwrap()
+        };
+        let index = open(true);
+        if has_it {
+            let digest = blake3::hash(&fixture.memory.bytes()[BLOCK..2 * BLOCK]);
+            index.served(block, Some(*digest.as_bytes()), index.epoch());
+        }
+        let stamp = index.report_stamp(block);
+        index.close().unwrap();
+        drop(index);
+        let bad = crate::geometry::Span::new(5000, 5001);
+        fixture.memory.faults(|faults| faults.bad = vec![bad]);
+        // The first of them ends in order, the second does not.
+        open(true).close().unwrap();
+        drop(open(true));
+        fixture.memory.poke(0, &[7; 9]);
+        let index = open(false);
+        assert_eq!(index.report().first_pass.is_none(), has_it);
+        assert_eq!(index.report_stamp(block) == stamp, has_it);
+        assert_eq!(index.is_unreadable(block), has_it);
+    }
 }
 
 #[test]

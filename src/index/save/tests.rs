@@ -7,12 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use crate::clock::testing::TestClock;
-use crate::geometry::{BlockIndex, BlockSize, Geometry};
+use crate::geometry::BlockIndex;
 use crate::image::Image;
 use crate::image::faulty::{Memory, pattern};
 use crate::index::file::{Loaded, Noted, Store};
 use crate::index::format::FilePlace;
-use crate::index::{Index, Purpose, Request};
+use crate::index::{Index, Request};
 use crate::scan::Tally;
 
 const BLOCK: usize = 4096;
@@ -101,26 +101,9 @@ fn nobody_waits_for_a_save_that_a_listing_needs() {
     };
     let tally = Tally::default();
     let clock = Arc::new(TestClock::new(2_000_000_000));
-    let request = Request {
-        geometry: Geometry::new(image.size().unwrap(), BlockSize::MIN).unwrap(),
-        image,
-        path: std::path::Path::new("index"),
-        source_file: None,
-        source: "image".to_owned(),
-        writable: false,
-        force: false,
-        immutable: false,
-        changes: None,
-        map: None,
-        rescan: false,
-        recheck: None,
-        zeros: true,
-        salvage: false,
-        purpose: Purpose::Mount,
-        threads: 1,
-        tally: &tally,
-        clock: Arc::clone(&clock) as Arc<dyn crate::clock::Clock>,
-    };
+    let told = Arc::clone(&clock) as Arc<dyn crate::clock::Clock>;
+    let path = std::path::Path::new("index");
+    let request = Request::of_a_test(image, path, &tally, told);
     go_on.send(()).unwrap();
     let index = Index::open_store(&request, Box::new(disk)).unwrap();
     at_disk.recv().unwrap();

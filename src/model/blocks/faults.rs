@@ -1,17 +1,18 @@
 //! What a client sees when the image fails: at chosen places, and with the proof that the fault was met.
 
+use std::ffi::OsStr;
 use std::sync::Arc;
 
 use super::world::{config, directory, inode};
 use crate::blocks::Blocks;
 use crate::clock::testing::TestClock;
 use crate::config::VolumeConfig;
-use crate::geometry::Span;
+use crate::geometry::{BlockIndex, Span};
 use crate::image::faulty::{History, Memory, UNIT, pattern};
 use crate::scan::Tally;
-use crate::volume::inode::Inode;
+use crate::volume::inode::{Inode, block_name};
 use crate::volume::testing::Read as _;
-use crate::volume::{Allocate, Change, Errno, Result, Seek, Volume};
+use crate::volume::{Allocate, Change, Create, Errno, Handle, Result, Seek, Volume};
 
 const BLOCK: usize = 4096;
 /// Three blocks and a short one.
@@ -357,6 +358,40 @@ fn p9_every_handle_that_wrote_is_told_once_and_later_ones_are_not() {
             "who asks is told, even without writes"
         );
         assert_eq!(blocks.sync(first, data_only), Err(Errno::EIO), "told anew");
+    }
+}
+
+#[test]
+fn p9_who_wrote_a_staged_file_is_told_after_it_became_a_block() {
+    type Write = fn(&Blocks, Handle) -> Result<()>;
+    let ways: [Write; 2] = [
+        |blocks, handle| blocks.write(handle, 0, &[1; BLOCK]).map(drop),
+        |blocks, handle| blocks.allocate(handle, Allocate::Zero, false, 0, BLOCK as u64),
+    ];
+    for way in ways {
+        let (memory, blocks) = mount(false);
+        let name = OsStr::new(".00000001.Ab12Cd");
+        let create = Create {
+            write: true,
+            ..Create::default()
+        };
+        let (entry, writer) = blocks.create(Inode::Root, name, &create).unwrap();
+        let idle = blocks.open(entry.attr.inode, true).unwrap();
+        assert_eq!(way(&blocks, writer), Ok(()));
+        blocks
+            .rename(name, &block_name(BlockIndex::new(1).unwrap()), true)
+            .unwrap();
+        // Before either handle was used again.
+        let other = blocks.open(inode(2), true).unwrap();
+        memory.faults(|faults| faults.failing_syncs = 1);
+        let got = meets(&memory, true, || blocks.sync(other, false));
+        assert_eq!(got, Err(Errno::EIO));
+        assert_eq!(blocks.flush(writer), Err(Errno::EIO), "close");
+        assert_eq!(blocks.sync(writer, false), Err(Errno::EIO));
+        for handle in [writer, idle] {
+            assert_eq!(blocks.flush(handle), Ok(()));
+            assert_eq!(blocks.sync(handle, false), Ok(()), "told once");
+        }
     }
 }
 

@@ -48,7 +48,7 @@ impl World {
         let since = self.live.number();
         let before = mounted.index.overlay();
         // What the scan found, although it may not be so any more.
-        let fresh = mounted.index.fresh() >= self.clock.now();
+        let fresh = mounted.index.fresh() >= self.clock.passed();
         let seen = self.live.seen_since(mounted.noted);
         let directory = mounted.blocks.open_directory(Inode::Root).unwrap();
         let renewed = mounted.index.overlay() != before;

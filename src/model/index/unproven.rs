@@ -504,3 +504,53 @@ fn p24_only_the_first_listing_after_a_scan_shows_what_nothing_proves() {
         holds(setup, far);
     }
 }
+
+// The image's times may move between two looks at them: what is shown is what the fingerprint has.
+#[test]
+fn p14_a_write_between_the_look_at_the_file_and_the_look_at_its_time() {
+    let submit = |block, letter| Op::Submit((block, Part::Whole, letter));
+    for setup in (0..9).map(|told| Setup { told, size: 3 }) {
+        for (before, after) in (0..144).map(|both| (both / 12, both % 12)) {
+            let later = [PLAIN, plan(after, Op::LetGo), PLAIN];
+            let mut grown = vec![
+                Op::Grow { by: 2048 },
+                plan(1, Op::Turn(3)),
+                plan(5, poke(3, 0)),
+                plan(before, submit(3, 1)),
+            ];
+            grown.extend(later.clone());
+            holds(setup, grown);
+            let mut written = vec![plan(before, poke(3, 2)), plan(before, submit(0, 2))];
+            written.extend(later);
+            holds(setup, written);
+        }
+    }
+}
+
+#[test]
+fn p24_a_clock_that_is_set_back_makes_the_first_listing_not_fresh_again() {
+    for setup in setups() {
+        let history = vec![
+            Op::Cut { by: 4096 },
+            NIGHT,
+            PLAIN,
+            Op::Poke {
+                block: 2,
+                part: Part::Second,
+                letter: 2,
+            },
+            mount(Mode::Long),
+            Op::Poke {
+                block: 1,
+                part: Part::First,
+                letter: 2,
+            },
+            Op::Turn(-700),
+            Op::Flash { block: 0 },
+            Op::Turn(700),
+            Op::Below((1, Part::Second, 2)),
+            Op::List,
+        ];
+        holds(setup, history);
+    }
+}

@@ -13,7 +13,7 @@ use crate::blocks::Blocks;
 use crate::changes::ChangeSource;
 use crate::clock::{Clock, testing::TestClock};
 use crate::config::{OwnerConfig, VolumeConfig};
-use crate::geometry::{BlockIndex, BlockSize, Geometry};
+use crate::geometry::{BlockIndex, BlockSize};
 use crate::image::Image;
 use crate::index::door::{NEAR, TORN, UNREAD};
 use crate::index::{Index, OpenError, Purpose, Request};
@@ -171,22 +171,14 @@ impl World {
         teller: Option<&Teller>,
     ) -> Result<Index, OpenError> {
         let image: Arc<dyn Image> = Arc::new(Shared(Arc::clone(&self.live)));
-        let size = image.size().unwrap();
         let tally = Arc::new(Tally::default());
         self.model().tally = Arc::clone(&tally);
+        let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
         let request = Request {
-            image,
-            geometry: Geometry::new(size, BlockSize::MIN).unwrap(),
-            path: std::path::Path::new("index"),
-            source_file: None,
-            source: "image".to_owned(),
             writable: matches!(mode, Mode::Write | Mode::Force),
             force: mode == Mode::Force,
-            immutable: false,
             changes: teller.map(|teller| teller as &dyn ChangeSource),
-            salvage: false,
             rescan,
-            recheck: None,
             zeros: self.zeros,
             purpose: match mode {
                 Mode::Run => Purpose::Run {
@@ -199,10 +191,7 @@ impl World {
                 },
                 Mode::Long | Mode::Write | Mode::Force => Purpose::Mount,
             },
-            map: None,
-            threads: 1,
-            tally: &tally,
-            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            ..Request::of_a_test(image, std::path::Path::new("index"), &tally, clock)
         };
         Index::open_store(&request, Box::new(DiskStore::open(&self.disk)))
     }

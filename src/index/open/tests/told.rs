@@ -53,10 +53,7 @@ fn p26_what_cannot_be_read_was_not_skipped() {
         let index = fixture.with(|request| {
             Index::open(&Request {
                 salvage,
-                image: Arc::clone(&request.image),
-                source: String::new(),
-                clock: Arc::clone(&request.clock),
-                ..*request
+                ..request.clone()
             })
         });
         let index = index.unwrap();
@@ -96,10 +93,7 @@ fn shrunk(fixture: &Fixture) -> Option<(u64, u64)> {
                 refuse_shrunk: true,
                 strict: false,
             },
-            image: Arc::clone(&request.image),
-            source: String::new(),
-            clock: Arc::clone(&request.clock),
-            ..*request
+            ..request.clone()
         })
     });
     match opened {
@@ -155,4 +149,61 @@ fn p27_a_shorter_image_is_refused_whatever_the_block_size() {
     assert_eq!(shrunk(&fixture), lost);
     fixture.memory.grow(&[0; 700]);
     assert_eq!(shrunk(&fixture), None);
+}
+
+#[test]
+fn p27_of_an_image_that_cannot_be_read_at_all_nothing_is_saved_by_a_run() {
+    let (fixture, stamps, bytes) = saved();
+    let noted = || {
+        let text = fs::read_to_string(fixture.path().with_extension("lock")).unwrap();
+        // Before these stands who uses it.
+        let words: Vec<_> = text.split_whitespace().skip(2).map(str::to_owned).collect();
+        assert_eq!(words.len(), 2, "{text}");
+        words
+    };
+    let before = noted();
+    let bad = |blocks: usize| {
+        let span = Span::new(0, (blocks * BLOCK) as u64);
+        fixture.memory.faults(|faults| faults.bad = vec![span]);
+    };
+    let open = |purpose, writable, salvage| {
+        fixture.with(|request| {
+            Index::open(&Request {
+                writable,
+                salvage,
+                purpose,
+                ..request.clone()
+            })
+        })
+    };
+    let run = Purpose::Run {
+        refuse_shrunk: false,
+        strict: false,
+    };
+    bad(3);
+    fixture.memory.poke(0, &[7]);
+    for _ in 0..2 {
+        let refused = open(run, false, false).err();
+        assert!(
+            matches!(refused, Some(OpenError::Unreadable)),
+            "{refused:?}"
+        );
+        let found = fs::read(fixture.path()).unwrap();
+        assert!(found == bytes, "it stays as it was");
+        assert_eq!(noted(), before);
+    }
+    // It is as good as it was.
+    bad(0);
+    let again = fixture.stamps();
+    assert!(again[0] > stamps[0] && again[1..] == stamps[1..]);
+    for (blocks, purpose, writable, salvage) in [
+        (3, run, true, false),
+        (3, run, false, true),
+        (3, Purpose::Mount, false, false),
+        (2, run, false, false),
+    ] {
+        bad(blocks);
+        let index = open(purpose, writable, salvage);
+        index.unwrap().close().unwrap();
+    }
 }
