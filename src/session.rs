@@ -110,7 +110,7 @@ fn mounted_source(first: &Path, count: usize) -> OsString {
 fn not_thawed() -> Failure {
     Failure::new(
         Status::MountFailed,
-        "--thaw has failed, see above: what was frozen may still be frozen",
+        "--thaw has failed, see above: what was frozen may be so still",
     )
 }
 

@@ -17,6 +17,7 @@ mod report;
 mod rig;
 mod run;
 mod run_ends;
+mod run_several;
 mod scan;
 mod skip;
 mod stamps;

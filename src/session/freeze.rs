@@ -53,7 +53,7 @@ impl<'a> Frozen<'a> {
             ended => Err(Failure::new(
                 Status::MountFailed,
                 format!(
-                    "--freeze {}: {}; --thaw is run, and nothing is copied",
+                    "--freeze {}: {}: nothing is copied",
                     Path::new(&config.freeze).display(),
                     said(ended)
                 ),
@@ -73,7 +73,7 @@ impl<'a> Frozen<'a> {
             Ok(status) if status.success() => true,
             ended => {
                 log::error!(
-                    "--thaw {}: {}; what was frozen may still be frozen: thaw it by hand",
+                    "--thaw {}: {}: what was frozen may be so still; thaw it by hand",
                     Path::new(&self.config.thaw).display(),
                     said(ended)
                 );
