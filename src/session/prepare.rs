@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Sender;
 use std::thread;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::unistd::geteuid;
 
 use super::Event;
@@ -148,7 +148,10 @@ pub(super) fn forward_signals(events: Sender<Event>, looks_again: bool) -> Resul
     let tally = Arc::new(Tally::default());
     let scanning = Arc::clone(&tally);
     let (served, heard) = (served_signals(), heard_signals());
-    thread::Builder::new()
+    let attempt = || "starting a thread";
+    // It takes no other, so that this thread alone decides when one ends the process.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let started = thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
             while let Ok(signal) = served.wait() {
@@ -163,7 +166,9 @@ pub(super) fn forward_signals(events: Sender<Event>, looks_again: bool) -> Resul
                     return;
                 }
             }
-        })
-        .or_fail(Status::System, || "starting a thread")?;
+        });
+    let restored = before.and_then(|before| before.thread_set_mask());
+    restored.or_fail(Status::System, attempt)?;
+    started.or_fail(Status::System, attempt)?;
     Ok(tally)
 }

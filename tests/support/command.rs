@@ -139,6 +139,13 @@ impl Tool {
         outer.arg(inner.get_program()).args(inner.get_args())
     }
 
+    /// It is run by another program, which is given these arguments before it.
+    pub(crate) fn below(self, program: &str, args: &[&str]) -> Self {
+        let inner = self.command;
+        let outer = tool(program).args(args);
+        outer.arg(inner.get_program()).args(inner.get_args())
+    }
+
     /// Standard error goes to this file.
     pub(crate) fn log_to(mut self, file: &Path) -> Self {
         let log = std::fs::File::create(file).unwrap();
