@@ -21,6 +21,7 @@ pub(crate) mod faulty;
 
 use std::fmt;
 use std::io;
+use std::path::{Display, Path};
 
 use crate::geometry::Span;
 
@@ -108,6 +109,11 @@ pub(crate) trait Image: fmt::Debug + Send + Sync {
 
     /// Owner and permission bits.
     fn ownership(&self) -> Ownership;
+
+    /// What it is called in messages: its canonical path.
+    fn name(&self) -> Display<'_> {
+        Path::new("the image").display()
+    }
 }
 
 /// What [`read_span`] got.

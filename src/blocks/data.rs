@@ -21,14 +21,14 @@ impl Blocks {
     /// After a request that a tool which knows the block size never makes: no more writes, since the next ones
     /// would damage the start of every block (promise P25). `len`: of the backup's file in bytes, if that is known.
     pub(super) fn latch(&self, block: BlockIndex, what: &str, len: Option<u64>) {
-        let cause = self.likely_cause(block, len);
+        let (image, cause) = (self.image.name(), self.likely_cause(block, len));
         if !self.config.latch {
-            log::warn!("block {block}: {what}. {cause}");
+            log::warn!("{image}: block {block}: {what}. {cause}");
             return;
         }
         if !self.latched.swap(true, SeqCst) {
             log::error!(
-                "block {block}: {what}; every write is refused from now on, until it is mounted again. {cause}"
+                "{image}: block {block}: {what}; every write is refused from now on, until it is mounted again. {cause}"
             );
         }
     }
@@ -172,7 +172,10 @@ impl Blocks {
         let synced = self.image.sync(data_only);
         if let Err(e) = &synced {
             self.sync_errors.note();
-            log::error!("making writes durable: {e}; what was written may be lost");
+            log::error!(
+                "{}: making writes durable: {e}; what was written may be lost",
+                self.image.name()
+            );
         }
         self.sync_errors.tell(&open.seen_errors)?;
         synced.map_err(|_| Errno::EIO)
@@ -206,7 +209,7 @@ impl Blocks {
             Allocate::Reserve => self
                 .image
                 .reserve(span)
-                .map_err(|e| write_failed(&e, span.start)),
+                .map_err(|e| self.write_failed(&e, span.start)),
         }
     }
 
@@ -248,13 +251,13 @@ impl Blocks {
         let written = self.write_parts(data, offset);
         self.changed(block);
         self.appear(block);
-        written.map_err(|e| write_failed(&e, offset))
+        written.map_err(|e| self.write_failed(&e, offset))
     }
 
     pub(super) fn zero_block(&self, block: BlockIndex, span: Span) -> Result<()> {
         let zeroed = self.image.zero(span);
         self.changed(block);
-        zeroed.map_err(|e| write_failed(&e, span.start))
+        zeroed.map_err(|e| self.write_failed(&e, span.start))
     }
 
     /// Also after a write that failed: part of it may have arrived.
@@ -266,13 +269,16 @@ impl Blocks {
     }
 }
 
-pub(super) fn write_failed(error: &io::Error, offset: u64) -> Errno {
-    let hint = match error.raw_os_error() {
-        Some(libc::EFBIG) => {
-            ": more than bmapfs may write (ulimit -f), or than the file system can hold in one file"
-        }
-        _ => "",
-    };
-    log::error!("writing the image at byte {offset}: {error}{hint}");
-    errno(error)
+impl Blocks {
+    pub(super) fn write_failed(&self, error: &io::Error, offset: u64) -> Errno {
+        let hint = match error.raw_os_error() {
+            Some(libc::EFBIG) => {
+                ": more than bmapfs may write (ulimit -f), or than the file system can hold in one file"
+            }
+            _ => "",
+        };
+        let image = self.image.name();
+        log::error!("{image}: writing at byte {offset}: {error}{hint}");
+        errno(error)
+    }
 }

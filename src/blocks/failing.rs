@@ -124,20 +124,23 @@ impl Blocks {
             Some(index) => index.cannot_read(block),
             None => self.failing.blocks.insert(block),
         }
+        let image = self.image.name();
         let first = !self.failing.careful.swap(true, SeqCst);
         match self.failing.logged.fetch_add(1, SeqCst) {
             _ if first && !self.config.salvage => log::error!(
-                "block {block}: reading the image at byte {offset}: {error}; from now on each block is read whole \
+                "{image}: block {block}: reading at byte {offset}: {error}; from now on each block is read whole \
                  before it is opened, and is not opened if that fails, so that a backup keeps what it has of it; \
                  copy what is left of the source with ddrescue, or use -o salvage"
             ),
             0..MOST_LOGGED => {
-                log::error!("block {block}: reading the image at byte {offset}: {error}");
+                log::error!("{image}: block {block}: reading at byte {offset}: {error}");
             }
             MOST_LOGGED => {
-                log::error!("more cannot be read, which is not logged; their blocks are counted");
+                log::error!(
+                    "{image}: more cannot be read, which is not logged; their blocks are counted"
+                );
             }
-            _ => log::debug!("block {block}: reading the image at byte {offset}: {error}"),
+            _ => log::debug!("{image}: block {block}: reading at byte {offset}: {error}"),
         }
     }
 

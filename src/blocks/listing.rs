@@ -121,7 +121,8 @@ impl Listing {
         let present = match index {
             Some(index) if index.is_current() => by_digests(geometry, index),
             _ if image.has_holes() => by_holes(image, geometry).unwrap_or_else(|e| {
-                log::warn!("the image's holes cannot be read, so all blocks have a file: {e}");
+                let image = image.name();
+                log::warn!("{image}: its holes cannot be read, so all blocks have a file: {e}");
                 BlockSet::all(geometry)
             }),
             None if quiet() => {
@@ -131,8 +132,8 @@ impl Listing {
             _ => {
                 if !looked.unknown {
                     log::warn!(
-                        "the image was, or may have been, written since it was read: all blocks have a file until \
-                         SIGHUP"
+                        "{}: it was, or may have been, written since it was read: all blocks have a file until SIGHUP",
+                        image.name()
                     );
                 }
                 looked.unknown = true;
@@ -147,7 +148,8 @@ impl Listing {
     pub(super) fn grown(&self, image: &dyn Image, before: Geometry, now: Geometry) {
         let _looked = self.lock();
         let found = by_holes(image, now).unwrap_or_else(|e| {
-            log::warn!("the image has grown, but its holes cannot be read: {e}");
+            let image = image.name();
+            log::warn!("{image}: it has grown, but its holes cannot be read: {e}");
             BlockSet::all(now)
         });
         let mut from = before.blocks().saturating_sub(1);

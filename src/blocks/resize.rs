@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{MutexGuard, PoisonError};
 
 use super::Blocks;
-use super::data::write_failed;
 use crate::geometry::{BlockIndex, FileOffset, Geometry};
 use crate::volume::{Errno, Result};
 
@@ -45,7 +44,7 @@ impl Blocks {
         let before = *geometry;
         self.image
             .set_len(size)
-            .map_err(|e| write_failed(&e, size))?;
+            .map_err(|e| self.write_failed(&e, size))?;
         *geometry = grown;
         self.pending
             .store(pending.map_or(NONE, BlockIndex::get), SeqCst);

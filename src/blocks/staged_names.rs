@@ -98,8 +98,9 @@ impl Blocks {
             _ => "to let this one grow, mount it with --resize",
         };
         log::error!(
-            "block {block} is past the image's end, which has {blocks} blocks: the backup is of a larger image, or \
-             was made with a smaller -b than this mount's {}; {remedy}",
+            "{}: block {block} is past its end, it has {blocks} blocks: the backup is of a larger image, or was made with \
+             a smaller -b than this mount's {}; {remedy}",
+            self.image.name(),
             self.config.block_size
         );
     }
@@ -151,7 +152,8 @@ impl Blocks {
             if len != span.len() {
                 let Some(done) = self.truncate_last(block, len) else {
                     log::warn!(
-                        "{}: it has {len} bytes, and block {block} has {}: not renamed. {}",
+                        "{}: {}: it has {len} bytes, and block {block} has {}: not renamed. {}",
+                        self.image.name(),
                         name.to_string_lossy(),
                         span.len(),
                         self.likely_cause(block, Some(len))
@@ -214,16 +216,17 @@ impl Blocks {
     /// At the end of the mount: what was not renamed is dropped, and said.
     pub(super) fn drop_staged(&self) {
         let (names, refused) = self.staging.leftovers();
+        let image = self.image.name();
         if let Some(first) = names.first() {
             log::warn!(
-                "{} temporary files were never renamed over their block and are dropped, the first is {}",
+                "{image}: {} temporary files were never renamed over their block and are dropped, the first is {}",
                 names.len(),
                 first.to_string_lossy()
             );
         }
         if refused > 0 {
             log::warn!(
-                "{refused} writes to temporary files found no room; more can be had with -o staging"
+                "{image}: {refused} writes to temporary files found no room; more can be had with -o staging"
             );
         }
     }

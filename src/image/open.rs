@@ -97,7 +97,7 @@ pub(crate) fn open(path: &Path, config: &VolumeConfig) -> Result<Opened> {
             let alone = if alone {
                 true
             } else {
-                !set_direct(&file).or_fail(Status::System, attempt)?
+                !set_direct(&file, &path).or_fail(Status::System, attempt)?
             };
             if alone {
                 // Pages from before, which a file system may have bypassed since.
@@ -108,7 +108,7 @@ pub(crate) fn open(path: &Path, config: &VolumeConfig) -> Result<Opened> {
         }
     };
     Ok(Opened {
-        source: source.or_fail(Status::System, attempt)?,
+        source: source.or_fail(Status::System, attempt)?.named(&path),
         path,
     })
 }
@@ -200,13 +200,14 @@ fn open_as(path: &Path, flags: OFlag, write: bool) -> io::Result<File> {
 }
 
 /// Turns on direct I/O; `false` if this device has none.
-fn set_direct(file: &File) -> io::Result<bool> {
+fn set_direct(file: &File, path: &Path) -> io::Result<bool> {
     let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
     match fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT)) {
         Ok(_) => Ok(true),
         Err(nix::errno::Errno::EINVAL) => {
             log::warn!(
-                "this device has no direct I/O: what a mounted file system writes may be seen late"
+                "{}: this device has no direct I/O: what a mounted file system writes may be seen late",
+                path.display()
             );
             Ok(false)
         }

@@ -4,6 +4,7 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Display, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -54,6 +55,8 @@ pub(crate) struct Source {
     ownership: Ownership,
     /// What this stands for, open for its locks.
     _held: Option<File>,
+    /// Its canonical path, or that of what it stands for.
+    path: PathBuf,
 }
 
 impl Source {
@@ -71,6 +74,7 @@ impl Source {
             flush_failed: AtomicBool::new(false),
             once: Some(UncachedReads::default()),
             _held: None,
+            path: PathBuf::new(),
             file,
         })
     }
@@ -93,8 +97,17 @@ impl Source {
                 direct,
             },
             _held: None,
+            path: PathBuf::new(),
             file,
         })
+    }
+
+    /// Called after its canonical path.
+    pub(super) fn named(self, path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            ..self
+        }
     }
 
     /// Puts `clone`, a regular file that nobody writes, in place of this source, which stays open and locked; owner
@@ -103,6 +116,7 @@ impl Source {
         Ok(Self {
             ownership: self.ownership,
             _held: Some(self.file),
+            path: self.path,
             ..Self::regular(clone, false)?
         })
     }
@@ -334,6 +348,10 @@ impl Image for Source {
 
     fn ownership(&self) -> Ownership {
         self.ownership
+    }
+
+    fn name(&self) -> Display<'_> {
+        self.path.display()
     }
 }
 

@@ -161,8 +161,9 @@ impl Index {
             if self.show_for_all(stamp, now, scans) {
                 if first {
                     log::warn!(
-                        "the image was, or may have been, written since it was scanned: all blocks show new times until \
-                         SIGHUP"
+                        "{}: it was, or may have been, written since it was scanned: all blocks show new times until \
+                         SIGHUP",
+                        self.source
                     );
                 }
                 return;
@@ -192,7 +193,10 @@ impl Index {
         });
         // Saving may take long, and who looks at a block needs that lock.
         if self.raise_ceiling(stamp).is_err() && first {
-            log::warn!("the index cannot be saved; stamps made now may come again after a crash");
+            log::warn!(
+                "{}: the index cannot be saved; stamps made now may come again after a crash",
+                self.source
+            );
         }
         stamp
     }

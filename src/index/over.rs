@@ -102,7 +102,7 @@ impl Index {
             self.pass_stamps();
             // That may have been long after they were made.
             if let Err(e) = self.raise_ceiling(self.latest()) {
-                log::warn!("the index cannot be saved: {e}");
+                log::warn!("{}: the index cannot be saved: {e}", self.source);
             }
         });
     }

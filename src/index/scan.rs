@@ -41,7 +41,7 @@ impl Index {
         let (first, highest) = self.seconds_of_rescan();
         // The scan's stamps are shown before it is over.
         if let Err(e) = self.raise_ceiling(highest) {
-            log::warn!("the index cannot be saved: {e}");
+            log::warn!("{}: the index cannot be saved: {e}", self.source);
         }
         let scanned = self.scan(tally, first, &Reading::All, None);
         self.clockwork.scan_ends_below.store(i64::MIN, SeqCst);
@@ -194,7 +194,7 @@ impl Index {
             Found::Digest(digest) => Some(digest),
             Found::Unreadable(e) => {
                 if so_far.with(|so_far| so_far.report.unreadable) < MOST_LOGGED {
-                    log::warn!("block {block} cannot be read: {e}");
+                    log::warn!("{}: block {block} cannot be read: {e}", self.source);
                 }
                 None
             }

@@ -78,7 +78,10 @@ impl Index {
         let hasher = Hasher::new(self.image.as_ref(), geometry, &self.zeros);
         let found = hasher.hash(block, &AtomicU64::new(0));
         if let Err(e) = &found {
-            log::warn!("block {block} cannot be hashed after it was written: {e}");
+            log::warn!(
+                "{}: block {block} cannot be hashed after it was written: {e}",
+                self.source
+            );
         }
         self.records.with(block, |record| match found {
             _ if record.has(DIRTY) || record.hashes != turn => {}
@@ -129,7 +132,8 @@ impl Index {
             };
             if let Err(e) = self.raise_ceiling(too_high) {
                 log::warn!(
-                    "the index cannot be saved: {e}; a crash would now cost a whole new sync"
+                    "{}: the index cannot be saved: {e}; a crash would now cost a whole new sync",
+                    self.source
                 );
             }
             ceiling = too_high.max(self.clockwork.ceiling.load(SeqCst));

@@ -8,18 +8,19 @@ use crate::geometry::{BlockIndex, FileOffset, Span};
 use crate::image::{Image, read_span, write_span, zeros};
 use crate::volume::{Allocate, Errno, Result};
 
-/// What a client gets for an error of a block file: the errno if it is one that says what to do, else EIO.
-fn failed(attempt: &str, block: BlockIndex, error: &io::Error) -> Errno {
-    log::error!("{attempt} block {block}: {error}");
-    match error.raw_os_error() {
-        Some(number @ (libc::ENOSPC | libc::EDQUOT | libc::EPERM | libc::EACCES | libc::EROFS)) => {
-            Errno::from_raw(number)
-        }
-        _ => Errno::EIO,
-    }
-}
-
 impl Reverse {
+    /// What a client gets for an error of a block file: the errno if it is one that says what to do, else EIO.
+    fn failed(&self, attempt: &str, block: BlockIndex, error: &io::Error) -> Errno {
+        let directory = self.config.directory.display();
+        log::error!("{directory}: {attempt} block {block}: {error}");
+        match error.raw_os_error() {
+            Some(
+                number @ (libc::ENOSPC | libc::EDQUOT | libc::EPERM | libc::EACCES | libc::EROFS),
+            ) => Errno::from_raw(number),
+            _ => Errno::EIO,
+        }
+    }
+
     /// The first block that a run of the image touches, from where in its file on, and how many bytes of it.
     fn part(&self, run: Span) -> Option<(BlockIndex, FileOffset, u64)> {
         let block = self.block_of(run)?;
@@ -54,7 +55,8 @@ impl Reverse {
             done += len;
             if let Some(e) = error {
                 let at = start.after(len as u64).get();
-                log::error!("reading block {block} at byte {at}: {e}");
+                let directory = self.config.directory.display();
+                log::error!("{directory}: reading block {block} at byte {at}: {e}");
                 return (done, Some(Errno::EIO));
             }
         }
@@ -77,7 +79,7 @@ impl Reverse {
                     }
                 }
                 Err(e) => {
-                    let errno = failed("writing", block, &e);
+                    let errno = self.failed("writing", block, &e);
                     if done == 0 {
                         return Err(errno);
                     }
@@ -102,7 +104,7 @@ impl Reverse {
                     .with_private(block, Content::Same, |file| file.reserve(inside))
                     .and_then(|done| done),
             };
-            done.map_err(|e| failed("allocating space for", block, &e))?;
+            done.map_err(|e| self.failed("allocating space for", block, &e))?;
             at += len;
         }
         Ok(())

@@ -165,7 +165,8 @@ impl Reverse {
         let is_newer = stat.mtime() > self.newest_before;
         if !self.config.writable && is_newer && !self.said_changed.swap(true, SeqCst) {
             log::warn!(
-                "block {block} was written since the mount: the image is of more than one moment"
+                "{}: block {block} was written since the mount: the image is of more than one moment",
+                self.config.directory.display()
             );
         }
     }
