@@ -19,7 +19,7 @@ use super::rig::{BLOCK, Rig, change, now};
 pub(super) const BLOCKS: u64 = 8;
 
 /// All fields, in order.
-const FIELDS: [&str; 23] = [
+const FIELDS: [&str; 24] = [
     "bmapfs_report",
     "version",
     "task",
@@ -40,6 +40,7 @@ const FIELDS: [&str; 23] = [
     "rechecked",
     "bytes_served",
     "written_meanwhile",
+    "frozen_seconds",
     "command_status",
     "status",
     "error",

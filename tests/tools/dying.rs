@@ -383,7 +383,7 @@ fn the_first_read_error_is_told_with_what_to_do() {
     );
     let told = log
         .lines()
-        .filter(|line| line.contains("reading the image"))
+        .filter(|line| line.contains("reading at byte"))
         .count();
     assert!((2..20).contains(&told), "{told} lines: {log}");
     assert!(
