@@ -107,6 +107,25 @@ pub(crate) struct Summary {
     pub latched: bool,
 }
 
+/// Memory that the clients of a mount can make it take, whatever the number of its images.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    /// For what is read ahead and served.
+    handles: Arc<Budget>,
+    /// For files under temporary names.
+    staged: Arc<Budget>,
+}
+
+impl Memory {
+    /// `staging`: bytes that files under temporary names may take together.
+    pub(crate) fn new(staging: u64) -> Self {
+        Self {
+            handles: Arc::new(Budget::new(HANDLE_MEMORY)),
+            staged: Arc::new(Budget::new(staging)),
+        }
+    }
+}
+
 /// Why an image cannot be shown.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BlocksError {
@@ -138,6 +157,7 @@ impl Blocks {
         } else {
             image.fingerprint()?
         };
+        let memory = Memory::new(config.staging);
         let blocks = Self {
             fingerprint,
             geometry: RwLock::new(geometry),
@@ -152,8 +172,8 @@ impl Blocks {
                 )?)),
             },
             handles: Handles::new(),
-            handle_memory: Arc::new(Budget::new(HANDLE_MEMORY)),
-            staging: Staging::new(config.staging),
+            handle_memory: memory.handles,
+            staging: Staging::new(memory.staged),
             failing: Failing::knowing(unreadable.unwrap_or_default()),
             listing,
             pending: AtomicU64::new(resize::NONE),
@@ -169,6 +189,16 @@ impl Blocks {
         };
         blocks.note_unreadable();
         Ok(blocks)
+    }
+
+    /// Takes memory for its clients from what several share. Comes before it is served.
+    #[must_use]
+    pub(crate) fn sharing(self, memory: &Memory) -> Self {
+        Self {
+            handle_memory: Arc::clone(&memory.handles),
+            staging: Staging::new(Arc::clone(&memory.staged)),
+            ..self
+        }
     }
 
     /// Length of every block but the last.

@@ -22,7 +22,7 @@ const MOST_FILES: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Staging {
     /// For all contents together: what is held for them, which may be more than they are long.
-    memory: Budget,
+    memory: Arc<Budget>,
     /// How often there was no room.
     refused: AtomicU64,
     next: AtomicU64,
@@ -75,10 +75,10 @@ pub(super) enum StagedPlace {
 }
 
 impl Staging {
-    /// `limit`: bytes that all staged files may take together.
-    pub(super) fn new(limit: u64) -> Self {
+    /// `memory`: what all staged files may take together.
+    pub(super) fn new(memory: Arc<Budget>) -> Self {
         Self {
-            memory: Budget::new(limit),
+            memory,
             refused: AtomicU64::new(0),
             next: AtomicU64::new(0),
             files: RwLock::default(),
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn p12_memory_is_bounded_and_comes_back() {
-        let staging = Staging::new(100);
+        let staging = Staging::new(Arc::new(Budget::new(100)));
         let create = Create::default();
         let one = staging
             .create(OsStr::new("a.00000001"), 80, 0, &create)
@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_the_names_while_one_file_is_written_to_its_block() {
-        let staging = Staging::new(100);
+        let staging = Staging::new(Arc::new(Budget::new(100)));
         let name = OsStr::new("a.00000001");
         let file = staging.create(name, 80, 0, &Create::default()).unwrap();
         file.opened();
@@ -382,7 +382,7 @@ mod tests {
     #[test]
     fn p12_what_is_held_is_counted_not_what_is_used_of_it() {
         const MOST: u64 = 10_000;
-        let staging = Staging::new(15_000);
+        let staging = Staging::new(Arc::new(Budget::new(15_000)));
         let create = Create::default();
         let [one, two] = ["a.00000001", "a.00000002"].map(|name| {
             let made = staging.create(OsStr::new(name), MOST, 0, &create);

@@ -11,7 +11,7 @@ use super::indexing::{Indexing, scan_threads};
 use super::prepare::{Prepared, interrupted, owned_by_user, unshowable};
 use super::source::{Freeze, Source, clone_all};
 use super::vanished;
-use crate::blocks::{Blocks, BlocksError, Listing};
+use crate::blocks::{Blocks, BlocksError, Listing, Memory};
 use crate::changes::ChangeMap;
 use crate::clock::SystemClock;
 use crate::config::{IndexConfig, MountConfig, SourceConfig, Verbosity, VolumeConfig};
@@ -27,6 +27,21 @@ pub(super) fn prepare_images(
     purpose: Purpose,
     tally: &Arc<Tally>,
 ) -> Result<Prepared> {
+    let VolumeConfig {
+        writable,
+        sparse,
+        resize,
+        ..
+    } = config.volume;
+    // Where blocks can be removed, rsync --delete removes all of an image whose directory the backup does not have, and
+    // says nothing of it.
+    if writable && (sparse || resize) && config.sources.len() > 1 {
+        let typed = if sparse { "--sparse" } else { "--resize" };
+        return Err(Failure::usage(format!(
+            "-w with {typed} is for one SRC: rsync --delete would empty an image that the backup does not have; restore one \
+             after the other"
+        )));
+    }
     let (sources, freeze) = open_all(
         &config.sources,
         &config.volume,
@@ -54,9 +69,10 @@ pub(super) fn prepare_images(
         }
     };
     let names = config.sources.iter().map(|source| source.name.clone());
+    let memory = Memory::new(config.volume.staging);
     let mut members: Vec<Member> = Vec::new();
     for ((name, source), ready) in names.zip(sources).zip(ready) {
-        match preparing.member(name, &source, ready) {
+        match preparing.member(name, &source, ready, &memory) {
             Ok(member) => members.push(member),
             Err(failure) => {
                 members.iter().for_each(Member::close_unused);
@@ -258,7 +274,13 @@ impl Preparing<'_> {
         }))
     }
 
-    fn member(&self, name: Option<OsString>, source: &Source, ready: Ready) -> Result<Member> {
+    fn member(
+        &self,
+        name: Option<OsString>,
+        source: &Source,
+        ready: Ready,
+        memory: &Memory,
+    ) -> Result<Member> {
         let volume = owned_by_user(&self.config.volume);
         let index = ready.index.map(Arc::new);
         let clock = Arc::new(SystemClock);
@@ -267,7 +289,7 @@ impl Preparing<'_> {
             Ok(blocks) => Ok(Member {
                 name,
                 path: source.path.clone(),
-                content: Content::Blocks(Arc::new(blocks)),
+                content: Content::Blocks(Arc::new(blocks.sharing(memory))),
             }),
             Err(e) => {
                 let listing = None;

@@ -141,3 +141,34 @@ fn p33_each_source_of_a_mount_has_its_line() {
     }
     assert!(log.contains("unmounted 2 sources, 8 blocks"), "{log}");
 }
+
+/// rsync says nothing of a directory that the backup does not have, and removes all that is in it.
+#[test]
+fn p33_no_restore_of_several_can_remove_blocks() {
+    let scene = Scene::new();
+    let (a, b) = images(&scene);
+    let before = fs::read(&b).unwrap();
+    let backup = scene.dir("backup");
+    for (option, command) in [
+        ("--sparse", "rsync -a --delete"),
+        ("--resize", "rsync -a --delete"),
+    ] {
+        let run = scene.bmapfs().words("run -w -b 64K").arg(option);
+        let said = run
+            .arg(&a)
+            .arg(&b)
+            .arg("--")
+            .words(command)
+            .arg(format!("{}/", backup.display()))
+            .arg("{}/")
+            .fails(1);
+        let said = one_line(&said);
+        assert!(said.contains(option) && said.contains("one SRC"), "{said}");
+        assert_eq!(fs::read(&b).unwrap(), before, "{option}");
+    }
+    let plain = scene.bmapfs().words("run -w -b 64K").arg(&a).arg(&b);
+    let restore = plain.words("-- rsync -a --delete");
+    let ended = restore.arg(format!("{}/", backup.display())).arg("{}/");
+    assert_eq!(ended.run().code(), 23, "a block cannot be removed");
+    assert_eq!(fs::read(&b).unwrap(), before);
+}
