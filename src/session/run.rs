@@ -4,7 +4,7 @@
 //! that leaves mounts behind.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -120,9 +120,7 @@ fn place_name(config: &MountConfig) -> Result<String> {
 /// Takes the directory for this run, which nobody else may mount on until the file that is returned is closed.
 fn hold(place: &Path) -> Result<File> {
     let attempt = || format!("mount point {}", place.display());
-    let directory = File::open(place).or_fail(Status::MountFailed, attempt)?;
-    let locked = sys::try_flock(directory.as_fd(), FlockKind::Exclusive);
-    if locked.or_fail(Status::MountFailed, attempt)? {
+    if let Some(directory) = try_hold(place).or_fail(Status::MountFailed, attempt)? {
         return Ok(directory);
     }
     let why = "another bmapfs run of yours uses it; wait for its end";
@@ -130,6 +128,22 @@ fn hold(place: &Path) -> Result<File> {
         Status::MountFailed,
         format!("{}: {why}", attempt()),
     ))
+}
+
+/// `None`: another run holds it.
+fn try_hold(place: &Path) -> io::Result<Option<File>> {
+    let identity = |stat: &Metadata| (stat.dev(), stat.ino());
+    // The mount of the other one hides the directory that is locked.
+    let above = std::fs::metadata(place.parent().unwrap_or(place))?;
+    if std::fs::metadata(place)?.dev() != above.dev() {
+        return Ok(None);
+    }
+    let directory = File::open(place)?;
+    let locked = sys::try_flock(directory.as_fd(), FlockKind::Exclusive)?;
+    // It may have been mounted on, or removed, before it was locked.
+    let same = identity(&std::fs::metadata(place)?) == identity(&directory.metadata()?);
+    let free = locked && same && directory.metadata()?.dev() == above.dev();
+    Ok(free.then_some(directory))
 }
 
 /// Mounts made from here on are seen by this process and its children alone, and go with them.

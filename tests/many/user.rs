@@ -28,7 +28,7 @@ fn p33_two_runs_of_one_user_at_once() {
     let [a, b, c, d] = images.each_ref().map(|image| image.as_path());
     let place = runtime.join("bmapfs/images");
     let (told, go) = (scene.dir_of("told", Identity::User), scene.path("go"));
-    let script = "mkdir $1/ready; while [ ! -e $2 ]; do sleep 0.01; done; cat {}/a/* {}/b/* > $1/copy; ls {}";
+    let script = "mkdir $1/ready; while [ -e $1 -a ! -e $2 ]; do sleep 0.01; done; cat {}/a/* {}/b/* > $1/copy; ls {}";
     let first = run(&[a, b]).args(["sh", "-ec", script, "sh"]);
     let mut first = first.args([&told, &go]).spawn_talking();
     wait_until("it runs", || told.join("ready").exists());
