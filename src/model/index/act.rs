@@ -282,6 +282,12 @@ impl World {
                 mount.written_while_read[block] = true;
             }
         }
+        if mounted.index.is_unreadable(number(block)) {
+            let now = self.live.number();
+            if let Some(mount) = &mut self.model().mount {
+                mount.mended[block] = Some(now);
+            }
+        }
         if start < end {
             let offset = (start - block * BLOCK) as u64;
             // It may fail, on an image that somebody cut.

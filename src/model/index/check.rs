@@ -34,7 +34,8 @@ impl World {
         let allowed = if exact { since } else { base };
         let size = usize::try_from(attr.size).unwrap();
         // Whoever has a copy keeps it, whatever the block holds: nobody can read it.
-        let unreadable = mounted.index.is_unreadable(number(block));
+        let mended = mount.mended[block].is_some_and(|at| at >= since);
+        let unreadable = mended || mounted.index.is_unreadable(number(block));
         for Held { pair, at, .. } in &model.held[block] {
             // A copy that was torn after the last scan counts at the next one; one that was finished after this
             // request began, and the image was written in between, at the next request.

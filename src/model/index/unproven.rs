@@ -589,3 +589,37 @@ fn p24_written_with_force_while_it_is_copied() {
         holds(setup, between);
     }
 }
+
+#[test]
+fn p22_written_while_a_block_that_cannot_be_read_is_listed() {
+    let written = |block, letter, looked, release| Op::Write {
+        block,
+        part: if looked { Part::Whole } else { Part::First },
+        letter,
+        looked,
+        release,
+    };
+    for told in 0..3 {
+        for after in 0..8 {
+            let history = vec![
+                Op::Submit((1, Part::Second, 0)),
+                plan(9, Op::List),
+                poke(0, 2),
+                Op::Sync { target: 0 },
+                Op::Bad {
+                    block: 0,
+                    bad: true,
+                },
+                Op::Submit((0, Part::Whole, 1)),
+                NIGHT,
+                CRASH,
+                plan(12, Op::Grow { by: 700 }),
+                mount(Mode::Force),
+                written(3, 2, true, true),
+                plan(after, written(0, 1, false, false)),
+                Op::List,
+            ];
+            holds(Setup { told, size: 0 }, history);
+        }
+    }
+}

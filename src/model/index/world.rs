@@ -65,6 +65,8 @@ pub(super) struct Mounted {
     doubt: bool,
     /// Nor that of a block that was written through it while a client was reading, if that is watched.
     pub(super) written_while_read: [bool; BLOCKS],
+    /// The image's state when a write through it last made a block readable.
+    pub(super) mended: [Option<usize>; BLOCKS],
 }
 
 /// How an index was left by a mount during which nobody else wrote: nothing of that may change.
@@ -285,6 +287,7 @@ impl World {
             noted,
             doubt: false,
             written_while_read: [false; BLOCKS],
+            mended: [None; BLOCKS],
         });
     }
 
