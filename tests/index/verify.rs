@@ -438,7 +438,7 @@ fn p28_the_night_after_is_as_the_readme_has_it() {
     fs::rename(&file, place.join("moved")).unwrap();
     std::os::unix::fs::symlink(place.join("moved"), &file).unwrap();
     script("date", "[ \"$*\" = +%-d ] && echo 10");
-    run(verifying).ok();
+    assert_eq!(run(verifying).code(), 9);
     assert!(file.is_symlink());
     let found = fs::read_to_string(place.join("found")).unwrap();
     assert!(found.starts_with("unreadable 0\n"), "{found}");
