@@ -6,7 +6,8 @@ mod bmap;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::thread::Scope;
 use std::time::Instant;
 
 use crate::buffer::with_scratch;
@@ -47,6 +48,46 @@ pub(crate) struct Tally {
     pub read: AtomicU64,
     /// Set it to end the scan of all of them early.
     pub cancel: Arc<AtomicBool>,
+    /// Who reads any of them.
+    crew: Arc<Crew>,
+}
+
+/// How many threads read, of all images that are scanned together: so many share the processors, and each has a buffer.
+#[derive(Debug, Default)]
+struct Crew {
+    working: Mutex<usize>,
+    changed: Condvar,
+}
+
+/// One of them, until this is dropped.
+#[derive(Debug)]
+struct Place<'a>(&'a Crew);
+
+impl Crew {
+    /// One of at most `most`; waits until there is room.
+    fn join(&self, most: usize) -> Place<'_> {
+        let full = |working: &mut usize| *working >= most.max(1);
+        let working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
+        let working = self.changed.wait_while(working, full);
+        *working.unwrap_or_else(PoisonError::into_inner) += 1;
+        Place(self)
+    }
+
+    /// One of at most `most`, if there is room.
+    fn try_join(&self, most: usize) -> Option<Place<'_>> {
+        let mut working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = *working < most;
+        *working += usize::from(room);
+        room.then(|| Place(self))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let working = self.0.working.lock();
+        *working.unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.changed.notify_one();
+    }
 }
 
 impl Tally {
@@ -56,6 +97,7 @@ impl Tally {
             done: Arc::clone(&self.done),
             read: AtomicU64::new(0),
             cancel: Arc::clone(&self.cancel),
+            crew: Arc::clone(&self.crew),
         }
     }
 }
@@ -215,7 +257,8 @@ impl<'a> Hasher<'a> {
         Ok(())
     }
 
-    /// Hashes every block for which `wanted` is true, on `threads` threads, and gives each to `sink`, in no order.
+    /// Hashes every block for which `wanted` is true, and gives each to `sink`, in no order. All scans with one crew have
+    /// together so many `threads`.
     pub(crate) fn scan(
         &self,
         threads: usize,
@@ -223,14 +266,15 @@ impl<'a> Hasher<'a> {
         wanted: &(dyn Fn(BlockIndex) -> bool + Sync),
         sink: &(dyn Fn(BlockIndex, Found) + Sync),
     ) -> Result<(), Cancelled> {
-        let next = AtomicU64::new(0);
-        let batch = (BATCH / self.geometry.block_size().bytes()).max(1);
-        std::thread::scope(|scope| {
-            for _ in 1..threads.max(1) {
-                scope.spawn(|| self.work(&next, batch, tally, wanted, sink));
-            }
-            self.work(&next, batch, tally, wanted, sink);
-        });
+        let work = Work {
+            next: AtomicU64::new(0),
+            threads,
+            tally,
+            wanted,
+            sink,
+        };
+        let first = tally.crew.join(threads);
+        std::thread::scope(|scope| self.work(&work, scope, first));
         if tally.cancel.load(Relaxed) {
             Err(Cancelled)
         } else {
@@ -238,18 +282,25 @@ impl<'a> Hasher<'a> {
         }
     }
 
-    fn work(
-        &self,
-        next: &AtomicU64,
-        batch: u64,
-        tally: &Tally,
-        wanted: &(dyn Fn(BlockIndex) -> bool + Sync),
-        sink: &(dyn Fn(BlockIndex, Found) + Sync),
+    /// Takes blocks until there are none, and others to help as long as there is room for them.
+    fn work<'scope, 'env: 'scope>(
+        &'env self,
+        work: &'env Work<'env>,
+        scope: &'scope Scope<'scope, 'env>,
+        place: Place<'env>,
     ) {
+        let Work { next, tally, .. } = work;
+        let batch = (BATCH / self.geometry.block_size().bytes()).max(1);
         loop {
             let first = next.fetch_add(batch, Relaxed);
             if first >= self.geometry.blocks() {
+                drop(place);
                 return;
+            }
+            if first + batch < self.geometry.blocks() {
+                if let Some(place) = tally.crew.try_join(work.threads) {
+                    scope.spawn(move || self.work(work, scope, place));
+                }
             }
             let start = first * self.geometry.block_size().bytes();
             let mut part = self.map.map(|_| Part::new(start));
@@ -258,13 +309,13 @@ impl<'a> Hasher<'a> {
                 if tally.cancel.load(Relaxed) {
                     return;
                 }
-                if wanted(block) {
+                if (work.wanted)(block) {
                     let found = self.hash_mapping(block, &tally.read, &mut part);
                     if let (Some(map), Err(_)) = (self.map, &found) {
                         map.fail(block);
                         part = None;
                     }
-                    sink(block, found.map_or_else(Found::Unreadable, Found::Digest));
+                    (work.sink)(block, found.map_or_else(Found::Unreadable, Found::Digest));
                 }
                 tally
                     .done
@@ -275,6 +326,16 @@ impl<'a> Hasher<'a> {
             }
         }
     }
+}
+
+/// What the threads of a scan share.
+struct Work<'a> {
+    /// The first block that nobody has taken.
+    next: AtomicU64,
+    threads: usize,
+    tally: &'a Tally,
+    wanted: &'a (dyn Fn(BlockIndex) -> bool + Sync),
+    sink: &'a (dyn Fn(BlockIndex, Found) + Sync),
 }
 
 #[cfg(test)]
