@@ -6,4 +6,5 @@ mod moment;
 mod refused;
 mod rig;
 mod syncs;
+mod top;
 mod user;
