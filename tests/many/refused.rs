@@ -44,7 +44,7 @@ fn p33_one_that_is_refused() {
             .open(&b)
             .unwrap()
             .set_len(len)
-            .unwrap()
+            .unwrap();
     };
     resize(5 * BLOCK);
     refused(32, "shrunk", "-q", "-o shrunk");
@@ -101,8 +101,8 @@ fn p33_one_that_is_there_twice() {
             .words("run -q -b 64K")
             .arg(many.index_option());
         let run = run.args(&sources).args(["--", "touch"]).arg(&marker);
-        let line = one_line(&run.within(&scene.path("")).fails(1));
-        assert!(line.contains(words), "{line}");
+        let said = one_line(&run.within(&scene.path("")).fails(1));
+        assert!(said.contains(words), "{said}");
         assert!(!marker.exists());
     }
     assert_eq!(many.sync(), []);
