@@ -10,7 +10,9 @@ pub(crate) mod mountinfo;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::unistd::Pid;
 
 /// How many processors this process may use: the usual number of threads for what keeps them busy.
@@ -97,16 +99,34 @@ pub fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// The limits on open files that this process was started with, if they were raised.
+static OPEN_FILES: OnceLock<(rlim_t, rlim_t)> = OnceLock::new();
+
+/// Lets this process have as many files open as it may: some for each source, and what is too many for an index is a lost
+/// index.
+pub fn raise_open_files() -> io::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        let _ = OPEN_FILES.set((soft, hard));
+    }
+    Ok(())
+}
+
 /// Lets the command start with no signal blocked, whatever is blocked here: it would never see the SIGTERM that is
-/// passed on to it.
-pub fn unblock_signals_in(command: &mut std::process::Command) {
-    let unblock = || {
+/// passed on to it. And with the limit on open files that this process had, since select(2) takes no file past 1024.
+pub fn start_as_usual(command: &mut std::process::Command) {
+    let limits = OPEN_FILES.get().copied();
+    let prepare = move || {
         nix::sys::signal::SigSet::empty().thread_set_mask()?;
+        if let Some((soft, hard)) = limits {
+            setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+        }
         Ok(())
     };
-    // SAFETY: between fork and exec only one system call is made, which is async-signal-safe, and nothing is
+    // SAFETY: between fork and exec only two system calls are made, which are async-signal-safe, and nothing is
     // allocated.
-    unsafe { std::os::unix::process::CommandExt::pre_exec(command, unblock) };
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, prepare) };
 }
 
 /// Whether a signal is ignored, as who started this process may have wanted it.

@@ -14,7 +14,7 @@ mod recheck;
 mod recipe;
 mod replaced;
 mod report;
-mod rig;
+pub(crate) mod rig;
 mod run;
 mod run_ends;
 mod run_several;

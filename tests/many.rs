@@ -1,6 +1,10 @@
 //! Several sources in one mount (P33), at one moment (P34).
 
+mod crowd;
 mod freeze;
 mod moment;
+mod refused;
 mod rig;
+mod syncs;
+mod top;
 mod user;

@@ -66,6 +66,9 @@ pub fn start(foreground: bool) -> Result<Role> {
     blocked
         .thread_block()
         .or_fail(Status::System, || "blocking signals")?;
+    if let Err(e) = sys::raise_open_files() {
+        log::debug!("the limit on open files: {e}");
+    }
     if foreground {
         return Ok(Role::Server(Ready {
             state: ReadyState::Foreground,

@@ -126,7 +126,7 @@ fn start(command: &OsStr) -> io::Result<Child> {
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(io::stderr().as_fd().try_clone_to_owned()?);
-    sys::unblock_signals_in(&mut shell);
+    sys::start_as_usual(&mut shell);
     shell.spawn()
 }
 

@@ -222,7 +222,7 @@ fn serve_command(
     let program = words.next().unwrap_or_default();
     let mut command = Command::new(&program);
     command.args(words).env("BMAPFS_MOUNT", place);
-    sys::unblock_signals_in(&mut command);
+    sys::start_as_usual(&mut command);
     let started = command.spawn();
     let child = match started {
         Ok(child) => child,

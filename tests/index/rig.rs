@@ -158,7 +158,7 @@ pub(super) fn wait_until_old(file: &Path) {
 }
 
 /// The whole numbers of a flat JSON object, by name.
-pub(super) fn whole_numbers(object: &str) -> BTreeMap<String, u64> {
+pub(crate) fn whole_numbers(object: &str) -> BTreeMap<String, u64> {
     let inner = object.trim().strip_prefix('{').unwrap();
     let inner = inner.strip_suffix('}').unwrap();
     let pair = |field: &str| {

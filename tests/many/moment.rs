@@ -25,8 +25,8 @@ struct Counted {
 type Counters = Vec<u64>;
 
 impl Counted {
-    fn new(directory: PathBuf) -> Self {
-        fs::create_dir(&directory).unwrap();
+    fn new(directory: &Path) -> Self {
+        fs::create_dir(directory).unwrap();
         let image = |name| {
             let path = directory.join(name);
             fs::write(&path, counter(0)).unwrap();
@@ -125,7 +125,7 @@ fn rounds_on(kind: &str) {
         for number in 0..SETS {
             let (scene, filesystem) = (&scene, &filesystem);
             threads.spawn(move || {
-                let images = Counted::new(filesystem.path(&number.to_string()));
+                let images = Counted::new(&filesystem.path(&number.to_string()));
                 while_written(&images, || {
                     let mut last = vec![0];
                     for round in 0..rounds {
@@ -146,7 +146,7 @@ fn rounds_on(kind: &str) {
         }
     });
     // How far they are apart if nobody stops the writer.
-    let images = Counted::new(filesystem.path("unfrozen"));
+    let images = Counted::new(&filesystem.path("unfrozen"));
     while_written(&images, || {
         let spread = |_| {
             let (seen, _) = images.round(&scene, false);

@@ -25,7 +25,7 @@ fn p33_two_runs_of_one_user_at_once() {
         let tool = tool.identity(Identity::User).within(&runtime);
         tool.env("XDG_RUNTIME_DIR", &runtime).arg("--")
     };
-    let [a, b, c, d] = images.each_ref().map(|image| image.as_path());
+    let [a, b, c, d] = images.each_ref().map(std::path::PathBuf::as_path);
     let place = runtime.join("bmapfs/images");
     let (told, go) = (scene.dir_of("told", Identity::User), scene.path("go"));
     let script = "mkdir $1/ready; while [ -e $1 -a ! -e $2 ]; do sleep 0.01; done; cat {}/a/* {}/b/* > $1/copy; ls {}";
