@@ -281,7 +281,7 @@ fn bad_options() {
         ("-o gid=4294967296", &["gid"]),
         ("--umask 888", &["--umask"]),
         ("-o umask=", &["umask"]),
-        ("a.img", &["mnt"]),
+        ("a.img", &["a.img", "NAME=SRC"]),
     ] {
         test.refuses(options, "a.img", USAGE, names);
     }
