@@ -70,17 +70,24 @@ pub(super) fn prepare_images(
     };
     let names = config.sources.iter().map(|source| source.name.clone());
     let memory = Memory::new(config.volume.staging);
-    let mut members: Vec<Member> = Vec::new();
+    let (mut members, mut failed) = (Vec::new(), None);
     for ((name, source), ready) in names.zip(sources).zip(ready) {
+        if failed.is_some() {
+            ready.close();
+            continue;
+        }
         match preparing.member(name, &source, ready, &memory) {
             Ok(member) => members.push(member),
-            Err(failure) => {
-                members.iter().for_each(Member::close_unused);
-                return Err(failure);
-            }
+            Err(failure) => failed = Some(failure),
         }
     }
-    Ok(Prepared { members, freeze })
+    match failed {
+        None => Ok(Prepared { members, freeze }),
+        Some(failure) => {
+            members.iter().for_each(Member::close_unused);
+            Err(failure)
+        }
+    }
 }
 
 /// Opens images, which may be snapshots.
