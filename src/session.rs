@@ -34,7 +34,6 @@ use crate::host::daemon::Ready;
 use crate::host::mount;
 use crate::index::Purpose;
 
-use content::Member;
 use prepare::forward_signals;
 use served::Served;
 
@@ -69,10 +68,6 @@ pub fn serve(config: &MountConfig, map: Option<&ChangeMap>, ready: &mut Ready) -
     // First, because a second mount of the same source has a better answer than its locks.
     let mountpoint = check_mountpoint(&config.mountpoint, &config.sources)?;
     let prepared = prepare::prepare(config, map, Purpose::Mount, &tally)?;
-    if prepared.freeze.is_some_and(|freeze| !freeze.thawed) {
-        prepared.members.iter().for_each(Member::close_unused);
-        return Err(not_thawed());
-    }
     let served = Served::start(config, prepared, &mountpoint, events)?;
     if let Err(e) = ready.ready() {
         served.abandon();

@@ -96,6 +96,14 @@ impl Snapshot {
         Ok(snapshot)
     }
 
+    /// The index that will name it must not outlive it in a crash of the machine. Apart, since while clones are made nobody
+    /// may be able to write.
+    pub fn make_durable(&self) -> Result<()> {
+        self.file.sync_all().or_fail(Status::System, || {
+            format!("writing the snapshot of {}", self.image.display())
+        })
+    }
+
     /// The clone, open for reading and locked: that lasts until the last copy of this descriptor is closed.
     pub fn file(&self) -> io::Result<File> {
         self.file.try_clone()

@@ -8,6 +8,7 @@ use std::thread::{self, ScopedJoinHandle};
 
 use super::content::{Content, Member};
 use super::indexing::{Indexing, scan_threads};
+use super::not_thawed;
 use super::prepare::{Prepared, interrupted, owned_by_user, unshowable};
 use super::source::{Freeze, Source, clone_all};
 use super::vanished;
@@ -50,6 +51,10 @@ pub(super) fn prepare_images(
         false,
         tally,
     )?;
+    // Whoever waits for a mount that stays must learn it now.
+    if purpose == Purpose::Mount && freeze.is_some_and(|freeze| !freeze.thawed) {
+        return Err(not_thawed());
+    }
     let preparing = Preparing {
         config,
         map,

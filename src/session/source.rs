@@ -165,7 +165,11 @@ pub(super) fn clone_all(
         let (lasted, thawed) = frozen.thaw();
         Freeze { lasted, thawed }
     });
-    Ok((clones?, freeze))
+    let clones = clones?;
+    for snapshot in clones.iter().filter_map(|clone| clone.snapshot.as_ref()) {
+        snapshot.make_durable()?;
+    }
+    Ok((clones, freeze))
 }
 
 /// The index's file. An error: it cannot be told where that would be.

@@ -44,7 +44,7 @@ impl From<io::Error> for CloneError {
 }
 
 /// Clones `source` into a new file of `directory`, and opens that for reading, with a shared lock. Also returns its
-/// name. After a failure nothing is left.
+/// name. After a failure nothing is left. It is not durable yet.
 pub(super) fn make(
     source: &File,
     directory: BorrowedFd<'_>,
@@ -135,8 +135,6 @@ fn fill(source: &File, target: &File) -> Result<(), CloneError> {
                     &TimeSpec::new(seconds, nanos),
                 )
                 .map_err(io::Error::from)?;
-                // The index that will name it must not outlive it in a crash of the machine.
-                target.sync_all()?;
                 return Ok(());
             }
             Err(e) if before.len() == after.len() => {

@@ -53,7 +53,7 @@ fn p33_one_that_is_refused() {
     fs::remove_file(&b).unwrap();
     refused(32, "gone", "-q", "No such file");
     fs::create_dir(&b).unwrap();
-    refused(1, "a directory", "-q", "directory of block files");
+    refused(1, "a directory", "-q", "directories of block files");
     fs::remove_dir(&b).unwrap();
     fs::write(&b, &content).unwrap();
     // It is there again, though its index does not know that it is the same.
@@ -88,10 +88,10 @@ fn p33_one_that_is_there_twice() {
     let link = scene.path("link.img");
     fs::hard_link(&many.sources["a"], &link).unwrap();
     let twice = [
-        (vec!["a.img", "b.img", "sub/a.img"], "both called a.img"),
-        (vec!["x=a.img", "y=b.img", "x=a.img"], "both called x"),
-        (vec!["a.img", "b.img", "link.img"], "are the same"),
-        (vec!["a.img", "b.img", "again=a.img"], "are the same"),
+        (vec!["a.img", "b.img", "sub/a.img"], "both be called a.img"),
+        (vec!["x=a.img", "y=b.img", "x=a.img"], "both be called x"),
+        (vec!["a.img", "b.img", "link.img"], "are the same file or device"),
+        (vec!["a.img", "b.img", "again=a.img"], "are the same file or device"),
     ];
     fs::create_dir(scene.path("sub")).unwrap();
     fs::write(scene.path("sub/a.img"), b"x").unwrap();

@@ -165,7 +165,7 @@ fn p33_the_end_tells_of_each_and_of_all() {
     let dry = many.face("scan", "--dry-run -v").ok();
     let wanted = format!("{}: 5 blocks: 0 changed", many.sources["a"].display());
     assert!(
-        dry.starts_with(&wanted) && dry.contains(&format!("{b}: \n4\n6 blocks: 1 changed")),
+        dry.starts_with(&wanted) && dry.contains(&format!("{b}:\n4\n6 blocks: 1 changed")),
         "{dry}"
     );
     assert_eq!(many.face("scan", "-v").ok().lines().nth(2), Some("4"));
