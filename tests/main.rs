@@ -10,6 +10,7 @@
 
 mod documents;
 mod index;
+mod package;
 mod promises;
 mod restore;
 mod reverse;

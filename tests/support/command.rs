@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockWriteGuard, mpsc};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -31,6 +32,7 @@ pub(crate) fn hold_mounts() -> RwLockWriteGuard<'static, ()> {
 pub(crate) struct Tool {
     command: Command,
     input: Vec<u8>,
+    patience: Duration,
 }
 
 /// What a program that has ended left.
@@ -75,6 +77,7 @@ pub(crate) fn tool(name: impl AsRef<OsStr>) -> Tool {
     Tool {
         command,
         input: Vec::new(),
+        patience: DEADLINE,
     }
 }
 
@@ -96,6 +99,12 @@ impl Tool {
 
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// It may take so many times as long as anything else.
+    pub(crate) fn patient(mut self, times: u32) -> Self {
+        self.patience = DEADLINE * times;
         self
     }
 
@@ -170,7 +179,7 @@ impl Tool {
         let pid = child.id();
         let (done, result) = mpsc::channel();
         std::thread::spawn(move || done.send(child.wait_with_output()));
-        let Ok(output) = result.recv_timeout(DEADLINE) else {
+        let Ok(output) = result.recv_timeout(self.patience) else {
             send_signal(pid, Signal::SIGKILL);
             panic!("{line}: still running, or its output still open, at the deadline");
         };
