@@ -76,7 +76,7 @@ fn from_its_installation_to_its_purge() {
     // Both that make the root and that boot it copy all mounts that there are.
     let namespace = Namespace::bare(&scene);
     let root = debian(&scene, &namespace);
-    for (name, version) in [("old.deb", "0.0.9"), ("new.deb", env!("CARGO_PKG_VERSION"))] {
+    for (name, version) in [("old.deb", "0.1.0"), ("new.deb", env!("CARGO_PKG_VERSION"))] {
         fs::copy(package(&scene, version), root.join(name)).unwrap();
     }
     let lintian = tool("lintian")
