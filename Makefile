@@ -112,7 +112,8 @@ deb: cargo-there
 
 # Without its optimization, which takes longer than it saves.
 $(CARGO_DEB_DIR)/bin/cargo-deb:
-	@$(CARGO) install --quiet --locked --debug --version '^3.8' --root '$(CARGO_DEB_DIR)' cargo-deb
+	@CARGO_TARGET_DIR='$(CARGO_DEB_DIR)/build' $(CARGO) install --quiet --locked --debug --version '^3.8' --root '$(CARGO_DEB_DIR)' cargo-deb
+	@rm -r '$(CARGO_DEB_DIR)/build'
 
 # The package of what is built.
 pack:

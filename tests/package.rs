@@ -58,7 +58,7 @@ fn debian(scene: &Scene, namespace: &Namespace) -> PathBuf {
     sources.retain(|file| fs::read(file).is_ok_and(|text| !text.is_empty()));
     let tool = namespace.tool("mmdebstrap");
     tool.with_environment()
-        .words("--variant=minbase --quiet")
+        .words("--variant=minbase --quiet --dpkgopt=force-unsafe-io")
         .arg(format!("--include={PACKAGES}"))
         .arg(format!("--aptopt={}", settings.display()))
         // Of which release, the sources say.

@@ -42,9 +42,10 @@ fn a_machine_that_has_all() {
     namespace.set_etc("fuse.conf", "# a remark\n user_allow_other \n");
     let before = mounts_of("self").len();
     for user in [false, true] {
-        let env = match user {
-            false => namespace.tool("env"),
-            true => namespace.user_tool("env"),
+        let env = if user {
+            namespace.user_tool("env")
+        } else {
+            namespace.tool("env")
         };
         let outcome = check(env, &scene).run();
         assert_eq!(outcome.code(), 0, "{outcome:#?}");
