@@ -103,6 +103,7 @@ check: cargo-there
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy --locked --all-targets -- -D warnings
 	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+	@said=$$($(CARGO) package --locked --no-verify --allow-dirty --quiet 2>&1) && [ -z "$$said" ] || { echo "$$said" >&2; exit 1; }
 
 deb: cargo-there
 	@$(MAKE) --no-print-directory deps PACKAGES='$(DEB_PACKAGES)'
