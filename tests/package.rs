@@ -55,7 +55,11 @@ fn debian(scene: &Scene, namespace: &Namespace) -> PathBuf {
         .into_iter()
         .flatten();
     sources.extend(more.map(|entry| entry.unwrap().path()));
-    sources.retain(|file| fs::read(file).is_ok_and(|text| !text.is_empty()));
+    let is_used = |file: &PathBuf| {
+        let kind = file.extension().unwrap_or_default();
+        (kind == "list" || kind == "sources") && file.metadata().is_ok_and(|of| of.len() > 0)
+    };
+    sources.retain(is_used);
     let tool = namespace.tool("mmdebstrap");
     tool.with_environment()
         .words("--variant=minbase --quiet --dpkgopt=force-unsafe-io")

@@ -3,10 +3,12 @@
 //! Nothing stays changed: the mount and the files that are tried are gone at the end.
 
 use std::fmt;
+use std::fs::Metadata;
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::makedev;
 use nix::unistd::{AccessFlags, access, geteuid};
 
 use super::run::enter_private_namespace;
@@ -18,6 +20,8 @@ use crate::one_line::one_line;
 use crate::snapshot::{self, Reflinks};
 
 const DEVICE: &str = "/dev/fuse";
+/// Its numbers, major and minor.
+const FUSE: (u64, u64) = (10, 229);
 const FUSE_CONF: &str = "/etc/fuse.conf";
 /// Where mount(8) and umount(8) of Debian look for helpers.
 const HELPER_PLACES: [&str; 3] = ["/sbin", "/sbin/fs.d", "/sbin/fs"];
@@ -122,7 +126,11 @@ fn try_mount(is_root: bool) -> Result<(u32, u32)> {
 }
 
 fn device() -> State {
-    let Ok(found) = std::fs::metadata(DEVICE) else {
+    let found = std::fs::metadata(DEVICE);
+    let is_fuse = |found: &Metadata| {
+        found.file_type().is_char_device() && found.rdev() == makedev(FUSE.0, FUSE.1)
+    };
+    let Some(found) = found.ok().filter(is_fuse) else {
         return State::Missing(format!(
             "{DEVICE} is not there: modprobe fuse, or give the container the device"
         ));
@@ -223,8 +231,8 @@ fn in_path(name: &str, purpose: &str, package: &str) -> State {
 }
 
 fn is_program(path: &Path) -> bool {
-    let is_executable = |file: std::fs::Metadata| file.permissions().mode() & 0o111 != 0;
-    std::fs::metadata(path).is_ok_and(|file| file.is_file() && is_executable(file))
+    let is_executable = |file: &Metadata| file.permissions().mode() & 0o111 != 0;
+    std::fs::metadata(path).is_ok_and(|file| file.is_file() && is_executable(&file))
 }
 
 fn reflinks(directory: &Path) -> State {

@@ -145,6 +145,7 @@ fn without_dev_fuse_nobody_can_mount() {
     let outcome = check(namespace.tool("env"), &scene).run();
     assert_eq!(outcome.code(), SYSTEM, "{outcome:#?}");
     assert!(one_line(&outcome.stderr).contains("root cannot mount"));
+    assert_eq!(line(&outcome, "modprobe fuse").0, "missing");
     assert_eq!(line(&outcome, "no mount can be made").0, "missing");
 }
 
