@@ -11,25 +11,37 @@ mandir = $(DESTDIR)$(PREFIX)/share/man/man8
 bashdir = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 zshdir = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 fishdir = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+unitdir = $(DESTDIR)$(PREFIX)/lib/systemd/system
+exampledir = $(DESTDIR)$(PREFIX)/share/doc/bmapfs/examples
 # mount(8) and umount(8) look for their helpers here and nowhere else, whatever PREFIX is.
 sbindir = $(DESTDIR)/sbin
 
 BMAPFS = $(CARGO_TARGET_DIR)/release/bmapfs
 HELPERS = mount.bmapfs umount.fuse.bmapfs
-MANUALS = doc/bmapfs.8 doc/mount.bmapfs.8
+UNITS = bmapfs@.service bmapfs@.timer
+MANUALS = doc/bmapfs.8 doc/mount.bmapfs.8 doc/umount.fuse.bmapfs.8
 
 # Debian packages. The demo's are among the test suite's, so that there is one list.
 DEMO_PACKAGES = gcc libc6-dev fuse3 rsync mount util-linux e2fsprogs
 BENCH_PACKAGES = gcc libc6-dev fuse3 mount util-linux util-linux-extra fio rsync iproute2 openssh-server openssh-client xfsprogs b3sum
 TEST_PACKAGES = $(DEMO_PACKAGES) util-linux-extra bsdutils fdisk bmap-tools curl jq fio attr acl procps passwd kmod strace mandoc \
 	b3sum dmsetup qemu-utils xfsprogs btrfs-progs squashfs-tools openssh-server openssh-client restic borgbackup rclone \
-	thin-provisioning-tools libnbd-bin
+	thin-provisioning-tools libnbd-bin make $(DEB_PACKAGES) mmdebstrap systemd-container lintian
+DEB_PACKAGES = gcc libc6-dev dpkg-dev
 PACKAGES = $(TEST_PACKAGES)
 
 # More than the machine has processors: a test of times mostly waits for a second to end.
 TEST_THREADS ?= 10
 
-.PHONY: all build help demo quick test bench check install uninstall clean deps cargo-there
+# What `make deb` makes.
+DEB_VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+DEB ?= $(CARGO_TARGET_DIR)/debian/bmapfs_$(DEB_VERSION)_$(shell dpkg --print-architecture).deb
+COMPLETIONS = $(CARGO_TARGET_DIR)/release/completions
+# The one of PATH, or one that is built once in a directory of its own.
+CARGO_DEB_DIR = $(CURDIR)/target/cargo-deb
+CARGO_DEB ?= $(or $(shell command -v cargo-deb),$(CARGO_DEB_DIR)/bin/cargo-deb)
+
+.PHONY: all build help demo quick test bench check deb pack install uninstall clean deps cargo-there
 
 all: build
 
@@ -40,6 +52,7 @@ help:
 	@echo 'make test       install what is missing and run all tests, as root'
 	@echo 'make bench      measure mounts, scans and resyncs (BENCH_QUICK=1: a short run); see bench/README.md'
 	@echo 'make check      formatting, lints and documentation, all with warnings as errors'
+	@echo 'make deb        make the Debian package, $(DEB)'
 	@echo 'make install    install to PREFIX ($(PREFIX)) and /sbin, below DESTDIR; make uninstall removes it again'
 	@echo 'make deps       install the Debian packages that the tests need'
 
@@ -78,7 +91,7 @@ quick: cargo-there
 
 # Also the tests that `cargo test` by itself leaves out, because they need root or other programs.
 test: cargo-there
-	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory deps $(CARGO_DEB)
 	@RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked -- --include-ignored
 
 bench: cargo-there
@@ -90,6 +103,26 @@ check: cargo-there
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy --locked --all-targets -- -D warnings
 	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+	@said=$$($(CARGO) package --locked --no-verify --allow-dirty --quiet 2>&1) && [ -z "$$said" ] || { echo "$$said" >&2; exit 1; }
+
+deb: cargo-there
+	@$(MAKE) --no-print-directory deps PACKAGES='$(DEB_PACKAGES)'
+	@$(MAKE) --no-print-directory $(CARGO_DEB)
+	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory pack
+
+# Without its optimization, which takes longer than it saves.
+$(CARGO_DEB_DIR)/bin/cargo-deb:
+	@CARGO_TARGET_DIR='$(CARGO_DEB_DIR)/build' $(CARGO) install --quiet --locked --debug --version '^3.8' --root '$(CARGO_DEB_DIR)' cargo-deb
+	@rm -r '$(CARGO_DEB_DIR)/build'
+
+# The package of what is built.
+pack:
+	@mkdir -p '$(COMPLETIONS)'
+	@'$(BMAPFS)' --completions bash > '$(COMPLETIONS)/bmapfs'
+	@'$(BMAPFS)' --completions zsh > '$(COMPLETIONS)/_bmapfs'
+	@'$(BMAPFS)' --completions fish > '$(COMPLETIONS)/bmapfs.fish'
+	@$(CARGO_DEB) --no-build --locked --strip --deb-version '$(DEB_VERSION)' --output '$(DEB)' $(DEB_OPTIONS)
 
 # Builds only what is not there, so that `make && sudo make install` needs no Rust for root.
 $(BMAPFS):
@@ -103,9 +136,13 @@ install: $(BMAPFS)
 	'$(BMAPFS)' --completions bash > '$(bashdir)/bmapfs'
 	'$(BMAPFS)' --completions zsh > '$(zshdir)/_bmapfs'
 	'$(BMAPFS)' --completions fish > '$(fishdir)/bmapfs.fish'
+	install -d '$(unitdir)' '$(exampledir)'
+	for unit in $(UNITS); do sed 's|/usr/bin/|$(PREFIX)/bin/|' systemd/$$unit > '$(unitdir)/'$$unit || exit; done
+	install -m 644 systemd/example.conf '$(exampledir)/'
 
 uninstall:
 	rm -f '$(bindir)/bmapfs' $(HELPERS:%='$(sbindir)/%') $(MANUALS:doc/%='$(mandir)/%')
+	rm -f $(UNITS:%='$(unitdir)/%') '$(exampledir)/example.conf'
 	rm -f '$(bashdir)/bmapfs' '$(zshdir)/_bmapfs' '$(fishdir)/bmapfs.fish'
 
 clean: cargo-there

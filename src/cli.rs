@@ -37,6 +37,8 @@ pub enum Command {
     Run(Box<RunConfig>),
     /// Bring an index up to date.
     Scan(Box<ScanConfig>),
+    /// Say what this machine has of all that bmapfs can use, and whether there are reflinks in these directories.
+    Check(Vec<PathBuf>),
     /// Print what an index knows.
     Sums(Box<SumsConfig>),
     /// Compare a backup with an index.
@@ -73,6 +75,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command> {
         Some("scan") => answer(hidden(definition::scan())?, scan),
         Some("sums") => answer(hidden(definition::sums())?, known::sums),
         Some("verify") => answer(hidden(definition::verify())?, known::verify),
+        Some("--check") => answer(hidden(definition::check())?, check),
         Some("--completions") => completions(arguments.get(2).map(OsString::as_os_str)),
         _ => answer(matches(definition::mount(), arguments.iter())?, mount),
     }
@@ -260,6 +263,14 @@ fn umount_helper(matches: &ArgMatches) -> Result<Command> {
         verbose: matches.get_flag("verbose"),
         namespace: path(matches, "namespace"),
     }))
+}
+
+fn check(matches: &ArgMatches) -> Result<Command> {
+    let directories = matches.get_many::<OsString>("DIR").into_iter().flatten();
+    directories
+        .map(|directory| absolute(directory))
+        .collect::<Result<_>>()
+        .map(Command::Check)
 }
 
 fn completions(shell: Option<&OsStr>) -> Result<Command> {

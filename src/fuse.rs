@@ -5,6 +5,7 @@
 mod gate;
 mod kernel;
 mod requests;
+mod version;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,6 +19,7 @@ use crate::volume::tree::Tree;
 use crate::volume::{Attr, FileKind, Handle, Result, Volume};
 
 pub(crate) use gate::Gate;
+pub(crate) use version::kernel_version;
 
 /// How long the kernel may keep attributes: stamps change only with what is written.
 const ATTR_TTL: Duration = Duration::from_secs(1);

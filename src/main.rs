@@ -43,6 +43,10 @@ fn run() -> Result<ExitCode> {
             });
             status.map(ExitCode::from)
         }
+        Command::Check(directories) => {
+            logging::init(Verbosity::Normal);
+            session::check(&directories, &mut std::io::stdout().lock()).map(ExitCode::from)
+        }
         Command::Sums(config) => {
             logging::init(Verbosity::Normal);
             session::sums(&config, &mut std::io::stdout().lock()).map(ExitCode::from)

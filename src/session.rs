@@ -3,6 +3,7 @@
 //! The only place where a source, an index, a block directory, FUSE and a mount point meet.
 
 mod changes;
+mod check;
 mod content;
 mod freeze;
 mod images;
@@ -38,6 +39,7 @@ use prepare::forward_signals;
 use served::Served;
 
 pub use changes::read_map;
+pub use check::check;
 pub use report::{Known, reported};
 pub use run::run;
 pub use scan::scan;

@@ -7,6 +7,7 @@
 mod clone;
 mod extents;
 mod names;
+mod possible;
 mod reference;
 
 use std::fs::File;
@@ -22,6 +23,7 @@ use crate::image::reason;
 use clone::CloneError;
 pub use clone::wait_for_a_second_of_its_own;
 use names::Tag;
+pub(crate) use possible::{Reflinks, reflinks_in};
 
 /// What is to become of a clone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

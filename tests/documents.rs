@@ -4,6 +4,7 @@ mod arrows;
 mod index_format;
 mod pages;
 mod promises;
+mod release;
 mod rust_version;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -11,6 +11,7 @@
 mod documents;
 mod index;
 mod many;
+mod package;
 mod promises;
 mod restore;
 mod reverse;

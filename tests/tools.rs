@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bad_machine;
+mod check;
 mod checkers;
 mod devices;
 mod dying;

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, Command, ValueHint};
 
-pub(super) use known::{sums, verify};
+pub(super) use known::{check, sums, verify};
 
 /// A flag that is a mount option too.
 #[derive(Debug, Clone, Copy)]
@@ -255,7 +255,7 @@ pub fn command() -> Command {
         .override_usage(
             "bmapfs [OPTIONS] SRC... MOUNTPOINT\n       bmapfs run [OPTIONS] SRC... -- CMD [ARG...]\n       \
              bmapfs scan [OPTIONS] SRC...\n       bmapfs sums [OPTIONS] SRC\n       \
-             bmapfs verify [OPTIONS] SRC BACKUP",
+             bmapfs verify [OPTIONS] SRC BACKUP\n       bmapfs --check [DIR...]",
         )
         .after_help(AFTER)
         .arg(sources())

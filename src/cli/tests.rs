@@ -48,6 +48,7 @@ fn the_definitions_are_sound() {
     definition::scan().debug_assert();
     definition::sums().debug_assert();
     definition::verify().debug_assert();
+    definition::check().debug_assert();
 }
 
 #[test]

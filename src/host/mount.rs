@@ -26,6 +26,8 @@ use crate::sys;
 use crate::sys::device::DeviceNumber;
 use crate::sys::mountinfo::Table;
 
+pub(crate) use program::find as find_program;
+
 /// The type that mountinfo shows for all our mounts.
 pub(crate) const FS_TYPE: &str = "fuse.bmapfs";
 

@@ -147,7 +147,7 @@ fn try_hold(place: &Path) -> io::Result<Option<File>> {
 }
 
 /// Mounts made from here on are seen by this process and its children alone, and go with them.
-fn enter_private_namespace() -> Result<()> {
+pub(super) fn enter_private_namespace() -> Result<()> {
     let nothing = None::<&str>;
     unshare(CloneFlags::CLONE_NEWNS)
         // What others mount and unmount still arrives here.

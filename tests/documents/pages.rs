@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{root, text};
 
 /// Every page in which links are checked.
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "CONTRIBUTING.md",
     "README.md",
     "bench/README.md",
@@ -17,6 +17,7 @@ const PAGES: [&str; 10] = [
     "doc/COMPARISON.md",
     "doc/INDEX-FORMAT.md",
     "doc/PROMISES.md",
+    "doc/RELEASE.md",
     "doc/RESTORE.md",
 ];
 

@@ -90,8 +90,14 @@ fn p33_one_that_is_there_twice() {
     let twice = [
         (vec!["a.img", "b.img", "sub/a.img"], "both be called a.img"),
         (vec!["x=a.img", "y=b.img", "x=a.img"], "both be called x"),
-        (vec!["a.img", "b.img", "link.img"], "are the same file or device"),
-        (vec!["a.img", "b.img", "again=a.img"], "are the same file or device"),
+        (
+            vec!["a.img", "b.img", "link.img"],
+            "are the same file or device",
+        ),
+        (
+            vec!["a.img", "b.img", "again=a.img"],
+            "are the same file or device",
+        ),
     ];
     fs::create_dir(scene.path("sub")).unwrap();
     fs::write(scene.path("sub/a.img"), b"x").unwrap();

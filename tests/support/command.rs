@@ -102,6 +102,12 @@ impl Tool {
         self
     }
 
+    /// It may take so many times as long as anything else, as a compiler does on a busy machine.
+    pub(crate) fn patient(mut self, times: u32) -> Self {
+        self.deadline = DEADLINE * times;
+        self
+    }
+
     /// With all of the environment that the tests were started in.
     pub(crate) fn with_environment(mut self) -> Self {
         self.command.envs(std::env::vars_os());
@@ -116,12 +122,6 @@ impl Tool {
     /// What the program finds on its standard input (at most a pipe's capacity).
     pub(crate) fn input(mut self, bytes: &[u8]) -> Self {
         self.input = bytes.to_vec();
-        self
-    }
-
-    /// It may take long on a busy machine, as a compiler does.
-    pub(crate) fn patiently(mut self) -> Self {
-        self.deadline = DEADLINE * 10;
         self
     }
 

@@ -99,8 +99,10 @@ pub(crate) fn package_of(program: &OsStr) -> String {
         .unwrap_or(program)
         .to_string_lossy();
     let package = match &*name {
-        "rsync" | "fio" | "strace" | "tar" | "passwd" | "restic" | "rclone" | "mandoc" => &*name,
+        "rsync" | "fio" | "strace" | "tar" | "passwd" | "restic" | "rclone" | "mandoc"
+        | "mmdebstrap" | "lintian" | "make" => &*name,
         "borg" => "borgbackup",
+        "systemd-nspawn" => "systemd-container",
         "script" => "bsdutils",
         "sfdisk" => "fdisk",
         "bmaptool" => "bmap-tools",

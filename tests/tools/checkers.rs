@@ -21,7 +21,7 @@ static FSX_PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let install = tool(cargo)
             .with_environment()
-            .patiently()
+            .patient(10)
             .words("install --quiet --locked --version")
             .args([FSX, "fsx", "--root"])
             .arg(&root);

@@ -1,4 +1,4 @@
-//! `bmapfs sums` and `bmapfs verify` as clap is told them.
+//! `bmapfs --check`, `bmapfs sums` and `bmapfs verify` as clap is told them.
 
 use clap::{Arg, Command, ValueHint};
 
@@ -23,6 +23,28 @@ Nothing is changed, and SRC need not be there: only its name is used, to find th
   unknown     the index is not certain of them
 Exit status: 0 if all blocks are right; 9 if not; 32 if the index is in use, lost, damaged, or of
 another block size.";
+
+const AFTER_CHECK: &str = "\
+Each line begins with a word:
+  ok          it is there
+  missing     it is not, and without it you cannot mount
+  optional    it is not, and the line says what cannot be done and what to do
+Exit status: 0 if nothing is missing, else 2.";
+
+/// `bmapfs --check`.
+pub(in crate::cli) fn check() -> Command {
+    named("bmapfs --check")
+        .about("Says what this machine has of all that bmapfs can use, and what to do for the rest. Makes a mount to try it.")
+        .override_usage("bmapfs --check [DIR...]")
+        .after_help(AFTER_CHECK)
+        .arg(
+            Arg::new("DIR")
+                .num_args(0..)
+                .value_parser(bytes())
+                .value_hint(ValueHint::DirPath)
+                .help("Where images are: are there reflinks, for --snapshot? You must be allowed to make files there"),
+        )
+}
 
 /// `bmapfs sums`.
 pub(in crate::cli) fn sums() -> Command {

@@ -3,11 +3,23 @@
 //! Invariant: nothing that they print reaches our stdout or stderr.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+
+use nix::unistd::{AccessFlags, access};
 
 /// Where a program is looked for when PATH does not have it, as when mount(8), cron or systemd has set PATH.
 const PLACES: [&str; 4] = ["/usr/bin", "/bin", "/usr/local/bin", "/run/wrappers/bin"];
+
+/// Where [`run`] finds `name`. `None`: it is not installed.
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = PLACES.iter().map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(places)
+        .map(|place| place.join(name))
+        .find(|program| access(program, AccessFlags::X_OK).is_ok())
+}
 
 /// Runs `name` to its end, with its messages in English and its input empty; `prepare` gives it arguments.
 /// The kind `NotFound`: it is not installed.
