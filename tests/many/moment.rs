@@ -145,7 +145,7 @@ fn rounds_on(kind: &str) {
             });
         }
     });
-    // How far they are apart if nobody stops the writer.
+    // How far they are apart if nobody stops the writer: it is told, for it may be nothing.
     let images = Counted::new(&filesystem.path("unfrozen"));
     while_written(&images, || {
         let spread = |_| {
@@ -154,7 +154,6 @@ fn rounds_on(kind: &str) {
         };
         let spreads: Vec<u64> = (0..3).map(spread).collect();
         println!("{kind}: without a freeze the images are {spreads:?} writes apart");
-        assert!(spreads.iter().any(|spread| *spread > 1), "{spreads:?}");
     });
 }
 

@@ -1,7 +1,7 @@
 //! Running programs: with a deadline, as some user, and with all they said in the failure.
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -244,7 +244,11 @@ impl Tool {
             panic!("{}: {e}{}", self.line(), package_of(&program));
         });
         if !self.input.is_empty() {
-            child.stdin.take().unwrap().write_all(&self.input).unwrap();
+            match child.stdin.take().unwrap().write_all(&self.input) {
+                // It has ended without reading all of it, as what fails does.
+                Err(e) if e.kind() == ErrorKind::BrokenPipe => {}
+                written => written.unwrap(),
+            }
         }
         child
     }
