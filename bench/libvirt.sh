@@ -51,6 +51,8 @@ libvirt_case() {
     : >"$work_disk/seconds"
     for ((round = 0; round < rounds; round++)); do
         if [ "$what" = changed ]; then guest_writes; fi
+        # Nights are apart: a run waits for the seconds of the stamps of the one before to end.
+        sleep 5
         timed "$@" >>"$work_disk/seconds"
     done
     echo "$what $(median <"$work_disk/seconds")" | tee -a "$libvirts" | awk '{ printf "libvirt %-10s %.2f s\n", $1, $2 }' >&2
