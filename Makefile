@@ -23,10 +23,12 @@ MANUALS = doc/bmapfs.8 doc/mount.bmapfs.8 doc/umount.fuse.bmapfs.8
 
 # Debian packages. The demo's are among the test suite's, so that there is one list.
 DEMO_PACKAGES = gcc libc6-dev fuse3 rsync mount util-linux e2fsprogs
-BENCH_PACKAGES = gcc libc6-dev fuse3 mount util-linux util-linux-extra fio rsync iproute2 openssh-server openssh-client xfsprogs b3sum
+BENCH_PACKAGES = gcc libc6-dev fuse3 mount util-linux util-linux-extra fio rsync iproute2 openssh-server openssh-client xfsprogs b3sum \
+	qemu-utils libnbd-bin libvirt-daemon-system libvirt-clients qemu-system-x86
 TEST_PACKAGES = $(DEMO_PACKAGES) util-linux-extra bsdutils fdisk bmap-tools curl jq fio attr acl procps passwd kmod strace mandoc \
 	b3sum dmsetup qemu-utils xfsprogs btrfs-progs squashfs-tools openssh-server openssh-client restic borgbackup rclone \
-	thin-provisioning-tools libnbd-bin make $(DEB_PACKAGES) mmdebstrap systemd-container lintian
+	thin-provisioning-tools libnbd-bin make $(DEB_PACKAGES) mmdebstrap systemd-container lintian \
+	libvirt-daemon-system libvirt-clients qemu-system-x86
 DEB_PACKAGES = gcc libc6-dev dpkg-dev
 PACKAGES = $(TEST_PACKAGES)
 
@@ -41,7 +43,7 @@ COMPLETIONS = $(CARGO_TARGET_DIR)/release/completions
 CARGO_DEB_DIR = $(CURDIR)/target/cargo-deb
 CARGO_DEB ?= $(or $(shell command -v cargo-deb),$(CARGO_DEB_DIR)/bin/cargo-deb)
 
-.PHONY: all build help demo quick test bench check deb pack install uninstall clean deps cargo-there
+.PHONY: all build help demo quick test bench check deb pack install uninstall clean deps install-missing cargo-there
 
 all: build
 
@@ -62,8 +64,12 @@ cargo-there:
 build: cargo-there
 	@$(CARGO) build --release --locked --quiet
 
-# Installs the Debian packages of PACKAGES that are missing; asks nothing, does nothing if all are there.
+# Installs the Debian packages of PACKAGES that are missing; asks nothing, does nothing if all are there. A second time for what
+# made way: QEMU's packages are of one version, and a qemu-utils of another is removed.
 deps:
+	@$(MAKE) --no-print-directory install-missing && $(MAKE) --no-print-directory install-missing
+
+install-missing:
 	@command -v dpkg-query >/dev/null || { echo 'make: not a Debian system; these must be there: $(PACKAGES)' >&2; exit 0; }; \
 	missing=; for p in $(PACKAGES); do \
 		case $$(dpkg-query -W -f '$${Status}' $$p 2>/dev/null) in *' installed') ;; *) missing="$$missing $$p" ;; esac; \

@@ -11,7 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 BMAPFS=${BMAPFS:-$here/../target/release/bmapfs}
 quick=${BENCH_QUICK:-}
 BARE_HASH=${BARE_HASH:-$here/../target/release/examples/bare-hash}
-parts=${BENCH_PARTS:-io walk memory scan verify first resync virtsync snapshot}
+parts=${BENCH_PARTS:-io walk memory scan verify first resync virtsync snapshot libvirt}
 media=${BENCH_MEDIA:-ram disk}
 operations=${BENCH_OPERATIONS:-read randread write randwrite}
 sizes=${BENCH_SIZES:-4K 128K 256K 1M}
@@ -23,6 +23,7 @@ walk_blocks=${BENCH_WALK_BLOCKS:-1048576}
 scan_mib=${BENCH_SCAN_MIB:-4096}
 scan_sparse=${BENCH_SCAN_SPARSE:-1T 16T}
 verify_mib=${BENCH_VERIFY_MIB:-4096}
+libvirt_mib=${BENCH_LIBVIRT_MIB:-4096}
 first_cases=${BENCH_FIRST:-ram/local disk/local disk/link}
 first_mib=${BENCH_FIRST_MIB:-4096}
 first_rounds=${BENCH_FIRST_ROUNDS:-3}
@@ -59,6 +60,7 @@ if [ -n "$quick" ]; then
     scan_mib=${BENCH_SCAN_MIB:-512}
     scan_sparse=${BENCH_SCAN_SPARSE:-1T}
     verify_mib=${BENCH_VERIFY_MIB:-512}
+    libvirt_mib=${BENCH_LIBVIRT_MIB:-512}
     first_mib=${BENCH_FIRST_MIB:-512}
     first_rounds=${BENCH_FIRST_ROUNDS:-1}
     resync_rounds=${BENCH_RESYNC_ROUNDS:-1}
@@ -82,6 +84,8 @@ work_disk=
 . "$here/scan.sh"
 # shellcheck source=bench/verify.sh
 . "$here/verify.sh"
+# shellcheck source=bench/libvirt.sh
+. "$here/libvirt.sh"
 # shellcheck source=bench/first.sh
 . "$here/first.sh"
 # shellcheck source=bench/resync.sh
@@ -113,6 +117,7 @@ cleanup() {
     set +e
     remove_link
     remove_snapshot_disk
+    end_libvirt
     for work in "$work_ram" "$work_disk"; do
         [ -n "$work" ] || continue
         for _ in 1 2 3 4 5; do
@@ -330,6 +335,7 @@ report() {
     fi
     report_scan
     report_verify
+    report_libvirt
     report_first
     report_resync
     report_virtsync
@@ -356,13 +362,14 @@ memories=$work_disk/memories
 scans=$work_disk/scans
 scan_memories=$work_disk/scan-memories
 verifies=$work_disk/verifies
+libvirts=$work_disk/libvirts
 firsts=$work_disk/firsts
 rechecks=$work_disk/rechecks
 resyncs=$work_disk/resyncs
 virtsyncs=$work_disk/virtsyncs
 sparse_lists=$work_disk/sparse-lists
 snapshots=$work_disk/snapshots
-touch "$table" "$walks" "$memories" "$scans" "$scan_memories" "$verifies" "$firsts" "$rechecks" "$resyncs" "$virtsyncs" "$sparse_lists" "$snapshots"
+touch "$table" "$walks" "$memories" "$scans" "$scan_memories" "$verifies" "$firsts" "$rechecks" "$resyncs" "$virtsyncs" "$sparse_lists" "$snapshots" "$libvirts"
 
 for part in $parts; do
     case $part in
@@ -375,7 +382,8 @@ for part in $parts; do
     resync) measure_resync ;;
     virtsync) measure_virtsync ;;
     snapshot) measure_snapshot ;;
-    *) die "BENCH_PARTS: no part '$part': io, walk, memory, scan, verify, first, resync, virtsync and snapshot are there" ;;
+    libvirt) measure_libvirt ;;
+    *) die "BENCH_PARTS: no part '$part': io, walk, memory, scan, verify, first, resync, virtsync, snapshot and libvirt are there" ;;
     esac
 done
 if [ ! -e "$results" ]; then

@@ -22,6 +22,7 @@ use crate::config::{
 };
 use crate::exit::{Failure, OrFail, Result, Status};
 
+use definition::Optional;
 use options::{Unknown, Word};
 
 pub use definition::command;
@@ -166,11 +167,18 @@ fn run(matches: &ArgMatches) -> Result<Command> {
             "CMD is missing: it stands behind --, as in bmapfs run SRC -- CMD",
         ));
     }
+    let typed = sources::typed(matches);
+    let domain = sources::domain(matches, &typed, &settings)?;
+    let sources = match &domain {
+        Some(_) => Vec::new(),
+        None => sources::all(&typed, &settings)?,
+    };
     Ok(Command::Run(Box::new(RunConfig {
         mount: MountConfig {
-            sources: sources::all(&sources::typed(matches), &settings)?,
+            sources,
             ..config_at(PathBuf::new(), settings)
         },
+        domain,
         shrunk,
         strict,
         report: named_file(matches, "report")?,
@@ -186,10 +194,21 @@ fn scan(matches: &ArgMatches) -> Result<Command> {
     if settings.volume.writable {
         return Err(Failure::usage("write: a scan never writes"));
     }
-    let sources = sources::all(&sources::typed(matches), &settings)?;
+    let typed = sources::typed(matches);
+    let domain = sources::domain(matches, &typed, &settings)?;
+    let sources = match &domain {
+        Some(_) => Vec::new(),
+        None => sources::all(&typed, &settings)?,
+    };
     let bmap = named_file(matches, "bmap")?;
     if bmap.is_some() && sources.len() > 1 {
         return Err(sources::one_only("--bmap", sources.len()));
+    }
+    if let (Some(_), Some(domain)) = (&bmap, &domain) {
+        return Err(Failure::usage(format!(
+            "{}: --bmap has no meaning for a domain",
+            domain.shown()
+        )));
     }
     let mut index = settings.index.unwrap_or_default();
     let dry_run = matches.get_flag("dry-run");
@@ -204,6 +223,7 @@ fn scan(matches: &ArgMatches) -> Result<Command> {
     }
     Ok(Command::Scan(Box::new(ScanConfig {
         sources,
+        domain,
         volume: settings.volume,
         index,
         threads: settings.threads,
@@ -356,7 +376,8 @@ pub fn words(matches: &ArgMatches) -> Result<Vec<Word>> {
                 vec![Word::flag(
                     &spelling,
                     flag.word,
-                    Some(value.as_os_str()).filter(|value| !(flag.optional && value.is_empty())),
+                    Some(value.as_os_str())
+                        .filter(|value| !value.is_empty() || flag.optional == Optional::No),
                 )],
             ));
         }

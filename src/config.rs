@@ -106,11 +106,46 @@ pub enum MapFile {
     Path(PathBuf),
 }
 
+/// `libvirt:DOMAIN` as SRC: the disks of a virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainConfig {
+    /// DOMAIN.
+    pub name: String,
+    /// `libvirt:DOMAIN/TARGET`: this disk only.
+    pub target: Option<String>,
+    /// `--connect`: whose domain it is.
+    pub connect: String,
+    /// `--freeze`: what stops whoever writes its disks at that moment.
+    pub freeze: Option<Freezing>,
+}
+
+impl DomainConfig {
+    /// As it was typed.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match &self.target {
+            Some(target) => format!("libvirt:{}/{target}", self.name),
+            None => format!("libvirt:{}", self.name),
+        }
+    }
+}
+
+/// How whoever writes SRC is stopped for a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Freezing {
+    /// `--freeze` alone: by the guest agent of a domain.
+    Agent,
+    /// By commands.
+    Commands(FreezeConfig),
+}
+
 /// Everything that `bmapfs run SRC -- CMD` was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunConfig {
     /// What to mount; its mount point is found later.
     pub mount: MountConfig,
+    /// In place of its sources.
+    pub domain: Option<DomainConfig>,
     /// `-o shrunk`: go on although the image is empty, or smaller than the index remembers.
     pub shrunk: bool,
     /// `-o strict`: status 9 if the image was written meanwhile, or if changed blocks were not copied.
@@ -124,8 +159,10 @@ pub struct RunConfig {
 /// Everything that `bmapfs scan SRC` was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScanConfig {
-    /// What is scanned, at least one image.
+    /// What is scanned, at least one image, or none with a domain.
     pub sources: Vec<SourceConfig>,
+    /// In place of images.
+    pub domain: Option<DomainConfig>,
     /// How they are cut; never writable.
     pub volume: VolumeConfig,
     /// Which index.

@@ -57,6 +57,12 @@ pub(crate) use partial::Plan;
 pub(crate) use request::{OpenError, Purpose, Request};
 pub(crate) use served::Served;
 
+/// The name of the state that the index in `file` is of; `None`: of none, or there is no index that is good for anything.
+/// An error: it is in use, or cannot be read now.
+pub(crate) fn named_state(file: &Path) -> Result<Option<String>, KnownError> {
+    known::named_state(file)
+}
+
 /// Whether the directory of the index's file that `file` means is `directory`, or below it. `false` if it cannot be told.
 #[must_use]
 pub(crate) fn lies_below(file: &Path, directory: &Path) -> bool {

@@ -16,6 +16,7 @@ pub mod geometry;
 pub mod host;
 mod image;
 mod index;
+mod libvirt;
 mod one_line;
 mod order;
 mod per_block;

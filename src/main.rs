@@ -25,22 +25,34 @@ fn run() -> Result<ExitCode> {
         Command::Run(config) => {
             logging::init(config.mount.verbosity);
             let report = config.report.as_deref();
-            let status = session::reported(report, "run", &config.mount.sources, |known| {
-                let map = session::read_map(config.mount.index.as_ref())?;
-                daemon::start(true)?;
-                session::run(&config, map.as_ref(), known)
-            });
+            let status = session::reported(
+                report,
+                "run",
+                &config.mount.sources,
+                config.domain.as_ref(),
+                |known| {
+                    let map = session::read_map(config.mount.index.as_ref())?;
+                    daemon::start(true)?;
+                    session::run(&config, map.as_ref(), known)
+                },
+            );
             status.map(ExitCode::from)
         }
         Command::Scan(config) => {
             logging::init(config.verbosity);
             let report = config.report.as_deref();
-            let status = session::reported(report, "scan", &config.sources, |known| {
-                let map = session::read_map(Some(&config.index))?;
-                daemon::start(true)?;
-                session::scan(&config, map.as_ref(), known, &mut std::io::stdout().lock())?;
-                Ok(Status::Success.code())
-            });
+            let status = session::reported(
+                report,
+                "scan",
+                &config.sources,
+                config.domain.as_ref(),
+                |known| {
+                    let map = session::read_map(Some(&config.index))?;
+                    daemon::start(true)?;
+                    session::scan(&config, map.as_ref(), known, &mut std::io::stdout().lock())?;
+                    Ok(Status::Success.code())
+                },
+            );
             status.map(ExitCode::from)
         }
         Command::Check(directories) => {

@@ -5,6 +5,8 @@
 mod changes;
 mod check;
 mod content;
+mod definition;
+mod domain;
 mod freeze;
 mod images;
 mod indexing;
@@ -69,7 +71,7 @@ pub fn serve(config: &MountConfig, map: Option<&ChangeMap>, ready: &mut Ready) -
     let tally = forward_signals(events.clone(), true)?;
     // First, because a second mount of the same source has a better answer than its locks.
     let mountpoint = check_mountpoint(&config.mountpoint, &config.sources)?;
-    let prepared = prepare::prepare(config, map, Purpose::Mount, &tally)?;
+    let prepared = prepare::prepare(config, None, map, Purpose::Mount, &tally)?;
     let served = Served::start(config, prepared, &mountpoint, events)?;
     if let Err(e) = ready.ready() {
         served.abandon();

@@ -129,6 +129,17 @@ pub fn start_as_usual(command: &mut std::process::Command) {
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, prepare) };
 }
 
+/// Lets the command end, by SIGKILL, when the thread that starts it has ended, so with this process whatever ends it.
+pub fn end_with_parent(command: &mut std::process::Command) {
+    let bind = || {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec only one system call is made, which is async-signal-safe, and nothing is
+    // allocated.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, bind) };
+}
+
 /// Whether a signal is ignored, as who started this process may have wanted it.
 #[must_use]
 pub fn is_ignored(signal: nix::sys::signal::Signal) -> bool {

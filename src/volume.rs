@@ -6,6 +6,7 @@
 pub(crate) mod handles;
 pub(crate) mod inode;
 pub(crate) mod owner;
+pub(crate) mod plain;
 pub(crate) mod sync_errors;
 #[cfg(test)]
 pub(crate) mod testing;

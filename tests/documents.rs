@@ -192,6 +192,7 @@ fn each_command_takes_what_the_manual_says() {
     let mut run = of_help("run --help");
     assert!(run.insert("foreground".to_owned()), "-f is not for run");
     assert!(run.remove("report"), "--report is for run and scan");
+    assert!(run.remove("connect"), "domains are for run and scan");
     assert_eq!(run, mount, "run takes what a mount does, and -f");
     let scan = of_help("scan --help");
     let shared = set(scan.intersection(&mount));
@@ -215,7 +216,7 @@ fn each_command_takes_what_the_manual_says() {
     );
     assert_eq!(
         set(scan.difference(&mount)),
-        set(["bmap", "dry-run", "json", "report"])
+        set(["bmap", "connect", "dry-run", "json", "report"])
     );
     let sums = set(["block-size", "help", "index", "sparse", "version"]);
     assert_eq!(of_help("sums --help"), sums);

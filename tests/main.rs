@@ -10,6 +10,7 @@
 
 mod documents;
 mod index;
+mod libvirt;
 mod many;
 mod package;
 mod promises;

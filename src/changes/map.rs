@@ -33,6 +33,12 @@ impl ChangeMap {
         Ok(Self { format, parts })
     }
 
+    /// Whether it says that nothing changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.parts.changed.is_empty()
+    }
+
     /// What may differ in an image of `size` bytes.
     ///
     /// # Errors

@@ -20,9 +20,19 @@ pub(super) struct Flag {
     pub(super) short: Option<char>,
     /// What its value is called; `None`: it takes none.
     pub(super) value: Option<&'static str>,
-    /// The value may be left out; if it is there, an equals sign is before it.
-    pub(super) optional: bool,
+    /// The value may be left out.
+    pub(super) optional: Optional,
     help: &'static str,
+}
+
+/// Whether a value may be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Optional {
+    No,
+    /// If it is there, an equals sign is before it.
+    AfterEquals,
+    /// Then another option, or nothing, must follow.
+    Yes,
 }
 
 /// Every flag with a long name, in the order of the help.
@@ -40,7 +50,7 @@ pub(super) const FLAGS: [Flag; 20] = [
         "Length of a block file: a power of two from 4K to 1G [default: 4M]",
     ),
     Flag {
-        optional: true,
+        optional: Optional::AfterEquals,
         ..flag(
             "index",
             None,
@@ -67,12 +77,16 @@ pub(super) const FLAGS: [Flag; 20] = [
         None,
         "Serve a reflink snapshot of SRC; with --index, read only what differs from the last one",
     ),
-    flag(
-        "freeze",
-        None,
-        Some("CMD"),
-        "What /bin/sh runs before the snapshots are made, so that nobody writes SRC meanwhile; with --thaw",
-    ),
+    Flag {
+        optional: Optional::Yes,
+        ..flag(
+            "freeze",
+            None,
+            Some("CMD"),
+            "What /bin/sh runs before the snapshots are made, so that nobody writes SRC meanwhile; with --thaw. \
+             Without CMD, and with libvirt:DOMAIN: the guest agent does that",
+        )
+    },
     flag(
         "thaw",
         None,
@@ -159,7 +173,7 @@ const fn flag(
         word,
         short,
         value,
-        optional: false,
+        optional: Optional::No,
         help,
     }
 }
@@ -180,12 +194,12 @@ impl Flag {
         } else {
             arg
         };
-        let arg = if self.optional {
-            arg.num_args(0..=1)
-                .require_equals(true)
-                .default_missing_value("")
-        } else {
-            arg
+        let arg = match self.optional {
+            Optional::No => arg,
+            optional => arg
+                .num_args(0..=1)
+                .require_equals(optional == Optional::AfterEquals)
+                .default_missing_value(""),
         };
         match self.value {
             // The last of several counts, but all are checked.
@@ -229,6 +243,7 @@ Mount options (-o): every long option above is one (-o write,block-size=64K), an
 Examples:
   bmapfs run --index disk.img -- rsync -a --inplace {}/ backup/   back up what changed
   bmapfs run -rw disk.img -- rsync -a --inplace backup/ {}/       restore
+  bmapfs run --index libvirt:web -- rsync -a --inplace {}/ web/   all disks of a virtual machine, at one moment
   bmapfs run --index vm/*.img -- rsync -a --inplace {}/ backup/   several: backup/web.img/ ...
   bmapfs -b 64K /dev/vg0/vm /mnt                                  just mount, smaller blocks
   mount -t bmapfs disk.img /mnt -o write                          by mount(8), or in fstab
@@ -285,7 +300,8 @@ pub(super) fn run() -> Command {
         )
         .override_usage("bmapfs run [OPTIONS] SRC... -- CMD [ARG...]")
         .after_help(AFTER_RUN)
-        .arg(sources())
+        .arg(sources().required(false))
+        .arg(connect())
         .arg(
             Arg::new("CMD")
                 .last(true)
@@ -319,7 +335,8 @@ pub(super) fn scan() -> Command {
         .about("Brings the index of SRC up to date without mounting, and says what changed.")
         .override_usage("bmapfs scan [OPTIONS] SRC...")
         .after_help(AFTER_SCAN)
-        .arg(sources())
+        .arg(sources().required(false))
+        .arg(connect())
         .args(
             FLAGS
                 .iter()
@@ -344,6 +361,14 @@ pub(super) fn scan() -> Command {
         ))
         .arg(json())
         .arg(options())
+}
+
+fn connect() -> Arg {
+    Arg::new("connect")
+        .long("connect")
+        .value_name("URI")
+        .value_parser(bytes())
+        .help("With libvirt:DOMAIN as SRC: the libvirt of this host that has it [default: qemu:///system]")
 }
 
 fn json() -> Arg {

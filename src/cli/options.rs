@@ -18,8 +18,8 @@ use changes::ChangesDraft;
 use words::{Set, Use};
 
 use crate::config::{
-    Access, FreezeConfig, IndexConfig, IndexPlace, KernelConfig, OwnerConfig, SnapshotConfig,
-    Typed, Verbosity, VolumeConfig,
+    Access, FreezeConfig, Freezing, IndexConfig, IndexPlace, KernelConfig, OwnerConfig,
+    SnapshotConfig, Typed, Verbosity, VolumeConfig,
 };
 use crate::exit::{Failure, Result};
 use crate::geometry::BlockSize;
@@ -57,6 +57,10 @@ pub struct Settings {
     pub one_source_only: Option<String>,
     /// An option that only `bmapfs run` has a use for, as typed.
     run_only: Option<String>,
+    /// An option that has no meaning for a domain, as typed.
+    not_for_domain: Option<String>,
+    /// `freeze`, as typed, and what it says, without `snapshot`.
+    freeze: Option<(String, Freezing)>,
     /// What the kernel is told at the mount.
     pub kernel: KernelConfig,
     /// FUSE worker threads, if a number was given.
@@ -72,6 +76,23 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// An option that has no meaning for a domain of libvirt's, as typed.
+    #[must_use]
+    pub fn not_for_domain(&self) -> Option<&str> {
+        let other = self.one_source_only.as_deref();
+        other.or(self.not_for_domain.as_deref())
+    }
+
+    /// How what is written is stopped, which is an error unless SRC is a `domain`.
+    pub fn freeze_has_use(&self, domain: bool) -> Result<Option<Freezing>> {
+        match &self.freeze {
+            Some((typed, _)) if !domain => Err(Failure::usage(format!(
+                "{typed} has no meaning without --snapshot"
+            ))),
+            freeze => Ok(freeze.as_ref().map(|(_, freeze)| freeze.clone())),
+        }
+    }
+
     /// Refuses what only `bmapfs run` has a use for.
     pub fn not_for_run(self) -> Result<Self> {
         match &self.run_only {
@@ -146,6 +167,7 @@ struct Draft {
     index: IndexConfig,
     changes: ChangesDraft,
     snapshot_keep: bool,
+    /// `None` also if it was given without a command.
     freeze: Option<OsString>,
     thaw: Option<OsString>,
     staging: Option<u64>,
@@ -178,6 +200,8 @@ impl Draft {
                 strict: false,
                 one_source_only: None,
                 run_only: None,
+                not_for_domain: None,
+                freeze: None,
                 kernel: KernelConfig::default(),
                 threads: None,
                 foreground: false,
@@ -299,7 +323,11 @@ impl Draft {
             }
         };
         let one_source_only = one_source_only.cloned();
-        let freeze = self.freeze.zip(self.thaw);
+        let agent = given("freeze").map(|_| Freezing::Agent);
+        let commands = self.freeze.zip(self.thaw);
+        let freeze = commands
+            .map(|(freeze, thaw)| Freezing::Commands(FreezeConfig { freeze, thaw }))
+            .or(agent);
         let changes = self.changes.finish(&given)?;
         let mut settings = self.settings;
         settings.index = given("index").map(|_| IndexConfig {
@@ -315,11 +343,18 @@ impl Draft {
         };
         let volume = &mut settings.volume;
         volume.block_size = settings.typed.block_size.unwrap_or(BlockSize::DEFAULT);
+        let (of_snapshot, of_domain) = match (given("snapshot"), freeze) {
+            (Some(_), Some(Freezing::Commands(commands))) => (Some(commands), None),
+            (_, freeze) => (None, freeze),
+        };
         volume.snapshot = given("snapshot").map(|typed| SnapshotConfig {
             typed: typed.clone(),
             keep: self.snapshot_keep,
-            freeze: freeze.map(|(freeze, thaw)| FreezeConfig { freeze, thaw }),
+            freeze: of_snapshot,
         });
+        settings.freeze = given("freeze").cloned().zip(of_domain);
+        let mut of_images = ["write", "resize", "snapshot", "snapshot-keep"].into_iter();
+        settings.not_for_domain = of_images.find_map(given).cloned();
         volume.detect_zeros = self.zero.unwrap_or(volume.sparse);
         let usual = (STAGED_BLOCKS * volume.block_size.bytes()).min(MOST_STAGED);
         volume.staging = self.staging.unwrap_or(usual);
@@ -336,16 +371,21 @@ impl Draft {
                 let why = "; a snapshot tells by itself what changed";
                 self.conflict("snapshot", changes, why)?;
             }
-        } else {
-            let mut needing = ["snapshot-keep", "freeze", "thaw"].into_iter();
-            if let Some(typed) = needing.find_map(|word| self.given.get(word)) {
-                return Err(Failure::usage(format!(
-                    "{typed} has no meaning without --snapshot"
-                )));
-            }
+        } else if let Some(typed) = self.given.get("snapshot-keep") {
+            return Err(Failure::usage(format!(
+                "{typed} has no meaning without --snapshot"
+            )));
         }
-        match (self.given.get("freeze"), self.given.get("thaw")) {
-            (Some(typed), None) => Err(Failure::usage(format!(
+        let given = |word: &str| self.given.get(word);
+        let alone = self.freeze.is_none();
+        match (given("freeze"), given("thaw")) {
+            (Some(_), Some(thaw)) if alone => Err(Failure::usage(format!(
+                "{thaw} has no meaning with --freeze without a command"
+            ))),
+            (Some(typed), None) if alone && given("snapshot").is_some() => Err(Failure::usage(
+                format!("{typed}: a value is missing: only libvirt:DOMAIN has a guest agent"),
+            )),
+            (Some(typed), None) if !alone => Err(Failure::usage(format!(
                 "{typed} has no meaning without --thaw: what it stops would stay so"
             ))),
             (None, Some(typed)) => Err(Failure::usage(format!(

@@ -9,11 +9,63 @@ use clap::ArgMatches;
 
 use super::options::Settings;
 use super::{absolute, empty, given};
-use crate::config::SourceConfig;
+use crate::config::{DomainConfig, SourceConfig};
 use crate::exit::{Failure, Result};
 
 /// The longest name that a file can have, in bytes.
 const LONGEST_NAME: usize = 255;
+/// What a SRC begins with that is a domain of libvirt's.
+const DOMAIN: &str = "libvirt:";
+
+/// The domain, if that is the only SRC.
+pub(super) fn domain(
+    matches: &ArgMatches,
+    typed: &[&OsString],
+    settings: &Settings,
+) -> Result<Option<DomainConfig>> {
+    let connect = matches.get_one::<OsString>("connect");
+    let typed = match (typed, connect) {
+        ([only], _) if only.as_bytes().starts_with(DOMAIN.as_bytes()) => *only,
+        (_, None) => return Ok(None),
+        (_, Some(_)) => {
+            return Err(Failure::usage(
+                "--connect has no meaning without libvirt:DOMAIN as the only SRC",
+            ));
+        }
+    };
+    let wrong = |why: &str| Failure::usage(format!("{}: {why}", Path::new(typed).display()));
+    if let Some(option) = settings.not_for_domain() {
+        return Err(wrong(&format!("{option} has no meaning for a domain")));
+    }
+    let text = |of: &OsString| {
+        of.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| wrong("must be UTF-8"))
+    };
+    let named = text(typed)?;
+    let named = named.strip_prefix(DOMAIN).unwrap_or_default();
+    let (name, target) = match named.split_once('/') {
+        Some((name, target)) => (name, Some(target)),
+        None => (named, None),
+    };
+    if name.is_empty() || target.is_some_and(|target| target.is_empty() || target.contains('/')) {
+        return Err(wrong(
+            "it must be libvirt:DOMAIN or libvirt:DOMAIN/TARGET, as virsh domblklist names them",
+        ));
+    }
+    let connect = connect.map_or_else(|| Ok("qemu:///system".to_owned()), text)?;
+    if !connect.starts_with("qemu:///") {
+        return Err(wrong(
+            "--connect must begin with qemu:///, since the disks are read on this host",
+        ));
+    }
+    Ok(Some(DomainConfig {
+        name: name.to_owned(),
+        target: target.map(str::to_owned),
+        connect,
+        freeze: settings.freeze_has_use(true)?,
+    }))
+}
 
 /// A SRC that is taken as it is.
 pub(super) fn only(matches: &ArgMatches) -> Result<Vec<SourceConfig>> {
@@ -28,6 +80,12 @@ pub(super) fn typed(matches: &ArgMatches) -> Vec<&OsString> {
 
 /// Every SRC. If there are several, or one is NAME=SRC, each has a name, and all names differ.
 pub(super) fn all(typed: &[&OsString], settings: &Settings) -> Result<Vec<SourceConfig>> {
+    settings.freeze_has_use(false)?;
+    if typed.is_empty() {
+        return Err(Failure::usage(
+            "the following required arguments were not provided: <SRC>...; see bmapfs --help",
+        ));
+    }
     let several = typed.len() > 1;
     if let (true, Some(option)) = (several, &settings.one_source_only) {
         return Err(one_only(option, typed.len()));
@@ -36,6 +94,12 @@ pub(super) fn all(typed: &[&OsString], settings: &Settings) -> Result<Vec<Source
     let mut sources = Vec::new();
     for typed in typed {
         let (name, path) = split(typed);
+        if path.as_bytes().starts_with(DOMAIN.as_bytes()) {
+            let typed = Path::new(typed).display();
+            return Err(Failure::usage(format!(
+                "{typed}: a domain is for bmapfs run and scan, and alone; a file of that name is ./{typed}"
+            )));
+        }
         if path.is_empty() {
             return Err(empty("SRC"));
         }

@@ -2,6 +2,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use super::*;
+use crate::config::{DomainConfig, FreezeConfig, Freezing};
 
 pub(super) fn parsed(arguments: &[&str]) -> Result<Command> {
     parse(
@@ -358,5 +359,116 @@ fn help_version_and_completions_are_for_stdout() {
             text(&["--completions", shell]).contains("block-size"),
             "{shell}"
         );
+    }
+}
+
+fn domain(arguments: &[&str]) -> (DomainConfig, bool) {
+    let (domain, empty) = match parsed(arguments) {
+        Ok(Command::Run(config)) => (config.domain, config.mount.sources.is_empty()),
+        Ok(Command::Scan(config)) => (config.domain, config.sources.is_empty()),
+        other => panic!("{arguments:?}: {other:?}"),
+    };
+    (domain.unwrap(), empty)
+}
+
+#[test]
+fn a_domain_is_a_source_of_its_own() {
+    let run = |more: &[&str]| {
+        let all = ["run"].iter().chain(more).chain(&["--", "true"]).copied();
+        let (domain, alone) = domain(&all.collect::<Vec<_>>());
+        assert!(alone);
+        domain
+    };
+    let web = DomainConfig {
+        name: "web".to_owned(),
+        target: None,
+        connect: "qemu:///system".to_owned(),
+        freeze: None,
+    };
+    assert_eq!(run(&["libvirt:web"]), web);
+    assert_eq!(domain(&["scan", "-b", "64K", "libvirt:web"]).0, web);
+    let vda = run(&[
+        "--index=/a/",
+        "libvirt:web/vda",
+        "--connect",
+        "qemu:///session",
+    ]);
+    assert_eq!(
+        (vda.target.as_deref(), vda.connect.as_str()),
+        (Some("vda"), "qemu:///session")
+    );
+    assert_eq!(vda.shown(), "libvirt:web/vda");
+    let agent = Some(Freezing::Agent);
+    assert_eq!(run(&["libvirt:web", "--freeze"]).freeze, agent);
+    assert_eq!(run(&["--freeze", "--index", "libvirt:web"]).freeze, agent);
+    assert_eq!(run(&["-o", "freeze", "libvirt:web"]).freeze, agent);
+    let commands = FreezeConfig {
+        freeze: "a b".into(),
+        thaw: "c".into(),
+    };
+    let commands = Some(Freezing::Commands(commands));
+    assert_eq!(
+        run(&["--freeze", "a b", "--thaw", "c", "libvirt:web"]).freeze,
+        commands
+    );
+}
+
+#[test]
+fn what_a_domain_cannot_be() {
+    for (arguments, word) in [
+        (&["libvirt:web", "/mnt"][..], "for bmapfs run and scan"),
+        (&["run", "libvirt:a", "libvirt:b", "--", "x"], "alone"),
+        (&["run", "a=libvirt:a", "--", "x"], "alone"),
+        (&["run", "libvirt:", "--", "x"], "libvirt:DOMAIN"),
+        (&["run", "libvirt:a/", "--", "x"], "libvirt:DOMAIN"),
+        (&["run", "libvirt:a/b/c", "--", "x"], "libvirt:DOMAIN"),
+        (&["run", "-w", "libvirt:a", "--", "x"], "-w has no meaning"),
+        (
+            &["run", "--snapshot", "libvirt:a", "--", "x"],
+            "--snapshot has no",
+        ),
+        (
+            &["run", "--index=f", "libvirt:a", "--", "x"],
+            "has no meaning for a domain",
+        ),
+        (
+            &["run", "--index", "-o", "id=a", "libvirt:a", "--", "x"],
+            "has no meaning for a domain",
+        ),
+        (
+            &["run", "--index", "--as", "a", "libvirt:a", "--", "x"],
+            "has no meaning for a domain",
+        ),
+        (
+            &["scan", "--bmap", "b", "libvirt:a"],
+            "--bmap has no meaning",
+        ),
+        (
+            &["scan", "--connect", "qemu+ssh://h/system", "libvirt:a"],
+            "this host",
+        ),
+        (
+            &["scan", "--connect", "qemu:///system", "a"],
+            "--connect has no meaning",
+        ),
+        (
+            &["run", "--freeze", "libvirt:a", "--", "x"],
+            "must stand behind",
+        ),
+        (
+            &["run", "--freeze", "--thaw", "x", "libvirt:a", "--", "x"],
+            "without a command",
+        ),
+        (
+            &["run", "--freeze", "--snapshot", "a", "--", "x"],
+            "guest agent",
+        ),
+        (
+            &["run", "--freeze=a", "--thaw=b", "a", "--", "x"],
+            "has no meaning without --snapshot",
+        ),
+    ] {
+        let said = refusal(arguments);
+        assert!(said.contains(word), "{arguments:?}: {said}");
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
+use nix::unistd::{getegid, geteuid};
 
 use super::direct::Direct;
 use super::extents::{Extents, is_unsupported};
@@ -38,6 +39,11 @@ enum SourceKind {
         number: DeviceNumber,
         sector: u64,
         direct: Option<Direct>,
+    },
+    /// A file that stands for a moment of another image: nobody can write it, and its own times mean nothing.
+    Moment {
+        /// Where it reads as zeros, in order.
+        zeros: Vec<Span>,
     },
 }
 
@@ -121,6 +127,40 @@ impl Source {
         })
     }
 
+    /// Wraps a file that stands for a moment of another image, and that nobody can write. `zeros`: where it is certain to
+    /// read as zeros, in order, if somebody can tell.
+    pub(crate) fn moment(file: File, zeros: Vec<Span>) -> io::Result<Self> {
+        Ok(Self {
+            kind: SourceKind::Moment { zeros },
+            ..Self::regular(file, false)?
+        })
+    }
+
+    /// It shows no owner of its own: it is for this user alone.
+    pub(crate) fn private(self) -> Self {
+        let ownership = Ownership {
+            uid: geteuid().as_raw(),
+            gid: getegid().as_raw(),
+            mode: 0o600,
+        };
+        Self { ownership, ..self }
+    }
+
+    /// Nobody can write it.
+    pub(crate) fn is_moment(&self) -> bool {
+        matches!(self.kind, SourceKind::Moment { .. })
+    }
+
+    /// Where the first run of zeros is that ends after `from`.
+    fn zeros_after(&self, from: u64) -> Option<Span> {
+        let SourceKind::Moment { zeros } = &self.kind else {
+            return None;
+        };
+        zeros
+            .get(zeros.partition_point(|span| span.end <= from))
+            .copied()
+    }
+
     /// The open file or device.
     pub(crate) fn file(&self) -> &File {
         &self.file
@@ -140,7 +180,7 @@ impl Source {
     fn direct(&self) -> Option<&Direct> {
         match &self.kind {
             SourceKind::Device { direct, .. } => direct.as_ref(),
-            SourceKind::File { .. } => None,
+            SourceKind::File { .. } | SourceKind::Moment { .. } => None,
         }
     }
 
@@ -148,7 +188,9 @@ impl Source {
     /// grow it again, with zeros in place of what was there.
     fn check_inside(&self, span: Span) -> io::Result<()> {
         let inside = match self.kind {
-            SourceKind::File { .. } => span.end <= self.file.metadata()?.len(),
+            SourceKind::File { .. } | SourceKind::Moment { .. } => {
+                span.end <= self.file.metadata()?.len()
+            }
             SourceKind::Device { .. } => true,
         };
         if inside {
@@ -203,7 +245,7 @@ fn ownership(file: &File) -> io::Result<Ownership> {
 impl Image for Source {
     fn size(&self) -> io::Result<u64> {
         match self.kind {
-            SourceKind::File { .. } => Ok(self.file.metadata()?.len()),
+            SourceKind::File { .. } | SourceKind::Moment { .. } => Ok(self.file.metadata()?.len()),
             SourceKind::Device { .. } => sys::device::size(self.file.as_fd()),
         }
     }
@@ -247,12 +289,14 @@ impl Image for Source {
     fn set_len(&self, size: u64) -> io::Result<()> {
         match self.kind {
             SourceKind::File { .. } => self.file.set_len(size),
-            SourceKind::Device { .. } => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+            SourceKind::Device { .. } | SourceKind::Moment { .. } => {
+                Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+            }
         }
     }
 
     fn has_holes(&self) -> bool {
-        self.extents.believed()
+        self.extents.believed() || self.zeros_after(0).is_some()
     }
 
     fn sync(&self, data_only: bool) -> io::Result<()> {
@@ -269,11 +313,20 @@ impl Image for Source {
     }
 
     fn next_data(&self, from: u64) -> io::Result<Option<u64>> {
-        Ok(self.extents.next_data(&self.file, from))
+        match self.zeros_after(from) {
+            Some(zeros) if zeros.start > from => Ok(Some(from)),
+            Some(zeros) => {
+                Ok(Some(zeros.end).filter(|end| self.size().is_ok_and(|size| *end < size)))
+            }
+            None => Ok(self.extents.next_data(&self.file, from)),
+        }
     }
 
     fn next_hole(&self, from: u64) -> io::Result<u64> {
-        Ok(self.extents.next_hole(&self.file, from))
+        match self.zeros_after(from) {
+            Some(zeros) => Ok(zeros.start.max(from)),
+            None => Ok(self.extents.next_hole(&self.file, from)),
+        }
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -312,18 +365,21 @@ impl Image for Source {
                 let stat = self.file.metadata()?;
                 Ok(Some((stat.mtime(), stat.mtime_nsec())))
             }
-            SourceKind::Device { .. } => Ok(None),
+            SourceKind::Device { .. } | SourceKind::Moment { .. } => Ok(None),
         }
     }
 
     fn fingerprint(&self) -> io::Result<Fingerprint> {
-        // Dirty pages of a device count as written only once they are on their way to it.
-        self.flush_now()?;
+        if !matches!(self.kind, SourceKind::Moment { .. }) {
+            // Dirty pages of a device count as written only once they are on their way to it.
+            self.flush_now()?;
+        }
         match self.kind {
             SourceKind::File { .. } => {
                 Fingerprint::let_tick_pass(&self.file)?;
                 Fingerprint::of_file(&self.file)
             }
+            SourceKind::Moment { .. } => Ok(Fingerprint::Unknown),
             SourceKind::Device { number, .. } => Ok(Fingerprint::of_device(&self.file, number)),
         }
     }
@@ -337,7 +393,7 @@ impl Image for Source {
 
     fn sector(&self) -> u64 {
         match self.kind {
-            SourceKind::File { .. } => FILE_SECTOR,
+            SourceKind::File { .. } | SourceKind::Moment { .. } => FILE_SECTOR,
             SourceKind::Device { sector, .. } => sector,
         }
     }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::file::{Refused, StoreError, open_to_read};
 use super::format::{self, FormatError};
 use super::record::{HASHED, Record, SETTLED};
+use crate::changes::ImageState;
 use crate::geometry::{BlockIndex, BlockSize, Geometry};
 use crate::per_block::PerBlock;
 use crate::scan::{Digest, ZeroDigests};
@@ -59,6 +60,21 @@ impl From<StoreError> for KnownError {
             StoreError::Refused(why) => Self::Refused(why),
             StoreError::Io(e) => Self::Io(e),
         }
+    }
+}
+
+/// As [`super::named_state`].
+pub(super) fn named_state(path: &Path) -> Result<Option<String>, KnownError> {
+    let state = || {
+        let (mut file, _) = open_to_read(path)?.ok_or(KnownError::Missing)?;
+        Ok(format::read(&mut file, &mut |_, _| ())??.state)
+    };
+    match state() {
+        Ok(Some(ImageState::Named(name))) => Ok(Some(name)),
+        Ok(_) | Err(KnownError::Missing | KnownError::Useless(_) | KnownError::Refused(_)) => {
+            Ok(None)
+        }
+        Err(e) => Err(e),
     }
 }
 

@@ -1,6 +1,5 @@
 //! All that comes before a mount of images: opened and locked, cloned, their indexes brought up to date.
 
-use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,19 +10,23 @@ use super::indexing::{Indexing, scan_threads};
 use super::not_thawed;
 use super::prepare::{Prepared, interrupted, owned_by_user, unshowable};
 use super::source::{Freeze, Source, clone_all};
-use super::vanished;
+use super::{definition, domain, vanished};
 use crate::blocks::{Blocks, BlocksError, Listing, Memory};
 use crate::changes::ChangeMap;
 use crate::clock::SystemClock;
-use crate::config::{IndexConfig, MountConfig, SourceConfig, Verbosity, VolumeConfig};
+use crate::config::{
+    DomainConfig, IndexConfig, MountConfig, SourceConfig, Verbosity, VolumeConfig,
+};
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::geometry::Geometry;
 use crate::host::progress::Progress;
 use crate::index::{Index, Purpose};
+use crate::libvirt::Domain;
 use crate::scan::Tally;
 
 pub(super) fn prepare_images(
     config: &MountConfig,
+    domain: Option<(&mut Domain, &DomainConfig)>,
     map: Option<&ChangeMap>,
     purpose: Purpose,
     tally: &Arc<Tally>,
@@ -43,14 +46,16 @@ pub(super) fn prepare_images(
              after the other"
         )));
     }
-    let (sources, freeze) = open_all(
-        &config.sources,
-        &config.volume,
-        config.index.as_ref(),
-        Some(&config.mountpoint),
-        false,
-        tally,
-    )?;
+    let (volume, index) = (&config.volume, config.index.as_ref());
+    let place = Some(config.mountpoint.as_path());
+    let mut definition = None;
+    let (sources, freeze) = match domain {
+        Some((domain, of)) => {
+            definition = Some(definition::file(domain, of, volume, index)?);
+            domain::open(domain, of, volume, index, place, tally)?
+        }
+        None => open_all(&config.sources, volume, index, place, false, tally)?,
+    };
     // Whoever waits for a mount that stays must learn it now.
     if purpose == Purpose::Mount && freeze.is_some_and(|freeze| !freeze.thawed) {
         return Err(not_thawed());
@@ -73,21 +78,24 @@ pub(super) fn prepare_images(
             return Err(failure);
         }
     };
-    let names = config.sources.iter().map(|source| source.name.clone());
     let memory = Memory::new(config.volume.staging);
     let (mut members, mut failed) = (Vec::new(), None);
-    for ((name, source), ready) in names.zip(sources).zip(ready) {
+    for (source, ready) in sources.into_iter().zip(ready) {
         if failed.is_some() {
             ready.close();
             continue;
         }
-        match preparing.member(name, &source, ready, &memory) {
+        match preparing.member(&source, ready, &memory) {
             Ok(member) => members.push(member),
             Err(failure) => failed = Some(failure),
         }
     }
     match failed {
-        None => Ok(Prepared { members, freeze }),
+        None => Ok(Prepared {
+            members,
+            definition,
+            freeze,
+        }),
         Some(failure) => {
             members.iter().for_each(Member::close_unused);
             Err(failure)
@@ -106,7 +114,7 @@ pub(super) fn open_all(
 ) -> Result<(Vec<Source>, Option<Freeze>)> {
     let mut opened: Vec<Source> = Vec::new();
     for typed in sources {
-        let source = Source::open(&typed.path, volume, index, mountpoint)?;
+        let source = Source::open(typed, volume, index, mountpoint)?;
         if let Some(at) = opened.iter().position(|other| other.id == source.id) {
             let (one, other) = (sources[at].path.display(), typed.path.display());
             return Err(Failure::usage(format!(
@@ -286,20 +294,14 @@ impl Preparing<'_> {
         }))
     }
 
-    fn member(
-        &self,
-        name: Option<OsString>,
-        source: &Source,
-        ready: Ready,
-        memory: &Memory,
-    ) -> Result<Member> {
+    fn member(&self, source: &Source, ready: Ready, memory: &Memory) -> Result<Member> {
         let volume = owned_by_user(&self.config.volume);
         let index = ready.index.map(Arc::new);
         let clock = Arc::new(SystemClock);
         let blocks = Blocks::new(source.image(), volume, clock, index.clone(), ready.listing);
         match blocks {
             Ok(blocks) => Ok(Member {
-                name,
+                name: source.name.clone(),
                 path: source.path.clone(),
                 content: Content::Blocks(Arc::new(blocks.sharing(memory))),
             }),

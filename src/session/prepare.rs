@@ -16,19 +16,23 @@ use super::vanished;
 use crate::blocks::BlocksError;
 use crate::changes::ChangeMap;
 use crate::clock::SystemClock;
-use crate::config::{MountConfig, OwnerConfig, SourceConfig, VolumeConfig};
+use crate::config::{DomainConfig, MountConfig, OwnerConfig, SourceConfig, VolumeConfig};
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::host::daemon::{heard_signals, served_signals};
 use crate::index::Purpose;
+use crate::libvirt::Domain;
 use crate::reverse::{Reverse, ReverseConfig};
 use crate::scan::Tally;
 use crate::sys;
+use crate::volume::plain::Plain;
 
 /// Sources that are ready to be mounted.
 #[derive(Debug)]
 pub(super) struct Prepared {
     /// In the order in which they were named; at least one.
     pub(super) members: Vec<Member>,
+    /// The definition of the domain that they are of.
+    pub(super) definition: Option<Arc<Plain>>,
     /// If they were frozen while they were cloned.
     pub(super) freeze: Option<Freeze>,
 }
@@ -36,6 +40,7 @@ pub(super) struct Prepared {
 /// Opens the sources, and scans them if there are to be indexes. After an error everything is closed again.
 pub(super) fn prepare(
     config: &MountConfig,
+    domain: Option<(&mut Domain, &DomainConfig)>,
     map: Option<&ChangeMap>,
     purpose: Purpose,
     tally: &Arc<Tally>,
@@ -56,7 +61,7 @@ pub(super) fn prepare(
         ))),
         // What is not there is told of when it is opened.
         (Some(_), _) => prepare_reverse(config, purpose),
-        (None, _) => prepare_images(config, map, purpose, tally),
+        (None, _) => prepare_images(config, domain, map, purpose, tally),
     }
 }
 
@@ -74,6 +79,7 @@ fn prepare_reverse(config: &MountConfig, purpose: Purpose) -> Result<Prepared> {
     }
     Ok(Prepared {
         members,
+        definition: None,
         freeze: None,
     })
 }

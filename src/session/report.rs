@@ -17,7 +17,7 @@ use super::run::PRIVATE_BASE;
 use super::served::Served;
 use super::source::{Freeze, Source};
 use crate::blocks::Summary;
-use crate::config::SourceConfig;
+use crate::config::{DomainConfig, SourceConfig};
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::host::replaced::Replaced;
 use crate::index::{Meanwhile, Report};
@@ -203,6 +203,7 @@ pub fn reported(
     file: Option<&Path>,
     task: &'static str,
     sources: &[SourceConfig],
+    domain: Option<&DomainConfig>,
     act: impl FnOnce(&mut Known) -> Result<u8>,
 ) -> Result<u8> {
     let mut known = Known::default();
@@ -224,6 +225,7 @@ pub fn reported(
             (Counts::sum(&known.sources), shown_name(&source))
         }
     };
+    let source = domain.map_or(source, DomainConfig::shown);
     let named = known.sources.iter().any(|one| one.name.is_some());
     let ended = seconds();
     let object = Object {

@@ -25,7 +25,7 @@ use super::prepare::{forward_signals, prepare};
 use super::report::Known;
 use super::served::Served;
 use super::verdict::verdict;
-use super::{CONNECTION_END, Event, check_mountpoint, next_event, not_thawed};
+use super::{CONNECTION_END, Event, check_mountpoint, domain, next_event, not_thawed};
 use crate::blocks::Summary;
 use crate::changes::ChangeMap;
 use crate::config::{MountConfig, RunConfig};
@@ -57,7 +57,12 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>, known: &mut Known) -> Re
     }
     let (events, inbox) = channel();
     let tally = forward_signals(events.clone(), false)?;
-    let place = mount_directory(&place_name(&config.mount)?, private)?;
+    let domain = config.domain.as_ref();
+    let name = match domain {
+        Some(domain) => mount_name(Path::new(&domain.shown()), None),
+        None => place_name(&config.mount)?,
+    };
+    let place = mount_directory(&name, private)?;
     // Of the same user; it is held until the end.
     let _held = if private { None } else { Some(hold(&place)?) };
     let place = check_mountpoint(&place, &config.mount.sources)?;
@@ -70,7 +75,16 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>, known: &mut Known) -> Re
         mountpoint: place.clone(),
         ..config.mount.clone()
     };
-    let ended = prepare(&mount_config, map, purpose, &tally)
+    // Ended last, also after an error: what is served rests on it.
+    let mut domain = match domain {
+        Some(of) => {
+            let found = domain::find(of, &mount_config.volume, mount_config.index.as_ref())?;
+            Some((found, of))
+        }
+        None => None,
+    };
+    let of_domain = domain.as_mut().map(|(found, of)| (found, *of));
+    let ended = prepare(&mount_config, of_domain, map, purpose, &tally)
         .and_then(|prepared| Served::start(&mount_config, prepared, &place, events.clone()))
         .and_then(|served| {
             let mut ended = false;
@@ -95,7 +109,12 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>, known: &mut Known) -> Re
     let judged: Vec<u8> = each
         .map(|(member, summary)| verdict(status, summary, config.strict, &member.path))
         .collect();
-    if served.freeze.is_some_and(|freeze| !freeze.thawed) {
+    let thawed = served.freeze.is_none_or(|freeze| freeze.thawed);
+    drop(served);
+    if let Some((domain, _)) = &mut domain {
+        domain.end();
+    }
+    if !thawed {
         return Err(not_thawed());
     }
     Ok(judged.into_iter().find(|status| *status != 0).unwrap_or(0))

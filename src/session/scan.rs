@@ -7,10 +7,13 @@ use std::sync::mpsc::channel;
 
 use super::images::{for_each, open_all, progress};
 use super::indexing::Indexing;
-use super::not_thawed;
 use super::prepare::forward_signals;
 use super::report::Known;
+use super::run::enter_private_namespace;
 use super::source::Source;
+use super::{domain, not_thawed};
+use nix::unistd::geteuid;
+
 use crate::changes::ChangeMap;
 use crate::config::ScanConfig;
 use crate::exit::{OrFail, Result, Status};
@@ -49,16 +52,22 @@ pub fn scan(
     known: &mut Known,
     out: &mut dyn io::Write,
 ) -> Result<()> {
+    if config.domain.is_some() && geteuid().is_root() {
+        // What is mounted for it goes with this process.
+        enter_private_namespace()?;
+    }
     let (events, _inbox) = channel();
     let tally = forward_signals(events, false)?;
-    let (sources, freeze) = open_all(
-        &config.sources,
-        &config.volume,
-        Some(&config.index),
-        None,
-        config.dry_run,
-        &tally,
-    )?;
+    let (volume, index) = (&config.volume, Some(&config.index));
+    // Ended after what rests on it.
+    let mut domain = match &config.domain {
+        Some(of) => Some(domain::find(of, volume, index)?),
+        None => None,
+    };
+    let (sources, freeze) = match domain.as_mut().zip(config.domain.as_ref()) {
+        Some((domain, of)) => domain::open(domain, of, volume, index, None, &tally)?,
+        None => open_all(&config.sources, volume, index, None, config.dry_run, &tally)?,
+    };
     known.freeze(freeze);
     if let Some(freeze) = freeze {
         log::info!("{}", freeze.describe());
@@ -74,7 +83,7 @@ pub fn scan(
         })
     };
     let scanned = scanned.map_err(|(failure, _)| failure)?;
-    let names = config.sources.iter().map(|source| source.name.as_deref());
+    let names = sources.iter().map(|source| source.name.as_deref());
     let mut mapping = mapping;
     for ((scanned, source), name) in scanned.iter().zip(&sources).zip(names.clone()) {
         if let Scanned::Done {

@@ -15,7 +15,7 @@ use super::prepare::Prepared;
 use super::rescan::Rescan;
 use super::source::Freeze;
 use super::verdict::{describe, describe_all};
-use super::{CONNECTION_END, Event, mounted_source, next_event};
+use super::{CONNECTION_END, Event, definition, mounted_source, next_event};
 use crate::blocks::Summary;
 use crate::clock::SystemClock;
 use crate::config::MountConfig;
@@ -24,6 +24,8 @@ use crate::fuse::{Adapter, Gate};
 use crate::host::mount::{self, Mount, Outcome, Request};
 use crate::index::mount_name;
 use crate::sys;
+use crate::volume::Volume;
+use crate::volume::plain::Plain;
 use crate::volume::tree::{self, Tree};
 
 /// Worker threads unless --threads says otherwise: one a processor, within these bounds. At least two, so that
@@ -36,6 +38,7 @@ const REVERSE_THREADS: usize = 8;
 #[derive(Debug)]
 pub(super) struct Served {
     pub(super) members: Vec<Member>,
+    definition: Option<Arc<Plain>>,
     pub(super) freeze: Option<Freeze>,
     pub(super) mount: Mount,
     /// Through which the kernel asks.
@@ -52,7 +55,11 @@ impl Served {
         mountpoint: &Path,
         events: Sender<Event>,
     ) -> Result<Self> {
-        let Prepared { members, freeze } = prepared;
+        let Prepared {
+            members,
+            definition,
+            freeze,
+        } = prepared;
         let named = config.kernel.fsname.clone();
         let first = members.first().map_or(Path::new(""), |first| &first.path);
         let source = named.unwrap_or_else(|| mounted_source(first, members.len()));
@@ -71,6 +78,7 @@ impl Served {
         };
         let served = Self {
             members,
+            definition,
             freeze,
             mount,
             gate: Arc::default(),
@@ -123,7 +131,16 @@ impl Served {
                     identity: mount_name(&member.path, None).into(),
                     volume: member.content.volume(),
                 });
-                Tree::named(named.collect(), config.volume.owner, Arc::new(SystemClock))
+                let definition = self.definition.iter().map(|file| tree::Member {
+                    name: definition::NAME.into(),
+                    identity: definition::NAME.into(),
+                    volume: Arc::clone(file) as Arc<dyn Volume>,
+                });
+                Tree::named(
+                    named.chain(definition).collect(),
+                    config.volume.owner,
+                    Arc::new(SystemClock),
+                )
             }
         }
     }

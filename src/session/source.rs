@@ -1,15 +1,18 @@
 //! The source of a mount or a scan: the image itself, or a snapshot of it, and the index that goes with it.
 
+use std::ffi::OsString;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::changes::ChangeSource;
-use crate::config::{IndexConfig, IndexPlace, SnapshotConfig, VolumeConfig};
+use crate::changes::{ChangeMap, ChangeSource, Named};
+use crate::config::{IndexConfig, IndexPlace, SnapshotConfig, SourceConfig, VolumeConfig};
 use crate::exit::{Failure, OrFail, Result, Status};
 use crate::image::{self, Image, Opened};
 use crate::index::{self, FileId};
+use crate::libvirt::{Content, Disk};
 use crate::scan::Tally;
 use crate::snapshot::{self, Purpose, Snapshot};
 
@@ -26,23 +29,95 @@ pub(super) struct Source {
     pub(super) id: FileId,
     /// Where its index is, if it is to have one.
     pub(super) index: Option<PathBuf>,
+    /// The directory of the mount that shows it, if not all of the mount does.
+    pub(super) name: Option<OsString>,
     snapshot: Option<Snapshot>,
+    /// It is of a domain.
+    of_domain: bool,
+    /// What libvirt tells of it.
+    told: Option<Named>,
 }
 
 impl Source {
-    /// Opens the image at `path`. The index must not be below `mountpoint`.
+    /// Opens an image. The index must not be below `mountpoint`.
     pub(super) fn open(
+        source: &SourceConfig,
+        volume: &VolumeConfig,
+        index: Option<&IndexConfig>,
+        mountpoint: Option<&Path>,
+    ) -> Result<Self> {
+        let name = source.name.clone();
+        let opened = image::open(&source.path, volume)?;
+        Self::opened(opened, name, volume, index, mountpoint)
+    }
+
+    /// Opens the disk of a domain, which is called `path`.
+    pub(super) fn of_disk(
+        disk: Disk,
         path: &Path,
         volume: &VolumeConfig,
         index: Option<&IndexConfig>,
         mountpoint: Option<&Path>,
     ) -> Result<Self> {
-        let Opened { source, path } = image::open(path, volume)?;
+        let attempt = || format!("opening {}", path.display());
+        let source = match disk.content {
+            Content::Image(file) => image::open(&file, volume)?.source,
+            Content::Export(file, zeros) => {
+                let source = File::open(&file).and_then(|file| image::Source::moment(file, zeros));
+                source.or_fail(Status::MountFailed, attempt)?
+            }
+        };
+        let path = path.to_owned();
+        // The same whether it runs or not.
+        let source = source.private();
+        let opened = Opened { source, path };
+        let name = Some(disk.target.into());
+        let mut source = Self::opened(opened, name, volume, index, mountpoint)?;
+        source.told = source.told_by(disk.written, disk.state)?;
+        source.of_domain = true;
+        Ok(source)
+    }
+
+    /// What is told of the disk of a domain: what was `written` since a state, and what its present `state` is called.
+    fn told_by(
+        &self,
+        written: Option<(String, ChangeMap)>,
+        state: Option<String>,
+    ) -> Result<Option<Named>> {
+        let path = &self.path;
+        let size = self.image.size();
+        let size = size.or_fail(Status::System, || format!("reading {}", path.display()))?;
+        let told = written.and_then(|(since, map)| match map.within(size) {
+            Ok(ranges) => Some((since, ranges)),
+            Err(why) => {
+                let path = path.display();
+                log::warn!("{path}: what changed cannot be told: {why}: everything is read");
+                None
+            }
+        });
+        if told.is_none() && state.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Named {
+            source: path.display().to_string(),
+            told,
+            now: state,
+        }))
+    }
+
+    fn opened(
+        opened: Opened,
+        name: Option<OsString>,
+        volume: &VolumeConfig,
+        index: Option<&IndexConfig>,
+        mountpoint: Option<&Path>,
+    ) -> Result<Self> {
+        let Opened { source, path } = opened;
         let attempt = || format!("opening {}", path.display());
         let stat = source.file().metadata();
         let id = FileId::of(&stat.or_fail(Status::System, attempt)?);
         let index = index
-            .map(|index| file_of(index, &path, volume))
+            .map(|index| index_file(index, &path, volume))
             .transpose()?;
         let hidden = index
             .as_ref()
@@ -62,7 +137,10 @@ impl Source {
             path,
             id,
             index,
+            name,
             snapshot: None,
+            of_domain: false,
+            told: None,
         })
     }
 
@@ -94,22 +172,24 @@ impl Source {
 
     /// Nobody can write what is served.
     pub(super) fn is_immutable(&self) -> bool {
-        self.snapshot.is_some()
+        self.snapshot.is_some() || self.image.is_moment()
     }
 
     /// Who can tell what changed.
     pub(super) fn changes(&self) -> Option<&dyn ChangeSource> {
-        self.snapshot
-            .as_ref()
+        let snapshot = self.snapshot.as_ref();
+        let told = self.told.as_ref().map(|told| told as &dyn ChangeSource);
+        snapshot
             .map(|snapshot| snapshot as &dyn ChangeSource)
+            .or(told)
     }
 
     /// The index was saved: it describes this snapshot, or none.
     pub(super) fn index_saved(&self) {
         match (&self.snapshot, &self.index) {
             (Some(snapshot), _) => snapshot.saved(),
-            (None, Some(index)) => snapshot::forget(&self.path, index),
-            (None, None) => {}
+            (None, Some(index)) if !self.of_domain => snapshot::forget(&self.path, index),
+            (None, _) => {}
         }
     }
 }
@@ -173,7 +253,11 @@ pub(super) fn clone_all(
 }
 
 /// The index's file. An error: it cannot be told where that would be.
-fn file_of(config: &IndexConfig, path: &Path, volume: &VolumeConfig) -> Result<PathBuf> {
+pub(super) fn index_file(
+    config: &IndexConfig,
+    path: &Path,
+    volume: &VolumeConfig,
+) -> Result<PathBuf> {
     let directory = match &config.place {
         IndexPlace::File(file) if file.is_dir() => {
             let file = file.display();

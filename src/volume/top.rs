@@ -8,7 +8,8 @@ use std::sync::Arc;
 use super::inode::Inode;
 use super::owner::{Content, Owners};
 use super::{
-    Allocate, Attr, Change, Create, Errno, Handle, Listed, LookupEntry, Result, Seek, Space, Volume,
+    Allocate, Attr, Change, Create, Errno, FileKind, Handle, Listed, LookupEntry, Result, Seek,
+    Space, Volume,
 };
 use crate::clock::Clock;
 use crate::config::OwnerConfig;
@@ -68,7 +69,8 @@ impl Top {
         let attr = self
             .owners
             .attr(Inode::Root, Content::Names, newest, newest);
-        let below = u32::try_from(self.entries.len()).unwrap_or(u32::MAX - 2);
+        let directories = self.entries.iter().filter(|entry| !entry.is_file());
+        let below = u32::try_from(directories.count()).unwrap_or(u32::MAX - 2);
         Ok(Attr {
             links: attr.links + below,
             ..attr
@@ -77,6 +79,11 @@ impl Top {
 }
 
 impl Entry {
+    fn is_file(&self) -> bool {
+        let attr = self.volume.attr(Inode::Root);
+        attr.is_ok_and(|attr| attr.kind == FileKind::File)
+    }
+
     fn looked_up(&self) -> Result<LookupEntry> {
         let attr = self.volume.attr(Inode::Root)?;
         Ok(LookupEntry {
@@ -188,14 +195,17 @@ impl Volume for Top {
     fn create(&self, _: Inode, name: &OsStr, create: &Create) -> Result<(LookupEntry, Handle)> {
         match self.lookup(Inode::Root, name) {
             Ok(_) if create.exclusive => Err(Errno::EEXIST),
+            Ok(found) if found.attr.kind == FileKind::File => Err(self.refuse()),
             Ok(_) => Err(Errno::EISDIR),
             Err(_) => Err(self.refuse()),
         }
     }
 
     fn remove(&self, _: Inode, name: &OsStr) -> Result<()> {
-        self.lookup(Inode::Root, name)?;
-        Err(Errno::EISDIR)
+        match self.lookup(Inode::Root, name)?.attr.kind {
+            FileKind::Directory => Err(Errno::EISDIR),
+            FileKind::File => Err(self.refuse()),
+        }
     }
 
     fn rename(&self, _: &OsStr, _: &OsStr, _: bool) -> Result<()> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{root, text};
 
 /// Every page in which links are checked.
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 12] = [
     "CONTRIBUTING.md",
     "README.md",
     "bench/README.md",
@@ -16,6 +16,7 @@ const PAGES: [&str; 11] = [
     "doc/CHANGE-MAPS.md",
     "doc/COMPARISON.md",
     "doc/INDEX-FORMAT.md",
+    "doc/LIBVIRT.md",
     "doc/PROMISES.md",
     "doc/RELEASE.md",
     "doc/RESTORE.md",

@@ -115,6 +115,8 @@ pub(crate) fn package_of(program: &OsStr) -> String {
             "thin-provisioning-tools"
         }
         "nbdinfo" => "libnbd-bin",
+        "virsh" => "libvirt-clients",
+        "libvirtd" | "virtlogd" => "libvirt-daemon-system",
         "ssh" | "ssh-keygen" => "openssh-client",
         "sshd" => "openssh-server",
         "useradd" => "passwd",
@@ -200,6 +202,16 @@ pub(crate) fn daemons_with(text: &OsStr) -> Vec<u32> {
     processes
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|pid| is_daemon(*pid, text))
+        .collect()
+}
+
+/// The command lines of all processes with `text` in it.
+pub(crate) fn processes_with(text: &str) -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap();
+    let lines = processes.filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok());
+    lines
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| line.contains(text))
         .collect()
 }
 

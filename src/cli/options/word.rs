@@ -65,6 +65,17 @@ impl Word {
             .ok_or_else(|| self.refused("a value is missing"))
     }
 
+    /// The value as a command; `None`: there is no value.
+    pub(super) fn freeze(&self) -> Result<Option<OsString>> {
+        match &self.value {
+            None => Ok(None),
+            Some(value) if value.as_bytes().starts_with(b"libvirt:") => Err(self.refused(
+                "without a CMD it must stand behind libvirt:DOMAIN, or be followed by another option",
+            )),
+            Some(_) => self.value().map(|value| Some(value.to_owned())),
+        }
+    }
+
     /// The value as an absolute path (a daemon's directory is `/`); `None`: there is no value.
     pub(super) fn optional_path(&self) -> Result<Option<PathBuf>> {
         match &self.value {

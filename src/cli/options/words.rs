@@ -70,7 +70,7 @@ pub(super) const OWN: &[OwnWord] = &[
     row(&["resize"], Images, Alone(|d| d.settings.volume.resize = true)),
     row(&["snapshot"], Images, Alone(|_| ())),
     row(&["snapshot-keep"], Images, Value(|d, word| word.either("yes", "no").map(|keep| d.snapshot_keep = keep))),
-    row(&["freeze"], Images, Value(|d, word| word.value().map(|command| d.freeze = Some(command.to_owned())))),
+    row(&["freeze"], Images, Value(|d, word| word.freeze().map(|command| d.freeze = command))),
     row(&["thaw"], Images, Value(|d, word| word.value().map(|command| d.thaw = Some(command.to_owned())))),
     row(&["zero"], Everywhere, Value(|d, word| word.either("detect", "keep").map(|detect| d.zero = Some(detect)))),
     row(&["index"], Images, Value(|d, word| word.index_place().map(|place| d.index.place = place))),

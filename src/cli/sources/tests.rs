@@ -250,10 +250,10 @@ fn p34_freeze_and_thaw_go_together_and_with_a_snapshot_only() {
             &["--freeze=f", "--thaw=t"],
             "--freeze f has no meaning without --snapshot",
         ),
-        (&["--thaw=t"], "--thaw t has no meaning without --snapshot"),
+        (&["--thaw=t"], "--thaw t has no meaning without --freeze"),
         (
             &["--snapshot", "--freeze=", "--thaw=t"],
-            "--freeze '': a value is missing",
+            "--thaw t has no meaning with --freeze without a command",
         ),
         (
             &["--snapshot", "--freeze=f", "--thaw", ""],

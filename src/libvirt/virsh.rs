@@ -1,0 +1,106 @@
+//! What is asked of libvirt, by virsh.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::definition::Definition;
+use super::programs::VIRSH;
+use super::xml;
+
+/// One domain of one libvirt.
+#[derive(Debug)]
+pub(super) struct Virsh {
+    connect: String,
+    /// Its name, or its UUID once that is known: a name may look like a number.
+    domain: String,
+}
+
+type Said<T> = Result<T, String>;
+
+impl Virsh {
+    pub(super) fn new(connect: &str, domain: &str) -> Self {
+        Self {
+            connect: connect.to_owned(),
+            domain: domain.to_owned(),
+        }
+    }
+
+    fn run(&self, command: &str, more: &[OsString]) -> Said<String> {
+        let mut words: Vec<OsString> = vec!["-q".into(), "-c".into(), self.connect.clone().into()];
+        words.push(command.into());
+        words.push(format!("--domain={}", self.domain).into());
+        words.extend_from_slice(more);
+        let out = VIRSH.run(&words)?;
+        String::from_utf8(out).map_err(|e| format!("virsh {command}: {e}"))
+    }
+
+    /// The domain as it is now.
+    pub(super) fn definition(&self) -> Said<Definition> {
+        Definition::read(&self.run("dumpxml", &[])?)
+    }
+
+    /// As it would be defined elsewhere. libvirt leaves out secrets unless it is asked for them.
+    pub(super) fn inactive(&self) -> Said<String> {
+        self.run("dumpxml", &["--inactive".into()])
+    }
+
+    /// From now on the domain is the one with this UUID.
+    pub(super) fn is(&mut self, uuid: &str) {
+        uuid.clone_into(&mut self.domain);
+    }
+
+    /// The socket of the backup job that the domain has. `None`: it has none, or is off.
+    pub(super) fn job(&self) -> Option<String> {
+        let text = self.run("backup-dumpxml", &[]).ok()?;
+        let mut socket = String::new();
+        let read = xml::walk(&text, |element| {
+            if element.is(&["domainbackup", "server"]) {
+                socket.extend(element.attribute("socket"));
+            }
+        });
+        Some(read.map_or_else(|_| String::new(), |()| socket))
+    }
+
+    /// What else is done with the domain, such as a migration.
+    pub(super) fn other_work(&self) -> Option<String> {
+        let text = self.run("domjobinfo", &[]).ok()?;
+        let line = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+            Some(value.trim().to_owned())
+        };
+        let kind = line("Job type:")?;
+        (kind != "None").then(|| line("Operation:").unwrap_or(kind))
+    }
+
+    pub(super) fn begin(&self, backup: &Path, checkpoint: Option<&Path>) -> Said<()> {
+        let mut words = vec![backup.into()];
+        words.extend(checkpoint.map(OsString::from));
+        self.run("backup-begin", &words).map(|_| ())
+    }
+
+    pub(super) fn abort(&self) -> Said<()> {
+        self.run("domjobabort", &[]).map(|_| ())
+    }
+
+    pub(super) fn checkpoints(&self) -> Said<Vec<String>> {
+        let names = self.run("checkpoint-list", &["--name".into()])?;
+        let names = names.lines().map(str::trim).filter(|name| !name.is_empty());
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    /// Deletes a checkpoint. `record`: only what libvirt knows of it, since the bitmaps are gone.
+    pub(super) fn delete_checkpoint(&self, name: &str, record: bool) -> Said<()> {
+        let mut words = vec![format!("--checkpointname={name}").into()];
+        words.extend(record.then(|| OsString::from("--metadata")));
+        self.run("checkpoint-delete", &words).map(|_| ())
+    }
+
+    /// By the guest agent.
+    pub(super) fn freeze(&self) -> Said<()> {
+        self.run("domfsfreeze", &[]).map(|_| ())
+    }
+
+    pub(super) fn thaw(&self) -> Said<()> {
+        self.run("domfsthaw", &[]).map(|_| ())
+    }
+}

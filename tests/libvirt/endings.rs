@@ -1,0 +1,220 @@
+//! Ends that nobody wished for: one clear line, the right status, and nothing left behind.
+
+use std::fs;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::support::blocks::names;
+use crate::support::command::tool;
+use crate::support::filesystem::Filesystem;
+use crate::support::pattern::assert_same;
+use crate::support::scene::Scene;
+use crate::support::wait_until;
+
+use super::rig::{BLOCK, Rig, files};
+
+const COPY: &str = "rsync -a --inplace --delete \"$1/\" \"$2/\"";
+
+/// Copies what can be read, and ends with 77 if that is not all.
+fn each_block(got: &Path) -> String {
+    format!(
+        "all=0; cd \"$1/vda\"; for name in *; do cat $name >'{0}'/$name || {{ rm '{0}'/$name; all=77; }}; done; exit $all",
+        got.display()
+    )
+}
+
+/// What could be read is what was there, and never zeros.
+fn expect_nothing_wrong(rig: &Rig, got: &Path) {
+    let content = rig.content("vda");
+    for name in names(got) {
+        let start = name.parse::<usize>().unwrap() * usize::try_from(BLOCK).unwrap();
+        let read = fs::read(got.join(&name)).unwrap();
+        assert_same(&name, &read, &content[start..start + read.len()]);
+    }
+}
+
+#[test]
+fn p35_a_command_that_fails() {
+    let scene = Scene::new();
+    let rig = Rig::new(&scene);
+    rig.run().words("sh -c").arg("exit 5").fails(5);
+    rig.expect_nothing_left(1);
+    rig.run().arg("no-such-command").fails(127);
+    rig.expect_nothing_left(1);
+    assert_eq!(rig.sync().files.len(), 941);
+    rig.virsh("destroy").ok();
+    rig.expect_backup_is_content();
+}
+
+#[test]
+fn p35_signals() {
+    let scene = Scene::new();
+    let rig = Rig::new(&scene);
+    rig.sync();
+    rig.write("vda", &[1, 2]);
+    let paused = rig.paused(COPY);
+    paused.run.signal(Signal::SIGTERM);
+    assert!(!paused.run.finish().success());
+    rig.expect_nothing_left(1);
+    // Killed, it leaves the job and a checkpoint; nobody serves any more.
+    let paused = rig.paused(COPY);
+    paused.run.signal(Signal::SIGKILL);
+    paused.go();
+    assert!(rig.has_job());
+    assert_eq!(rig.checkpoints().len(), 2);
+    assert!(rig.scratch().exists());
+    let night = rig.sync();
+    assert!(
+        night.files.starts_with(&files("vda", &[0, 1, 2])),
+        "{:?}",
+        night.files
+    );
+    assert_eq!(rig.sync().files, [""; 0]);
+    rig.virsh("destroy").ok();
+    rig.expect_backup_is_content();
+}
+
+#[test]
+fn p35_a_domain_that_ends_in_the_middle() {
+    let scene = Scene::new();
+    let rig = Rig::new(&scene);
+    rig.sync();
+    let before = rig.checkpoints();
+    rig.write("vda", &[1, 2]);
+    let got = scene.dir("got");
+    let paused = rig.paused(&each_block(&got));
+    rig.virsh("destroy").ok();
+    let said = paused.said.clone();
+    assert_eq!(paused.go().code(), Some(77));
+    let said = fs::read_to_string(said).unwrap();
+    assert!(
+        said.contains("its backup job ended before bmapfs ended it"),
+        "{said}"
+    );
+    expect_nothing_wrong(&rig, &got);
+    assert!(!rig.scratch().exists());
+    assert!(
+        before.iter().all(|name| rig.checkpoints().contains(name)) || rig.checkpoints().len() == 1
+    );
+    // Off, and on again.
+    assert_eq!(rig.rsync().run().code(), 0);
+    rig.expect_backup_is_content();
+    rig.virsh("start").ok();
+    rig.write("vdb", &[3]);
+    assert_eq!(rig.sync().files, files("vdb", &[3]));
+    rig.virsh("destroy").ok();
+    rig.expect_backup_is_content();
+}
+
+#[test]
+fn p35_a_job_that_somebody_ends() {
+    let scene = Scene::new();
+    let rig = Rig::new(&scene);
+    rig.sync();
+    rig.write("vda", &[1]);
+    let got = scene.dir("got");
+    let paused = rig.paused(&each_block(&got));
+    rig.virsh("domjobabort").ok();
+    assert_eq!(paused.go().code(), Some(77));
+    rig.expect_nothing_left(1);
+    rig.sync();
+    rig.virsh("destroy").ok();
+    rig.expect_backup_is_content();
+}
+
+#[test]
+fn p35_another_job() {
+    let scene = Scene::new();
+    let rig = Rig::new(&scene);
+    rig.sync();
+    let paused = rig.paused(COPY);
+    let said = rig.rsync().fails(32);
+    assert!(
+        said.trim_end()
+            .ends_with("another bmapfs is working on it: wait for its end"),
+        "{said}"
+    );
+    assert!(paused.go().success());
+    let theirs = scene.file("theirs.xml", b"<domainbackup mode='pull'><server transport='unix' socket='/var/lib/libvirt/qemu/x'/></domainbackup>");
+    rig.virsh("backup-begin").arg(theirs).run();
+    if rig.has_job() {
+        let said = rig.rsync().fails(32);
+        assert!(
+            said.contains("it has another backup job: wait for its end"),
+            "{said}"
+        );
+        assert!(rig.has_job());
+    }
+    rig.virsh("domjobabort").ok();
+    wait_until("their job has ended", || !rig.has_job());
+    rig.expect_nothing_left(1);
+}
+
+#[test]
+fn p35_no_room_for_what_the_guest_overwrites() {
+    let scene = Scene::new();
+    let rig = Rig::new(&scene);
+    rig.sync();
+    let small = Filesystem::new(&scene, "ext4");
+    tool("chmod").arg("755").arg(small.path("")).ok();
+    let room = tool("df")
+        .words("--output=avail -B 1")
+        .arg(small.path(""))
+        .ok();
+    let room: u64 = room.lines().last().unwrap().trim().parse().unwrap();
+    let full = small.path("full");
+    tool("fallocate")
+        .arg("-l")
+        .arg((room - 3 * (1 << 20)).to_string())
+        .arg(&full)
+        .ok();
+    let content = scene.path("seen");
+    let script = format!("cat \"$1\"/vda/* >'{}' || exit 77", content.display());
+    let run = rig.script_with_tmpdir(&script, &small.path(""));
+    // All of it is overwritten while it is read.
+    let paused = run;
+    rig.try_write_all("vda");
+    let status = paused.go();
+    if status.success() {
+        rig.expect_backup("vda", &fs::read(&content).unwrap());
+    } else {
+        assert_eq!(status.code(), Some(77));
+    }
+    assert!(!rig.has_job());
+    assert_eq!(fs::read_dir(small.path("")).unwrap().count(), 2);
+}
+
+#[test]
+fn p35_what_is_missing_is_told() {
+    let scene = Scene::new();
+    let rig = Rig::new(&scene);
+    let empty = scene.dir("empty");
+    for (there, missing) in [
+        ("", "virsh"),
+        ("virsh", "nbdinfo"),
+        ("virsh nbdinfo", "nbdfuse"),
+    ] {
+        for name in there.split_whitespace() {
+            let link = empty.join(name);
+            fs::remove_file(&link).ok();
+            std::os::unix::fs::symlink(format!("/usr/bin/{name}"), link).unwrap();
+        }
+        let said = rig.bmapfs("scan").env("PATH", &empty).fails(2);
+        assert!(
+            said.contains(&format!(
+                "needs {missing}, and it is not there: install lib"
+            )),
+            "{said}"
+        );
+    }
+    let said = scene
+        .bmapfs()
+        .words("scan libvirt:no-such-domain")
+        .fails(32);
+    assert!(said.contains("libvirt:no-such-domain: virsh: "), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let said = rig.bmapfs("run").words("--freeze -- true").fails(32);
+    assert!(said.contains("virsh: ") && said.contains("agent"), "{said}");
+    rig.expect_nothing_left(0);
+}

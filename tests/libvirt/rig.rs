@@ -1,0 +1,374 @@
+//! A libvirt, a domain of it, its index and its backup.
+
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use nix::sys::signal::Signal;
+
+use crate::support::blocks::concatenated;
+use crate::support::command::{Outcome, Running, Tool, tool};
+use crate::support::pattern::{assert_same, pattern};
+use crate::support::scene::Scene;
+use crate::support::wait_until;
+
+/// Bytes of a block.
+pub(super) const BLOCK: u64 = 65_536;
+
+/// Blocks of the disks vda and vdb, which are qcow2, and vdc, which is raw.
+pub(super) const DISKS: [(&str, u64); 3] = [("vda", 640), ("vdb", 200), ("vdc", 100)];
+
+/// The libvirt of this machine, which there is only one of.
+#[derive(Debug)]
+struct Libvirt {
+    /// Those that the tests have started; ended in this order.
+    daemons: Vec<Running>,
+}
+
+/// Started by the first test that needs it, and ended by the last.
+static LIBVIRT: Mutex<Weak<Libvirt>> = Mutex::new(Weak::new());
+
+impl Libvirt {
+    fn get() -> Arc<Self> {
+        let mut shared = LIBVIRT.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(there) = shared.upgrade() {
+            return there;
+        }
+        let daemons = if answers() { Vec::new() } else { start() };
+        let new = Arc::new(Self { daemons });
+        *shared = Arc::downgrade(&new);
+        new
+    }
+}
+
+fn answers() -> bool {
+    virsh().words("list --name").run().code() == 0
+}
+
+fn start() -> Vec<Running> {
+    // As udev makes it: if QEMU as root can use it and libvirt's user cannot, libvirt looks for QEMU's abilities without end.
+    if Path::new("/dev/kvm").exists() {
+        tool("chgrp").words("kvm /dev/kvm").ok();
+        tool("chmod").words("0660 /dev/kvm").ok();
+    }
+    let daemon = |name: &str| tool(name).log_to(Path::new("/dev/null")).spawn();
+    let log = daemon("virtlogd");
+    let main = daemon("libvirtd");
+    wait_until("libvirtd answers", answers);
+    vec![main, log]
+}
+
+impl Drop for Libvirt {
+    fn drop(&mut self) {
+        // Before another test looks for it.
+        let _alone = LIBVIRT.lock().unwrap_or_else(PoisonError::into_inner);
+        for daemon in self.daemons.drain(..) {
+            daemon.signal(Signal::SIGTERM);
+            daemon.finish();
+        }
+    }
+}
+
+pub(super) fn virsh() -> Tool {
+    tool("virsh").words("-q -c qemu:///system")
+}
+
+/// A domain, and what bmapfs makes of it.
+#[derive(Debug)]
+pub(super) struct Rig<'a> {
+    pub(super) scene: &'a Scene,
+    pub(super) name: String,
+    pub(super) backup: PathBuf,
+    /// How often the guest has written.
+    writes: Cell<u64>,
+    _libvirt: Arc<Libvirt>,
+}
+
+/// A run whose command waits.
+#[derive(Debug)]
+pub(super) struct Paused {
+    pub(super) run: Running,
+    go: PathBuf,
+    /// What bmapfs says.
+    pub(super) said: PathBuf,
+}
+
+impl Paused {
+    pub(super) fn go(self) -> ExitStatus {
+        fs::write(&self.go, b"").unwrap();
+        self.run.finish()
+    }
+}
+
+/// What a sync did.
+#[derive(Debug)]
+pub(super) struct Synced {
+    /// What rsync transferred, as `vda/00000001`.
+    pub(super) files: Vec<String>,
+    /// What bmapfs said.
+    pub(super) said: String,
+}
+
+impl<'a> Rig<'a> {
+    /// A domain that runs, with content on all of its disks.
+    pub(super) fn new(scene: &'a Scene) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::SeqCst);
+        let rig = Self {
+            name: format!("bmapfs-test-{}-{count}", std::process::id()),
+            backup: scene.dir("backup"),
+            writes: Cell::new(100),
+            _libvirt: Libvirt::get(),
+            scene,
+        };
+        scene.dir("images");
+        for (target, blocks) in DISKS {
+            // The last part is a hole.
+            let content = pattern(blocks, usize::try_from((blocks - 20) * BLOCK).unwrap());
+            let raw = scene.file(format!("{target}.raw"), &content);
+            fs::File::options()
+                .write(true)
+                .open(&raw)
+                .unwrap()
+                .set_len(blocks * BLOCK)
+                .unwrap();
+            let format = if target == "vdc" { "raw" } else { "qcow2" };
+            tool("qemu-img")
+                .words("convert -f raw -O")
+                .arg(format)
+                .arg(&raw)
+                .arg(rig.image(target))
+                .ok();
+            fs::remove_file(raw).unwrap();
+        }
+        let definition = scene.file("domain.xml", rig.definition().as_bytes());
+        virsh().arg("define").arg(definition).ok();
+        rig.virsh("start").ok();
+        rig
+    }
+
+    /// The file of a disk: its name is escaped in XML, and must come out of it again.
+    pub(super) fn image(&self, target: &str) -> PathBuf {
+        self.scene
+            .path("images")
+            .join(format!("{target} <a&b's>.img"))
+    }
+
+    fn definition(&self) -> String {
+        let disks = DISKS.map(|(target, _)| {
+            let file = self.image(target).to_str().unwrap().to_owned();
+            let file = file.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;");
+            let format = if target == "vdc" { "raw" } else { "qcow2" };
+            format!(
+                "<disk type='file' device='disk'><driver name='qemu' type='{format}'/><source file='{file}'/>\
+                 <target dev='{target}' bus='virtio'/></disk>"
+            )
+        });
+        format!(
+            "<domain type='qemu'><name>{}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
+             <os><type arch='x86_64' machine='q35'>hvm</type></os><seclabel type='none'/>\
+             <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>{}\
+             <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>\
+             <graphics type='vnc' passwd='a-secret'><listen type='none'/></graphics></devices></domain>",
+            self.name,
+            disks.concat()
+        )
+    }
+
+    /// A command of virsh's on the domain.
+    pub(super) fn virsh(&self, command: &str) -> Tool {
+        let (command, more) = command.split_once(' ').unwrap_or((command, ""));
+        virsh().arg(command).arg(&self.name).words(more)
+    }
+
+    /// The guest writes these blocks, each time with something else.
+    pub(super) fn write(&self, target: &str, blocks: &[u64]) {
+        let number = DISKS.iter().position(|(name, _)| *name == target).unwrap();
+        for block in blocks {
+            self.writes.set(self.writes.get() + 1);
+            let (pattern, at) = (self.writes.get() % 250 + 1, block * BLOCK);
+            self.monitor(&format!(
+                "qemu-io -d /machine/peripheral/virtio-disk{number}/virtio-backend \"write -P {pattern} {at} {BLOCK}\""
+            ));
+        }
+    }
+
+    /// The guest overwrites a whole disk, as far as that goes.
+    pub(super) fn try_write_all(&self, target: &str) {
+        let (number, (_, blocks)) = DISKS
+            .into_iter()
+            .enumerate()
+            .find(|(_, (name, _))| *name == target)
+            .unwrap();
+        for at in (0..blocks * BLOCK).step_by(1 << 20) {
+            let write = format!(
+                "qemu-io -d /machine/peripheral/virtio-disk{number}/virtio-backend \"write -P 7 {at} 1M\""
+            );
+            self.virsh("qemu-monitor-command --hmp").arg(write).run();
+        }
+    }
+
+    fn monitor(&self, command: &str) {
+        let said = self.virsh("qemu-monitor-command --hmp").arg(command).ok();
+        assert!(!said.contains("rror"), "{command}: {said}");
+    }
+
+    /// What a guest would read now. The domain must be off.
+    pub(super) fn content(&self, target: &str) -> Vec<u8> {
+        let raw = self.scene.path(format!("{target}.content"));
+        tool("qemu-img")
+            .words("convert -O raw")
+            .arg(self.image(target))
+            .arg(&raw)
+            .ok();
+        fs::read(raw).unwrap()
+    }
+
+    /// `bmapfs WORD` with an index, up to the domain.
+    pub(super) fn bmapfs(&self, word: &str) -> Tool {
+        let index = format!("--index={}/", self.scene.dir("index").display());
+        let source = format!("libvirt:{}", self.name);
+        self.scene
+            .bmapfs()
+            .arg(word)
+            .words("-b 64K")
+            .arg(index)
+            .arg(source)
+    }
+
+    /// `bmapfs run`, up to the command.
+    pub(super) fn run(&self) -> Tool {
+        self.bmapfs("run").arg("--")
+    }
+
+    /// `bmapfs run` with a script, in which `$1` is the mount and `$2` the backup.
+    pub(super) fn script(&self, script: &str) -> Tool {
+        self.run()
+            .args(["sh", "-ec", script, "sh", "{}"])
+            .arg(&self.backup)
+    }
+
+    /// The same, with the script waiting: the job has begun, and nothing was read.
+    pub(super) fn paused(&self, script: &str) -> Paused {
+        self.paused_by(script, Tool::spawn)
+    }
+
+    /// The same, with the scratch files in this directory.
+    pub(super) fn script_with_tmpdir(&self, script: &str, place: &Path) -> Paused {
+        self.paused_by(script, |tool| tool.env("TMPDIR", place).spawn())
+    }
+
+    fn paused_by(&self, script: &str, spawn: impl FnOnce(Tool) -> Running) -> Paused {
+        let (running, go) = (self.scene.path("running"), self.scene.path("go"));
+        for old in [&running, &go] {
+            fs::remove_file(old).ok();
+        }
+        let wait = format!(
+            "touch '{}'; while [ ! -e '{}' ]; do sleep 0.02; done; {script}",
+            running.display(),
+            go.display()
+        );
+        let said = self.scene.path("said");
+        let run = spawn(self.script(&wait).log_to(&said));
+        wait_until("the command runs", || running.exists());
+        Paused { run, go, said }
+    }
+
+    pub(super) fn rsync(&self) -> Tool {
+        self.run()
+            .words("rsync -a --inplace --delete --itemize-changes {}/")
+            .arg(&self.backup)
+    }
+
+    /// Backs up, and expects that one checkpoint is there after that, unless the domain is off, and else nothing.
+    pub(super) fn sync(&self) -> Synced {
+        let synced = Self::synced(self.rsync().run());
+        self.expect_nothing_left(1);
+        synced
+    }
+
+    pub(super) fn synced(outcome: Outcome) -> Synced {
+        let said = outcome.stderr.clone();
+        let listed = outcome.ok();
+        let files = listed.lines().filter_map(|line| line.strip_prefix(">f"));
+        let mut files: Vec<String> = files
+            .map(|line| line.split_once(' ').unwrap().1.to_owned())
+            .collect();
+        files.sort();
+        Synced { files, said }
+    }
+
+    pub(super) fn checkpoints(&self) -> Vec<String> {
+        let names = self.virsh("checkpoint-list --name").ok();
+        names
+            .lines()
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    pub(super) fn has_job(&self) -> bool {
+        self.virsh("backup-dumpxml").run().code() == 0
+    }
+
+    /// No job, no scratch file, no server, and so many checkpoints.
+    pub(super) fn expect_nothing_left(&self, checkpoints: usize) {
+        assert!(!self.has_job());
+        assert_eq!(
+            self.checkpoints().len(),
+            checkpoints,
+            "{:?}",
+            self.checkpoints()
+        );
+        let uuid = self.uuid();
+        assert!(!self.scratch().exists());
+        let place = Path::new("/run/bmapfs-libvirt").join(&uuid);
+        assert!(!place.exists());
+        let processes = crate::support::machine::processes_with(&uuid);
+        let servers: Vec<_> = processes
+            .iter()
+            .filter(|line| line.contains("nbd"))
+            .collect();
+        assert!(servers.is_empty(), "{servers:?}");
+    }
+
+    pub(super) fn uuid(&self) -> String {
+        self.virsh("domuuid").ok().trim().to_owned()
+    }
+
+    /// Where the scratch files of a job are.
+    pub(super) fn scratch(&self) -> PathBuf {
+        let base =
+            std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+        base.join(format!("bmapfs-libvirt-{}", self.uuid()))
+    }
+
+    /// Expects that the backup has what is on its disks. The domain must be off.
+    pub(super) fn expect_backup_is_content(&self) {
+        for (target, _) in DISKS {
+            self.expect_backup(target, &self.content(target));
+        }
+    }
+
+    pub(super) fn expect_backup(&self, target: &str, content: &[u8]) {
+        assert_same(target, &concatenated(&self.backup.join(target)), content);
+    }
+}
+
+impl Drop for Rig<'_> {
+    fn drop(&mut self) {
+        self.virsh("destroy").run();
+        self.virsh("undefine --checkpoints-metadata").run();
+    }
+}
+
+/// The files of these blocks of a disk.
+pub(super) fn files(target: &str, blocks: &[u64]) -> Vec<String> {
+    blocks
+        .iter()
+        .map(|block| format!("{target}/{block:08}"))
+        .collect()
+}
