@@ -21,7 +21,7 @@ use crate::exit::{Failure, OrFail, Result, Status};
 use crate::image::reason;
 
 use clone::CloneError;
-pub use clone::wait_for_a_second_of_its_own;
+pub use clone::{is_written_just_now, wait_for_a_second_of_its_own};
 use names::Tag;
 pub(crate) use possible::{Reflinks, reflinks_in};
 
@@ -101,6 +101,9 @@ impl Snapshot {
     /// The index that will name it must not outlive it in a crash of the machine. Apart, since while clones are made nobody
     /// may be able to write.
     pub fn make_durable(&self) -> Result<()> {
+        if self.identity.is_none() {
+            return Ok(());
+        }
         self.file.sync_all().or_fail(Status::System, || {
             format!("writing the snapshot of {}", self.image.display())
         })

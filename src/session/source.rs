@@ -234,6 +234,15 @@ pub(super) fn clone_all(
         Some(freeze) => Some(Frozen::begin(freeze, tally)?),
         None => None,
     };
+    // Written until it was frozen, in the second of the clones: others' clones of that second would show the same time.
+    for source in sources.iter().filter(|source| source.index.is_none()) {
+        let written = snapshot::is_written_just_now(source.image.file());
+        if written.or_fail(Status::System, || {
+            format!("reading {}", source.path.display())
+        })? {
+            snapshot::wait_for_a_second_of_its_own();
+        }
+    }
     let clones = sources.into_iter().map(|source| {
         if tally.cancel.load(Relaxed) {
             return Err(interrupted());

@@ -198,6 +198,11 @@ pub fn wait_for_a_second_of_its_own() {
     std::thread::sleep(Duration::from_secs(1).saturating_sub(passed));
 }
 
+/// Whether `source` was written in this very second, so that a clone made now could not show that time.
+pub fn is_written_just_now(source: &File) -> io::Result<bool> {
+    Ok(source.metadata()?.mtime() == seconds(SystemTime::now()))
+}
+
 /// When a source was written last, by its own word before and after it was cloned, and when that was, in seconds.
 #[derive(Debug, Clone, Copy)]
 struct Moments {

@@ -259,3 +259,25 @@ fn p34_a_file_system_that_is_frozen_needs_no_recovery() {
         }
     });
 }
+
+/// Else the clones that two runs make within one second, with a write between them, could show one time.
+#[test]
+fn p34_what_was_written_until_it_was_frozen_has_its_own_time() {
+    let scene = Scene::new();
+    let filesystem = Filesystem::new(&scene, "btrfs");
+    let image = filesystem.path("a.img");
+    fs::write(&image, vec![1; 200_000]).unwrap();
+    for round in 0..3 {
+        let freeze = format!("printf {round} >> {}", image.display());
+        let shown = scene
+            .bmapfs()
+            .words("run -q -b 64K --snapshot --thaw true --freeze")
+            .arg(freeze)
+            .arg(&image)
+            .words("-- sh -c")
+            .arg("stat -c %Y \"$BMAPFS_MOUNT/00000000\"")
+            .ok();
+        let written = tool("stat").words("-c %Y").arg(&image).ok();
+        assert_eq!(shown, written);
+    }
+}
