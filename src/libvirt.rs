@@ -17,7 +17,9 @@ mod virsh;
 mod xml;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use crate::changes::ChangeMap;
 use crate::config::DomainConfig;
@@ -130,7 +132,11 @@ impl Domain {
 
     /// Has its guest agent stop writing.
     pub(crate) fn freeze(&self) -> Result<()> {
-        self.virsh.freeze().map_err(|why| self.failed(&why))
+        self.virsh.freeze().map_err(|why| {
+            // It may have done it, and its answer be lost.
+            let _ = self.virsh.thaw();
+            self.failed(&why)
+        })
     }
 
     /// Has it go on. An error was logged.
@@ -207,6 +213,16 @@ impl Domain {
         let known = known.filter(|_| disk.keeps_bitmaps());
         let since =
             known.filter(|name| self.virsh.checkpoints().is_ok_and(|all| all.contains(name)));
+        let since = since.filter(|_| {
+            let alone = rests_on_nothing(&file);
+            if !alone {
+                let (shown, target) = (&self.shown, &disk.target);
+                log::warn!(
+                    "{shown}/{target}: its image rests on another one, and no bitmap tells of both: everything is read"
+                );
+            }
+            alone
+        });
         let serve =
             |bitmap| serve_image(&file, &disk.format, bitmap, self.place.path(), &disk.target);
         let (server, export, since) = match since {
@@ -298,6 +314,15 @@ impl Drop for Domain {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Whether the qcow2 image has no backing file: qemu-nbd takes the bitmap of the first image of a chain that has one of
+/// the name, and that tells of this image alone. In doubt it has one.
+fn rests_on_nothing(image: &Path) -> bool {
+    // Where the name of the backing file begins, by the format's header.
+    let mut place = [1; 8];
+    let read = File::open(image).and_then(|image| image.read_exact_at(&mut place, 8));
+    read.is_ok() && place == [0; 8]
 }
 
 /// Those that are read: all that can be, or the one that was asked for.

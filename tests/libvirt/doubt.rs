@@ -103,6 +103,28 @@ fn p35_an_image_that_was_put_back_after_nights_when_it_was_off() {
     rig.expect_backup_is_content();
 }
 
+/// qemu-nbd would tell of what was written to the overlay only.
+#[test]
+fn p35_an_image_that_rests_on_another_when_it_is_off() {
+    let scene = Scene::new();
+    let rig = Rig::new(&scene);
+    rig.sync();
+    rig.write("vda", &[1]);
+    let overlay = rig.image("vda").with_extension("overlay");
+    rig.virsh("snapshot-create-as")
+        .words("later --disk-only --no-metadata --diskspec vdb,snapshot=no --diskspec vdc,snapshot=no --diskspec")
+        .arg(format!("vda,file={}", overlay.display()))
+        .ok();
+    rig.write("vda", &[2]);
+    rig.virsh("destroy").ok();
+    let night = rig.sync();
+    // It names the overlay now.
+    let mut expected = vec!["domain.xml".to_owned()];
+    expected.extend(files("vda", &[1, 2]));
+    assert_eq!(night.files, expected);
+    assert!(night.said.contains("rests on another"), "{}", night.said);
+}
+
 #[test]
 fn p35_checkpoints_of_others_stay() {
     let scene = Scene::new();
