@@ -107,7 +107,7 @@ impl Domain {
         }
         virsh.is(&definition.uuid);
         let place = Place::take(&definition.uuid).map_err(fails)?;
-        job::sweep(&virsh).map_err(fails)?;
+        job::sweep(&virsh, definition.id.as_deref()).map_err(fails)?;
         let disks = choose(&shown, &definition, config.target.as_deref())?;
         let needs_server = |disk: &DiskDefinition| definition.id.is_none() && !disk.is_raw();
         if disks.iter().any(needs_server) {

@@ -207,14 +207,14 @@ fn text(path: &Path) -> Result<String, String> {
     text.ok_or_else(|| format!("{}: libvirt takes no such name", path.display()))
 }
 
-/// Ends a job that a bmapfs that was killed has left. An error: the domain has another.
-pub(super) fn sweep(virsh: &Virsh) -> Result<(), String> {
+/// Ends a job that a bmapfs of this user's that was killed has left, of the domain with this number. An error: the domain has
+/// another.
+pub(super) fn sweep(virsh: &Virsh, id: Option<&str>) -> Result<(), String> {
+    // Another user's may be at work: only that user's lock tells.
+    let ours = id.and_then(|id| domain_directory(id).ok());
+    let ours = ours.map(|directory| directory.join(SOCKET));
     match virsh.job() {
-        Some(socket)
-            if Path::new(&socket)
-                .file_name()
-                .is_some_and(|name| name == SOCKET) =>
-        {
+        Some(socket) if ours.is_some_and(|ours| ours == Path::new(&socket)) => {
             log::debug!("ending the job of a bmapfs that was killed");
             abort(virsh)
         }
