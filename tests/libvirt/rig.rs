@@ -1,12 +1,13 @@
 //! A libvirt, a domain of it, its index and its backup.
 
 use std::cell::Cell;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Mutex, PoisonError};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 
 use crate::support::blocks::concatenated;
@@ -23,24 +24,51 @@ pub(super) const DISKS: [(&str, u64); 3] = [("vda", 640), ("vdb", 200), ("vdc", 
 
 /// The libvirt of this machine, which there is only one of.
 #[derive(Debug)]
-struct Libvirt {
+struct Daemons {
     /// Those that the tests have started; ended in this order.
-    daemons: Vec<Running>,
+    running: Vec<Running>,
+    /// Another run of these tests waits for the end of this one, which would end its daemons.
+    _alone: Flock<File>,
 }
 
-/// Started by the first test that needs it, and ended by the last.
-static LIBVIRT: Mutex<Weak<Libvirt>> = Mutex::new(Weak::new());
+/// How many tests use it. Started by the first, and ended by the last.
+static LIBVIRT: Mutex<(usize, Option<Daemons>)> = Mutex::new((0, None));
+
+/// The libvirt of this machine, in use.
+#[derive(Debug)]
+struct Libvirt;
 
 impl Libvirt {
-    fn get() -> Arc<Self> {
+    fn get() -> Self {
         let mut shared = LIBVIRT.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(there) = shared.upgrade() {
-            return there;
+        if shared.1.is_none() {
+            let lock = File::create("/run/lock/bmapfs-tests-libvirt").unwrap();
+            let alone = Flock::lock(lock, FlockArg::LockExclusive);
+            let alone = alone.map_err(|(_, e)| e).unwrap();
+            let running = if answers() { Vec::new() } else { start() };
+            shared.1 = Some(Daemons {
+                running,
+                _alone: alone,
+            });
         }
-        let daemons = if answers() { Vec::new() } else { start() };
-        let new = Arc::new(Self { daemons });
-        *shared = Arc::downgrade(&new);
-        new
+        shared.0 += 1;
+        Self
+    }
+}
+
+impl Drop for Libvirt {
+    fn drop(&mut self) {
+        let mut shared = LIBVIRT.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.0 -= 1;
+        if shared.0 > 0 {
+            return;
+        }
+        if let Some(mut daemons) = shared.1.take() {
+            for daemon in daemons.running.drain(..) {
+                daemon.signal(Signal::SIGTERM);
+                daemon.finish();
+            }
+        }
     }
 }
 
@@ -61,17 +89,6 @@ fn start() -> Vec<Running> {
     vec![main, log]
 }
 
-impl Drop for Libvirt {
-    fn drop(&mut self) {
-        // Before another test looks for it.
-        let _alone = LIBVIRT.lock().unwrap_or_else(PoisonError::into_inner);
-        for daemon in self.daemons.drain(..) {
-            daemon.signal(Signal::SIGTERM);
-            daemon.finish();
-        }
-    }
-}
-
 pub(super) fn virsh() -> Tool {
     tool("virsh").words("-q -c qemu:///system")
 }
@@ -84,7 +101,7 @@ pub(super) struct Rig<'a> {
     pub(super) backup: PathBuf,
     /// How often the guest has written.
     writes: Cell<u64>,
-    _libvirt: Arc<Libvirt>,
+    _libvirt: Libvirt,
 }
 
 /// A run whose command waits.
@@ -129,7 +146,7 @@ impl<'a> Rig<'a> {
             // The last part is a hole.
             let content = pattern(blocks, usize::try_from((blocks - 20) * BLOCK).unwrap());
             let raw = scene.file(format!("{target}.raw"), &content);
-            fs::File::options()
+            File::options()
                 .write(true)
                 .open(&raw)
                 .unwrap()
