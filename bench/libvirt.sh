@@ -12,11 +12,14 @@ begin_libvirt() {
     command -v libvirtd >/dev/null || die "libvirtd is missing: make deps"
     libvirt_daemons=()
     libvirt_begun=yes
+    # The tests' libvirtd ends with them, see tests/libvirt/rig.rs.
+    exec {libvirt_lock}>/run/lock/bmapfs-tests-libvirt
+    flock "$libvirt_lock"
     bench_virsh list >/dev/null 2>&1 && return
     # As udev makes it, see tests/libvirt/rig.rs.
     if [ -e /dev/kvm ]; then chgrp kvm /dev/kvm && chmod 0660 /dev/kvm; fi
     for daemon in virtlogd libvirtd; do
-        "$daemon" >/dev/null 2>&1 &
+        "$daemon" >/dev/null 2>&1 {libvirt_lock}>&- &
         libvirt_daemons+=($!)
     done
     until bench_virsh list >/dev/null 2>&1; do sleep 0.1; done
@@ -31,6 +34,7 @@ end_libvirt() {
     for ((at = ${#libvirt_daemons[@]} - 1; at >= 0; at--)); do
         kill "${libvirt_daemons[at]}" && wait "${libvirt_daemons[at]}"
     done
+    exec {libvirt_lock}>&-
     return 0
 }
 
