@@ -4,5 +4,6 @@
 mod doubt;
 mod endings;
 mod nights;
+mod off;
 mod restore;
 mod rig;
