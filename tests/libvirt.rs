@@ -5,5 +5,6 @@ mod doubt;
 mod endings;
 mod nights;
 mod off;
+mod recipes;
 mod restore;
 mod rig;
