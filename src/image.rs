@@ -4,6 +4,7 @@
 //! no mount point. All offsets are bytes from its start.
 
 pub(crate) mod activity;
+mod behind;
 mod direct;
 mod extents;
 pub(crate) mod fingerprint;
@@ -25,6 +26,7 @@ use std::path::{Display, Path};
 
 use crate::geometry::Span;
 
+pub(crate) use behind::Behind;
 pub(crate) use extents::believes as believes_holes;
 pub(crate) use fingerprint::Fingerprint;
 pub(crate) use open::reason;

@@ -13,6 +13,7 @@ mod export;
 mod job;
 mod place;
 mod programs;
+mod qcow2;
 mod virsh;
 mod xml;
 
@@ -25,6 +26,7 @@ use crate::changes::ChangeMap;
 use crate::config::DomainConfig;
 use crate::exit::{Failure, Result, Status};
 use crate::geometry::Span;
+use crate::image::Behind;
 
 use definition::{Definition, DiskDefinition};
 use export::{Export, serve_image};
@@ -61,6 +63,8 @@ pub(crate) struct Disk {
     pub(crate) written: Option<(String, ChangeMap)>,
     /// The name of the state that it is in.
     pub(crate) state: Option<String>,
+    /// The file of an export that all of it is in.
+    pub(crate) behind: Option<Behind>,
 }
 
 /// Where a disk's bytes are.
@@ -204,6 +208,7 @@ impl Domain {
                 content: Content::Image(file),
                 written: None,
                 state: None,
+                behind: None,
             });
         }
         let known = self
@@ -223,6 +228,9 @@ impl Domain {
             }
             alone
         });
+        // Only an index remembers it.
+        let indexed = self.indexes.as_ref();
+        let behind = indexed.and_then(|_| qcow2::behind(&file, &disk.format));
         let serve =
             |bitmap| serve_image(&file, &disk.format, bitmap, self.place.path(), &disk.target);
         let (server, export, since) = match since {
@@ -235,6 +243,7 @@ impl Domain {
                 }
             },
         }?;
+        let behind = behind.filter(|behind| server.has_open(behind.file()));
         self.servers.push(server);
         let bitmap = since.clone().unwrap_or_default();
         let mut shown = self.show(
@@ -248,6 +257,7 @@ impl Domain {
         let quiet =
             |(since, written): &(String, ChangeMap)| written.is_empty().then(|| since.clone());
         shown.state = shown.written.as_ref().and_then(quiet);
+        shown.behind = behind;
         Ok(shown)
     }
 
@@ -279,6 +289,7 @@ impl Domain {
             content: Content::Export(file, zeros),
             written,
             state,
+            behind: None,
         })
     }
 

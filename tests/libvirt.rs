@@ -4,5 +4,7 @@
 mod doubt;
 mod endings;
 mod nights;
+mod off;
+mod recipes;
 mod restore;
 mod rig;

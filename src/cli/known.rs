@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::ArgMatches;
 
 use super::options::{self, Unknown, Word};
-use super::{Command, absolute, given, words};
+use super::{Command, absolute, given, sources, words};
 use crate::config::{SumsConfig, VerifyConfig};
 use crate::exit::{Failure, Result};
 use crate::geometry::Part;
@@ -48,7 +48,7 @@ fn known(
     options::only(&all, &[&names[..], more].concat(), face)?;
     let settings = options::resolve(&all, Unknown::Refuse)?;
     let config = SumsConfig {
-        source: absolute(given(matches, "SRC")?)?,
+        source: sources::one_of_known(given(matches, "SRC")?)?,
         block_size: settings.volume.block_size,
         index: settings.index.clone().unwrap_or_default(),
         sparse: settings.volume.sparse,

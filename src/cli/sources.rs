@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 
@@ -71,6 +71,21 @@ pub(super) fn domain(
 pub(super) fn only(matches: &ArgMatches) -> Result<Vec<SourceConfig>> {
     let path = absolute(given(matches, "SRC")?)?;
     Ok(vec![SourceConfig { path, name: None }])
+}
+
+/// A SRC of which only the name counts, by which its index is known. The disk of a domain has no path.
+pub(super) fn one_of_known(typed: &OsStr) -> Result<PathBuf> {
+    let Some(disk) = typed.as_bytes().strip_prefix(DOMAIN.as_bytes()) else {
+        return absolute(typed);
+    };
+    let parts: Vec<_> = disk.split(|byte| *byte == b'/').collect();
+    if parts.len() == 2 && parts.iter().all(|part| !part.is_empty()) {
+        return Ok(PathBuf::from(typed));
+    }
+    Err(Failure::usage(format!(
+        "{}: it must be one disk of a domain, libvirt:DOMAIN/TARGET, since each has an index of its own",
+        Path::new(typed).display()
+    )))
 }
 
 /// Every SRC as typed.

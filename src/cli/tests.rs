@@ -338,6 +338,29 @@ fn what_only_reads_an_index_takes_it_by_flags_or_words() {
 }
 
 #[test]
+fn the_disk_of_a_domain_is_known_by_its_name() {
+    for face in [&["sums"][..], &["verify", "-b64K"]] {
+        let all = |source| [face, &[source, "/b"][..face.len()]].concat();
+        let source = match parsed(&all("libvirt:web/vda")) {
+            Ok(Command::Sums(config)) => config.source,
+            Ok(Command::Verify(config)) => config.known.source,
+            other => panic!("{face:?}: {other:?}"),
+        };
+        assert_eq!(source, Path::new("libvirt:web/vda"));
+        for wrong in [
+            "libvirt:web",
+            "libvirt:",
+            "libvirt:/vda",
+            "libvirt:web/",
+            "libvirt:a/b/c",
+        ] {
+            let said = parsed(&all(wrong)).unwrap_err().to_string();
+            assert!(said.contains("libvirt:DOMAIN/TARGET"), "{said}");
+        }
+    }
+}
+
+#[test]
 fn help_version_and_completions_are_for_stdout() {
     assert_eq!(
         text(&["--version"]),

@@ -339,6 +339,7 @@ impl Image for Arc<Memory> {
                 size,
                 mtime: (state.mtime, i64::from(changes)),
                 ctime: (state.mtime, i64::from(changes)),
+                format: None,
             }),
             History::Device => Fingerprint::Device(DeviceFingerprint {
                 counts_all: true,

@@ -89,6 +89,9 @@ pub(crate) struct FileFingerprint {
     pub(crate) size: u64,
     pub(crate) mtime: (i64, i64),
     pub(crate) ctime: (i64, i64),
+    /// The image is what the file holds in this format, and not the bytes of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) format: Option<String>,
 }
 
 /// What identifies a device, and its statistics.
@@ -187,8 +190,20 @@ impl Fingerprint {
             size: stat.len(),
             mtime: (stat.mtime(), stat.mtime_nsec()),
             ctime: (stat.ctime(), stat.ctime_nsec()),
+            format: None,
         };
         Ok(Self::File(unjudged.judged(keeper, last_age, seconds_now())))
+    }
+
+    /// The image is what the file holds in this format.
+    pub(super) fn read_as(self, format: &str) -> Self {
+        match self {
+            Self::File(file) => Self::File(FileFingerprint {
+                format: Some(format.to_owned()),
+                ..file
+            }),
+            other => other,
+        }
     }
 
     /// Of an open device that has just been flushed.
@@ -260,7 +275,8 @@ impl FileFingerprint {
     /// The same instance with the same size and times.
     fn looks_like(&self, other: &Self) -> bool {
         let look = |of: &Self| (of.mount, of.device, of.inode, of.size, of.mtime, of.ctime);
-        self.boot == other.boot && look(self) == look(other)
+        let named = self.boot == other.boot && self.format == other.format;
+        named && look(self) == look(other)
     }
 }
 

@@ -14,6 +14,7 @@ use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{getegid, geteuid};
 
+use super::behind::Behind;
 use super::direct::Direct;
 use super::extents::{Extents, is_unsupported};
 use super::uncached::UncachedReads;
@@ -44,6 +45,8 @@ enum SourceKind {
     Moment {
         /// Where it reads as zeros, in order.
         zeros: Vec<Span>,
+        /// The file that the other image is in.
+        behind: Option<Behind>,
     },
 }
 
@@ -128,10 +131,10 @@ impl Source {
     }
 
     /// Wraps a file that stands for a moment of another image, and that nobody can write. `zeros`: where it is certain to
-    /// read as zeros, in order, if somebody can tell.
-    pub(crate) fn moment(file: File, zeros: Vec<Span>) -> io::Result<Self> {
+    /// read as zeros, in order, if somebody can tell. `behind`: the file that all of the other image is in, if that is known.
+    pub(crate) fn moment(file: File, zeros: Vec<Span>, behind: Option<Behind>) -> io::Result<Self> {
         Ok(Self {
-            kind: SourceKind::Moment { zeros },
+            kind: SourceKind::Moment { zeros, behind },
             ..Self::regular(file, false)?
         })
     }
@@ -153,7 +156,7 @@ impl Source {
 
     /// Where the first run of zeros is that ends after `from`.
     fn zeros_after(&self, from: u64) -> Option<Span> {
-        let SourceKind::Moment { zeros } = &self.kind else {
+        let SourceKind::Moment { zeros, .. } = &self.kind else {
             return None;
         };
         zeros
@@ -374,13 +377,16 @@ impl Image for Source {
             // Dirty pages of a device count as written only once they are on their way to it.
             self.flush_now()?;
         }
-        match self.kind {
+        match &self.kind {
             SourceKind::File { .. } => {
                 Fingerprint::let_tick_pass(&self.file)?;
                 Fingerprint::of_file(&self.file)
             }
-            SourceKind::Moment { .. } => Ok(Fingerprint::Unknown),
-            SourceKind::Device { number, .. } => Ok(Fingerprint::of_device(&self.file, number)),
+            SourceKind::Moment { behind, .. } => match behind {
+                Some(behind) => behind.fingerprint(),
+                None => Ok(Fingerprint::Unknown),
+            },
+            SourceKind::Device { number, .. } => Ok(Fingerprint::of_device(&self.file, *number)),
         }
     }
 

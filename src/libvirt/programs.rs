@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -135,6 +136,22 @@ pub(super) struct Server {
     log: PathBuf,
 }
 
+impl Server {
+    /// Whether it has this very file open.
+    pub(super) fn has_open(&self, file: &File) -> bool {
+        let open = || {
+            let file = file.metadata().ok()?;
+            let mut open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).ok()?;
+            Some(open.any(|entry| {
+                // What the link leads to, also if it has no name any more.
+                let at = entry.and_then(|entry| std::fs::metadata(entry.path()));
+                at.is_ok_and(|at| (at.dev(), at.ino()) == (file.dev(), file.ino()))
+            }))
+        };
+        open().unwrap_or(false)
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         if let Ok(pid) = i32::try_from(self.child.id()) {
@@ -207,6 +224,8 @@ mod tests {
         let pid = std::fs::read_to_string(&ready).unwrap();
         let process = PathBuf::from(format!("/proc/{}", pid.trim()));
         assert!(process.exists());
+        assert!(server.has_open(&File::open(&log).unwrap()));
+        assert!(!server.has_open(&File::open(&ready).unwrap()));
         drop(server);
         assert!(!process.exists());
         let why = shell.serve(&["-c", "echo no luck >&2; exit 1"], &log, || false);

@@ -63,7 +63,8 @@ impl Source {
         let source = match disk.content {
             Content::Image(file) => image::open(&file, volume)?.source,
             Content::Export(file, zeros) => {
-                let source = File::open(&file).and_then(|file| image::Source::moment(file, zeros));
+                let source = File::open(&file)
+                    .and_then(|file| image::Source::moment(file, zeros, disk.behind));
                 source.or_fail(Status::MountFailed, attempt)?
             }
         };

@@ -43,9 +43,15 @@ pub fn sums(config: &SumsConfig, out: &mut dyn Write) -> Result<u8> {
 /// Reads the index that `config` means. SRC need not be there.
 pub(super) fn read_known(config: &SumsConfig) -> Result<Known> {
     let named = || {
-        let source = std::fs::canonicalize(&config.source)
-            .or_else(|_| links::resolve(&config.source))
-            .unwrap_or_else(|_| config.source.clone());
+        let typed = &config.source;
+        // The disk of a domain is known by its name.
+        let real = || {
+            std::fs::canonicalize(typed)
+                .or_else(|_| links::resolve(typed))
+                .ok()
+        };
+        let real = typed.is_absolute().then(real).flatten();
+        let source = real.unwrap_or_else(|| typed.clone());
         let directory = match &config.index.place {
             IndexPlace::File(file) => return Ok(file.clone()),
             IndexPlace::Directory(directory) => Some(directory.as_path()),

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::rig::{BLOCK, IN_PLACE, UNITS, Way, at_once, with_gaps, write_thin};
-use crate::support::blocks::{refused, split_into};
+use crate::support::blocks::{self, refused, split_into};
 use crate::support::command::{Outcome, tool};
 use crate::support::pattern::{assert_same, pattern};
 use crate::support::scene::Scene;
@@ -217,4 +217,25 @@ fn announce_size(file: &fs::File) {
     let flags = nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
     // It cannot be had for what lies past the image's end, and restic does not mind.
     let _ = nix::fcntl::fallocate(file.as_fd(), flags, 0, BLOCK.try_into().unwrap());
+}
+
+#[test]
+fn the_pages_tell_the_size_of_a_backup_of_many_blocks() {
+    let scene = Scene::new();
+    let (backup, image) = (scene.dir("backup"), scene.path("web.img"));
+    // More names than a command can be given.
+    for block in 0..70_000 {
+        fs::write(backup.join(blocks::name(block)), b"x").unwrap();
+    }
+    for page in ["README.md", "doc/RESTORE.md"] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
+        let line = text.lines().find(|line| line.starts_with("truncate -s"));
+        let line = line
+            .unwrap()
+            .replace("/backup/web", backup.to_str().unwrap())
+            .replace("/var/lib/vm/web.img", image.to_str().unwrap());
+        tool("sh").args(["-c", &line]).ok();
+        assert_eq!(fs::metadata(&image).unwrap().len(), 70_000, "{page}");
+        fs::remove_file(&image).unwrap();
+    }
 }

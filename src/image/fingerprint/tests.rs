@@ -14,6 +14,7 @@ fn file() -> FileFingerprint {
         size: 9,
         mtime: (100, 5),
         ctime: (100, 5),
+        format: None,
     }
 }
 

@@ -198,6 +198,7 @@ impl Live {
             size,
             mtime,
             ctime: mtime,
+            format: None,
         };
         Fingerprint::File(unjudged.judged(keeper, age, now))
     }
