@@ -14,6 +14,7 @@ use std::time::Instant;
 use crate::buffer::with_scratch;
 use crate::geometry::{BlockIndex, Geometry, Span};
 use crate::image::Image;
+use crate::threads;
 
 pub(crate) use bmap::BlockMap;
 use bmap::Part;
@@ -237,11 +238,15 @@ impl<'a> Hasher<'a> {
             wanted,
             sink,
             share: &share,
+            alone: AtomicBool::new(false),
         };
-        // Not on this thread, whose memory would stay, for as many images as there are.
+        // Not on this thread, whose memory would stay, for as many images as there are; unless there is no other.
         std::thread::scope(|scope| {
-            let ticket = share.ticket();
-            scope.spawn(|| self.work(scope, &job, ticket));
+            let (job, ticket) = (&job, share.ticket());
+            if threads::begin(scope, move || self.work(scope, job, ticket)).is_err() {
+                job.alone.store(true, Relaxed);
+                self.work(scope, job, share.ticket());
+            }
         });
         if tally.cancel.load(Relaxed) {
             Err(Cancelled)
@@ -262,8 +267,12 @@ impl<'a> Hasher<'a> {
             if first >= self.geometry.blocks() {
                 return;
             }
-            if let Some(ticket) = job.share.spare() {
-                scope.spawn(|| self.work(scope, job, ticket));
+            if job.alone.load(Relaxed) {
+                // What cannot be had is not asked for again with each batch.
+            } else if let Some(ticket) = job.share.spare() {
+                if threads::begin(scope, move || self.work(scope, job, ticket)).is_err() {
+                    job.alone.store(true, Relaxed);
+                }
             }
             match self.hash_batch(job, first) {
                 Some(false) => {}
@@ -314,6 +323,8 @@ struct Job<'a> {
     wanted: &'a (dyn Fn(BlockIndex) -> bool + Sync),
     sink: &'a (dyn Fn(BlockIndex, Found) + Sync),
     share: &'a Share<'a>,
+    /// There can be no more threads.
+    alone: AtomicBool,
 }
 
 #[cfg(test)]

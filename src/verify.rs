@@ -20,6 +20,7 @@ use crate::image::{Image, Source};
 use crate::index::{Known, KnownBlock};
 use crate::reverse::{Directory, warn_of_strangers};
 use crate::scan::{Digest, Hasher, Tally};
+use crate::threads;
 use crate::volume::inode::parse_block_name;
 
 pub(crate) use report::{Blocks, Report};
@@ -155,11 +156,11 @@ impl<'a> Verification<'a> {
         lengths.sum()
     }
 
-    /// Reads the block files on `threads` threads.
+    /// Reads the block files on as many threads as are `wanted`.
     ///
     /// # Errors
     /// Ended early, or the system does not let them be read, which says nothing of the files.
-    pub(crate) fn run(&self, threads: usize, tally: &Tally) -> Result<Report> {
+    pub(crate) fn run(&self, wanted: usize, tally: &Tally) -> Result<Report> {
         let verdicts: Vec<AtomicU8> = self
             .present
             .iter()
@@ -175,8 +176,10 @@ impl<'a> Verification<'a> {
             }
         };
         thread::scope(|scope| {
-            for _ in 1..threads.max(1) {
-                scope.spawn(work);
+            for _ in 1..wanted.max(1) {
+                if threads::begin(scope, work).is_err() {
+                    break;
+                }
             }
             work();
         });
