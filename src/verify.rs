@@ -266,7 +266,9 @@ impl<'a> Verification<'a> {
     /// out of the cache.
     fn digest(&self, source: &Source, stat: &Metadata, tally: &Tally) -> io::Result<Digest> {
         let known = self.request.known;
-        // What it tells of holes holds after that, too.
+        // What it tells of holes holds after that, too. Each by itself: one syncfs for all would wait for what others write
+        // on that file system, would tell errors of their files, and none from before the call, and says nothing of a file
+        // that is being written.
         source.flush()?;
         source.drop_cached();
         let geometry = Geometry::new(stat.len(), known.geometry().block_size());
@@ -341,7 +343,7 @@ fn other_block_size(
 }
 
 /// Whether an error is about one file and not about everything: a bad sector, a bad checksum, something in the place of
-/// the file. Any other, like a lost connection or a missing permission, would make all files look unreadable.
+/// the file; it was written and there was no room for it on the disk. Any other, like a lost connection or a missing permission, would make all files look unreadable.
 fn tells_of_the_file(error: &io::Error) -> bool {
     let Some(number) = error.raw_os_error() else {
         return false;
@@ -355,6 +357,8 @@ fn tells_of_the_file(error: &io::Error) -> bool {
         libc::EUCLEAN,
         libc::ELOOP,
         libc::ENXIO,
+        libc::ENOSPC,
+        libc::EDQUOT,
     ]
     .contains(&number)
 }

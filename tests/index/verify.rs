@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::support::blocks;
 use crate::support::command::{Outcome, Tool, tool};
 use crate::support::machine::Identity;
+use crate::support::mounted::one_line;
 use crate::support::pattern::{disk_like, pattern};
 use crate::support::scene::Scene;
 
@@ -350,6 +351,29 @@ fn p28_a_user_verifies_by_an_index_whose_source_is_gone() {
             .starts_with("unreadable 7-8\n21 blocks: 19 right"),
         "{outcome:#?}"
     );
+}
+
+/// The disk may be full when what was copied is written to it, long after the copy has ended.
+#[test]
+fn p28_what_could_not_be_written_is_unreadable_and_the_rest_is_looked_at() {
+    let scene = Scene::new();
+    let rig = Rig::new(&scene, &image(&scene));
+    let backup = scene.dir("backup");
+    rig.sync_well(&backup);
+    for error in ["ENOSPC", "EDQUOT", "EIO"] {
+        let inject = format!("inject=fsync:error={error}:when=8..9");
+        let strace = ["-f", "-qq", "-o", "/dev/null", "-e", &*inject];
+        let verify = verify(&rig, "-q --threads 1 -v", &backup);
+        let outcome = verify.below("strace", &strace).run();
+        assert_eq!(outcome.code(), 9, "{outcome:#?}");
+        let found = &outcome.stdout;
+        assert!(
+            found.starts_with("unreadable 7-8\n21 blocks: 19 right"),
+            "{found}"
+        );
+        let line = one_line(&outcome.stderr);
+        assert!(line.contains("00000007: "), "{line}");
+    }
 }
 
 #[test]
