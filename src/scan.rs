@@ -9,7 +9,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::thread::Scope;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::buffer::with_scratch;
 use crate::geometry::{BlockIndex, Geometry, Span};
@@ -49,6 +49,8 @@ pub(crate) struct Tally {
     pub done: Arc<AtomicU64>,
     /// Bytes that were read of this image.
     pub read: AtomicU64,
+    /// How long its scans took, in microseconds, without the wait for their first turn.
+    pub taken: AtomicU64,
     /// Set it to end the scan of all of them early.
     pub cancel: Arc<AtomicBool>,
     /// Who of them reads next.
@@ -61,9 +63,15 @@ impl Tally {
         Self {
             done: Arc::clone(&self.done),
             read: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             cancel: Arc::clone(&self.cancel),
             turns: Arc::clone(&self.turns),
         }
+    }
+
+    /// How long the scans of this image took that came after `taken`.
+    pub(crate) fn seconds_since(&self, taken: u64) -> f64 {
+        Duration::from_micros(self.taken.load(Relaxed) - taken).as_secs_f64()
     }
 }
 
@@ -239,6 +247,7 @@ impl<'a> Hasher<'a> {
             sink,
             share: &share,
             alone: AtomicBool::new(false),
+            begun: OnceLock::new(),
         };
         // Not on this thread, whose memory would stay, for as many images as there are; unless there is no other.
         std::thread::scope(|scope| {
@@ -248,6 +257,12 @@ impl<'a> Hasher<'a> {
                 self.work(scope, job, share.ticket());
             }
         });
+        let taken = job
+            .begun
+            .get()
+            .map_or(0, |begun| begun.elapsed().as_micros());
+        let taken = u64::try_from(taken).unwrap_or(u64::MAX);
+        tally.taken.fetch_add(taken, Relaxed);
         if tally.cancel.load(Relaxed) {
             Err(Cancelled)
         } else {
@@ -262,6 +277,7 @@ impl<'a> Hasher<'a> {
         ticket: Ticket<'scope>,
     ) {
         let mut turn = ticket.turn();
+        job.begun.get_or_init(Instant::now);
         loop {
             let first = job.next.fetch_add(job.batch, Relaxed);
             if first >= self.geometry.blocks() {
@@ -325,6 +341,8 @@ struct Job<'a> {
     share: &'a Share<'a>,
     /// There can be no more threads.
     alone: AtomicBool,
+    /// When the first of them began.
+    begun: OnceLock<Instant>,
 }
 
 #[cfg(test)]
