@@ -380,6 +380,28 @@ mod tests {
     }
 
     #[test]
+    fn p12_what_is_opened_while_its_last_handle_is_closed_stays() {
+        let staging = Staging::new(Arc::new(Budget::new(100)));
+        let name = OsStr::new("a.00000001");
+        let file = staging.create(name, 80, 0, &Create::default()).unwrap();
+        file.opened();
+        staging.resize(&mut file.lock(), 80).unwrap();
+        staging.take(name, StagedPlace::Removed);
+        std::thread::scope(|scope| {
+            let names = staging.files.read().unwrap();
+            waits(scope, || staging.closed(&file));
+            assert_eq!(file.lock().handles, 0);
+            file.opened();
+            drop(names);
+        });
+        assert_eq!(file.lock().content.len(), 80);
+        assert!(staging.numbered(file.id).is_some());
+        staging.closed(&file);
+        assert_eq!(staging.memory.used(), 0);
+        assert!(staging.numbered(file.id).is_none());
+    }
+
+    #[test]
     fn p12_what_is_held_is_counted_not_what_is_used_of_it() {
         const MOST: u64 = 10_000;
         let staging = Staging::new(Arc::new(Budget::new(15_000)));
