@@ -127,9 +127,11 @@ impl Served {
         match self.members.as_slice() {
             [only] if only.name.is_none() => Tree::one(only.content.volume()),
             members => {
+                // Of one source, if there is any.
+                let id = config.index.as_ref().and_then(|index| index.id.as_deref());
                 let named = members.iter().map(|member| tree::Member {
                     name: member.name.clone().unwrap_or_default(),
-                    identity: mount_name(&member.path, None).into(),
+                    identity: mount_name(&member.path, id).into(),
                     volume: member.content.volume(),
                 });
                 let definition = self.definition.iter().map(|file| tree::Member {

@@ -213,3 +213,18 @@ fn p33_backup_programs_know_each_file_when_a_source_is_added() {
         assert_same(name, &restored, &blocks::read(&many.sources[name]));
     }
 }
+
+#[test]
+fn p33_inode_numbers_stay_when_the_source_keeps_its_id() {
+    let scene = Scene::new();
+    let inodes = |name: &str, options: &str| {
+        let path = scene.file(name, &image(1, 3));
+        let many = Many::new(&scene).with("web", &path);
+        let stat = ["stat", "--format=%i", "{}/web", "{}/web/00000002"];
+        many.run(options).args(stat).ok()
+    };
+    let monday = inodes("monday", "-o id=web");
+    assert_eq!(inodes("tuesday", "-o id=web"), monday);
+    assert_ne!(inodes("tuesday", "-o id=mail"), monday);
+    assert_ne!(inodes("monday", ""), monday);
+}
