@@ -6,6 +6,7 @@
 pub mod options;
 
 mod definition;
+mod helpers;
 mod known;
 mod sources;
 
@@ -17,8 +18,7 @@ use clap::{ArgMatches, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config::{
-    MountConfig, RunConfig, ScanConfig, SourceConfig, SumsConfig, UmountConfig, Verbosity,
-    VerifyConfig,
+    MountConfig, RunConfig, ScanConfig, SourceConfig, SumsConfig, UmountConfig, VerifyConfig,
 };
 use crate::exit::{Failure, OrFail, Result, Status};
 
@@ -26,6 +26,7 @@ use definition::Optional;
 use options::{Unknown, Word};
 
 pub use definition::command;
+pub use helpers::umount_verbosity;
 
 /// What bmapfs was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,8 +71,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command> {
     // The wrappers that mount(8) and umount(8) call put one word before the arguments that they are given.
     let hidden = |clap: clap::Command| matches(clap, arguments.iter().skip(1));
     match arguments.get(1).and_then(|first| first.to_str()) {
-        Some("--mount-helper") => answer(hidden(definition::mount_helper())?, mount_helper),
-        Some("--umount-helper") => answer(hidden(definition::umount_helper())?, umount_helper),
+        Some("--mount-helper") => {
+            answer(hidden(definition::mount_helper())?, helpers::mount_helper)
+        }
+        Some("--umount-helper") => {
+            answer(hidden(definition::umount_helper())?, helpers::umount_helper)
+        }
         Some("run") => answer(hidden(definition::run())?, run),
         Some("scan") => answer(hidden(definition::scan())?, scan),
         Some("sums") => answer(hidden(definition::sums())?, known::sums),
@@ -236,55 +241,6 @@ fn scan(matches: &ArgMatches) -> Result<Command> {
     })))
 }
 
-fn mount_helper(matches: &ArgMatches) -> Result<Command> {
-    check_type(matches)?;
-    let unknown = if matches.get_flag("sloppy") {
-        Unknown::Ignore
-    } else {
-        Unknown::Refuse
-    };
-    let settings = options::resolve(&words(matches)?, unknown)?;
-    let (ignored, read_only_asked) = (settings.ignored.clone(), settings.read_only_asked);
-    let mountpoint = given(matches, "MOUNTPOINT")?;
-    let config = mount_config(mountpoint, sources::only(matches)?, settings)?;
-    let mut announcements = Vec::new();
-    let source = given(matches, "SRC")?;
-    let source = Path::new(source).display();
-    if matches.get_flag("verbose") {
-        announcements.extend(
-            ignored
-                .iter()
-                .map(|word| format!("{word}: unknown option, ignored")),
-        );
-        announcements.push(format!(
-            "{source} mounted on {}",
-            config.mountpoint.display()
-        ));
-    }
-    if !read_only_asked && !config.volume.writable {
-        announcements.push(format!(
-            "{source} is mounted read-only; use -o write to allow writing"
-        ));
-    }
-    Ok(Command::Mount(Box::new(MountRequest {
-        namespace: path(matches, "namespace"),
-        fake: matches.get_flag("fake"),
-        announcements,
-        config,
-    })))
-}
-
-fn umount_helper(matches: &ArgMatches) -> Result<Command> {
-    check_type(matches)?;
-    Ok(Command::Umount(UmountConfig {
-        mountpoint: absolute(given(matches, "MOUNTPOINT")?)?,
-        lazy: matches.get_flag("lazy"),
-        force: matches.get_flag("force"),
-        verbose: matches.get_flag("verbose"),
-        namespace: path(matches, "namespace"),
-    }))
-}
-
 fn check(matches: &ArgMatches) -> Result<Command> {
     let directories = matches.get_many::<OsString>("DIR").into_iter().flatten();
     directories
@@ -436,31 +392,6 @@ fn absolute(path: &OsStr) -> Result<PathBuf> {
     std::path::absolute(path).or_fail(Status::System, || {
         format!("finding the current directory, for {}", path.display())
     })
-}
-
-/// `-t`: mount(8) and umount(8) say by which type they came here.
-fn check_type(matches: &ArgMatches) -> Result<()> {
-    match matches
-        .get_one::<OsString>("type")
-        .map(|given| given.to_string_lossy())
-    {
-        Some(other) if !["bmapfs", "fuse", "fuse.bmapfs"].contains(&other.as_ref()) => {
-            Err(Failure::usage(format!(
-                "-t {other}: not a type of bmapfs's: use bmapfs or fuse.bmapfs"
-            )))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// What is logged while unmounting.
-#[must_use]
-pub fn umount_verbosity(config: &UmountConfig) -> Verbosity {
-    if config.verbose {
-        Verbosity::Normal
-    } else {
-        Verbosity::Quiet
-    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::config::Access;
 use crate::sys;
+use crate::threads;
 use crate::volume::inode::Inode;
 use crate::volume::tree::Tree;
 use crate::volume::{Attr, FileKind, Handle, Result, Volume};
@@ -101,13 +102,7 @@ impl Adapter {
         if Arc::strong_count(&self.beginning) > MOST_BEGINNING + 1 {
             return work();
         }
-        // If there can be no thread, the reply is dropped unsent, and the kernel's caller gets EIO.
-        if let Err(e) = std::thread::Builder::new()
-            .name("opendir".to_owned())
-            .spawn(work)
-        {
-            log::warn!("opendir {number}: no thread: {e}");
-        }
+        threads::detach("opendir", work);
     }
 }
 

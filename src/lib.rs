@@ -26,6 +26,7 @@ pub mod session;
 pub mod snapshot;
 mod stamp;
 pub mod sys;
+mod threads;
 mod verify;
 mod volume;
 

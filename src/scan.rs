@@ -9,11 +9,12 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::thread::Scope;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::buffer::with_scratch;
 use crate::geometry::{BlockIndex, Geometry, Span};
 use crate::image::Image;
+use crate::threads;
 
 pub(crate) use bmap::BlockMap;
 use bmap::Part;
@@ -48,6 +49,8 @@ pub(crate) struct Tally {
     pub done: Arc<AtomicU64>,
     /// Bytes that were read of this image.
     pub read: AtomicU64,
+    /// How long its scans took, in microseconds, without the wait for their first turn.
+    pub taken: AtomicU64,
     /// Set it to end the scan of all of them early.
     pub cancel: Arc<AtomicBool>,
     /// Who of them reads next.
@@ -60,9 +63,15 @@ impl Tally {
         Self {
             done: Arc::clone(&self.done),
             read: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             cancel: Arc::clone(&self.cancel),
             turns: Arc::clone(&self.turns),
         }
+    }
+
+    /// How long the scans of this image took that came after `taken`.
+    pub(crate) fn seconds_since(&self, taken: u64) -> f64 {
+        Duration::from_micros(self.taken.load(Relaxed) - taken).as_secs_f64()
     }
 }
 
@@ -237,12 +246,23 @@ impl<'a> Hasher<'a> {
             wanted,
             sink,
             share: &share,
+            alone: AtomicBool::new(false),
+            begun: OnceLock::new(),
         };
-        // Not on this thread, whose memory would stay, for as many images as there are.
+        // Not on this thread, whose memory would stay, for as many images as there are; unless there is no other.
         std::thread::scope(|scope| {
-            let ticket = share.ticket();
-            scope.spawn(|| self.work(scope, &job, ticket));
+            let (job, ticket) = (&job, share.ticket());
+            if threads::begin(scope, move || self.work(scope, job, ticket)).is_err() {
+                job.alone.store(true, Relaxed);
+                self.work(scope, job, share.ticket());
+            }
         });
+        let taken = job
+            .begun
+            .get()
+            .map_or(0, |begun| begun.elapsed().as_micros());
+        let taken = u64::try_from(taken).unwrap_or(u64::MAX);
+        tally.taken.fetch_add(taken, Relaxed);
         if tally.cancel.load(Relaxed) {
             Err(Cancelled)
         } else {
@@ -257,13 +277,18 @@ impl<'a> Hasher<'a> {
         ticket: Ticket<'scope>,
     ) {
         let mut turn = ticket.turn();
+        job.begun.get_or_init(Instant::now);
         loop {
             let first = job.next.fetch_add(job.batch, Relaxed);
             if first >= self.geometry.blocks() {
                 return;
             }
-            if let Some(ticket) = job.share.spare() {
-                scope.spawn(|| self.work(scope, job, ticket));
+            if job.alone.load(Relaxed) {
+                // What cannot be had is not asked for again with each batch.
+            } else if let Some(ticket) = job.share.spare() {
+                if threads::begin(scope, move || self.work(scope, job, ticket)).is_err() {
+                    job.alone.store(true, Relaxed);
+                }
             }
             match self.hash_batch(job, first) {
                 Some(false) => {}
@@ -314,6 +339,10 @@ struct Job<'a> {
     wanted: &'a (dyn Fn(BlockIndex) -> bool + Sync),
     sink: &'a (dyn Fn(BlockIndex, Found) + Sync),
     share: &'a Share<'a>,
+    /// There can be no more threads.
+    alone: AtomicBool,
+    /// When the first of them began.
+    begun: OnceLock<Instant>,
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use crate::image::{Image, Source};
 use crate::index::{Known, KnownBlock};
 use crate::reverse::{Directory, warn_of_strangers};
 use crate::scan::{Digest, Hasher, Tally};
+use crate::threads;
 use crate::volume::inode::parse_block_name;
 
 pub(crate) use report::{Blocks, Report};
@@ -155,11 +156,11 @@ impl<'a> Verification<'a> {
         lengths.sum()
     }
 
-    /// Reads the block files on `threads` threads.
+    /// Reads the block files on as many threads as are `wanted`.
     ///
     /// # Errors
     /// Ended early, or the system does not let them be read, which says nothing of the files.
-    pub(crate) fn run(&self, threads: usize, tally: &Tally) -> Result<Report> {
+    pub(crate) fn run(&self, wanted: usize, tally: &Tally) -> Result<Report> {
         let verdicts: Vec<AtomicU8> = self
             .present
             .iter()
@@ -175,8 +176,10 @@ impl<'a> Verification<'a> {
             }
         };
         thread::scope(|scope| {
-            for _ in 1..threads.max(1) {
-                scope.spawn(work);
+            for _ in 1..wanted.max(1) {
+                if threads::begin(scope, work).is_err() {
+                    break;
+                }
             }
             work();
         });
@@ -263,7 +266,9 @@ impl<'a> Verification<'a> {
     /// out of the cache.
     fn digest(&self, source: &Source, stat: &Metadata, tally: &Tally) -> io::Result<Digest> {
         let known = self.request.known;
-        // What it tells of holes holds after that, too.
+        // What it tells of holes holds after that, too. Each by itself: one syncfs for all would wait for what others write
+        // on that file system, would tell errors of their files, and none from before the call, and says nothing of a file
+        // that is being written.
         source.flush()?;
         source.drop_cached();
         let geometry = Geometry::new(stat.len(), known.geometry().block_size());
@@ -338,7 +343,7 @@ fn other_block_size(
 }
 
 /// Whether an error is about one file and not about everything: a bad sector, a bad checksum, something in the place of
-/// the file. Any other, like a lost connection or a missing permission, would make all files look unreadable.
+/// the file; it was written and there was no room for it on the disk. Any other, like a lost connection or a missing permission, would make all files look unreadable.
 fn tells_of_the_file(error: &io::Error) -> bool {
     let Some(number) = error.raw_os_error() else {
         return false;
@@ -352,6 +357,8 @@ fn tells_of_the_file(error: &io::Error) -> bool {
         libc::EUCLEAN,
         libc::ELOOP,
         libc::ENXIO,
+        libc::ENOSPC,
+        libc::EDQUOT,
     ]
     .contains(&number)
 }

@@ -31,3 +31,4 @@ mod vanished;
 mod verify;
 mod verify_meanwhile;
 mod verify_refusals;
+mod verify_used;

@@ -6,5 +6,6 @@ mod moment;
 mod refused;
 mod rig;
 mod syncs;
+mod threads;
 mod top;
 mod user;

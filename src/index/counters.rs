@@ -27,7 +27,7 @@ pub(crate) struct Report {
     pub bytes_read: u64,
     /// Of those: bytes of blocks that need not have been read (promise P29).
     pub rechecked: u64,
-    /// How long it took.
+    /// How long reading took, without the wait for a second to end, and for others to be read first.
     pub seconds: f64,
     /// What became of blocks that were stamped unread (promise P32), counted at the end of the mount.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,7 +5,6 @@
 //! it was, and every byte of it is known to be the same.
 
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Instant;
 
 use super::Index;
 use super::counters::add_to_runs;
@@ -96,7 +95,7 @@ impl Index {
     ) -> Result<(), Cancelled> {
         let now = now.max(self.clockwork.floor.load(SeqCst));
         let tally = request.tally;
-        let before = tally.read.load(SeqCst);
+        let (before, taken) = (tally.read.load(SeqCst), tally.taken.load(SeqCst));
         match reading {
             Reading::Unread => {
                 self.stamp_unread(now);
@@ -109,7 +108,6 @@ impl Index {
             Reading::All | Reading::Told { .. } => {}
         }
         self.let_seconds_pass(request, now, reading);
-        let start = Instant::now();
         let wrong = self.recheck(request, reading);
         let rechecked = tally.read.load(SeqCst) - before;
         let reading = if wrong { &Reading::All } else { reading };
@@ -120,7 +118,7 @@ impl Index {
         self.counters.report.with(|report| {
             report.bytes_read = tally.read.load(SeqCst) - before;
             report.rechecked = rechecked;
-            report.seconds = start.elapsed().as_secs_f64();
+            report.seconds = tally.seconds_since(taken);
         });
         // Of an image that nobody can write, the state and the fingerprint are the same.
         let vouched = matches!(reading, Reading::Told { .. }) && self.evidence.watch;

@@ -79,9 +79,8 @@ impl Index {
         reading: &Reading,
         map: Option<&BlockMap>,
     ) -> Result<(), Cancelled> {
-        let start = std::time::Instant::now();
         let geometry = self.geometry();
-        let before = tally.read.load(SeqCst);
+        let (read, taken) = (tally.read.load(SeqCst), tally.taken.load(SeqCst));
         let so_far = Ordered::new(Rank::Leaf, SoFar::default());
         let map = map.filter(|_| *reading == Reading::All);
         let hasher = Hasher::new(self.image.as_ref(), geometry, &self.zeros).mapping(map);
@@ -108,8 +107,8 @@ impl Index {
             self.make_later(last);
         }
         report.blocks = geometry.blocks();
-        report.bytes_read = tally.read.load(SeqCst) - before;
-        report.seconds = start.elapsed().as_secs_f64();
+        report.bytes_read = tally.read.load(SeqCst) - read;
+        report.seconds = tally.seconds_since(taken);
         self.counters.report.with(|last| *last = report);
         self.counters.given.forget_newest();
         self.log_unreadable();

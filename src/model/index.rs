@@ -14,7 +14,9 @@ mod op;
 mod plain;
 mod read;
 mod told;
+mod unindexed;
 mod unproven;
+mod unsaved;
 mod unseen;
 mod world;
 

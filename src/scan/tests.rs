@@ -158,3 +158,26 @@ fn p22_only_what_is_wanted_is_read() {
     hasher.scan(2, &tally, &odd, &sink).unwrap();
     assert_eq!(tally.read.into_inner(), 5 * BLOCK as u64);
 }
+
+#[test]
+fn p33_the_wait_for_others_is_no_time_of_a_scan() {
+    let memory = Memory::new(pattern(BLOCK));
+    let geometry = Geometry::new(BLOCK as u64, BlockSize::MIN).unwrap();
+    let zeros = ZeroDigests::new(BLOCK as u64);
+    let tally = Tally::default();
+    let share = tally.turns.begin(u64::MAX, 1);
+    let turn = share.ticket().turn();
+    let start = Instant::now();
+    let (hasher, own) = (Hasher::new(&memory, geometry, &zeros), tally.beside());
+    let held = std::thread::scope(|scope| {
+        scope.spawn(|| hasher.scan(1, &own, &|_| true, &|_, _| ()).unwrap());
+        while start.elapsed() < Duration::from_millis(100) {
+            std::thread::yield_now();
+        }
+        let held = start.elapsed();
+        drop(turn);
+        held
+    });
+    let taken = Duration::from_micros(own.taken.load(Relaxed));
+    assert!(!taken.is_zero() && held + taken <= start.elapsed());
+}

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::thread::{self, ScopedJoinHandle};
 
 use super::content::{Content, Member};
 use super::indexing::{Indexing, scan_threads};
@@ -23,6 +22,7 @@ use crate::host::progress::Progress;
 use crate::index::{Index, Purpose};
 use crate::libvirt::Domain;
 use crate::scan::Tally;
+use crate::threads;
 
 pub(super) fn prepare_images(
     config: &MountConfig,
@@ -137,7 +137,7 @@ pub(super) fn for_each<T: Send>(
     tally: &Tally,
     work: impl Fn(&Source, &Tally) -> Result<T> + Sync,
 ) -> std::result::Result<Vec<T>, (Failure, Vec<T>)> {
-    let one = |source| {
+    let one = |source: &Source| {
         let own = tally.beside();
         let done = work(source, &own);
         if done.is_err() {
@@ -145,19 +145,7 @@ pub(super) fn for_each<T: Send>(
         }
         done
     };
-    let all: Vec<Result<T>> = match sources {
-        [only] => vec![one(only)],
-        _ => thread::scope(|scope| {
-            let one = &one;
-            let threads: Vec<_> = sources
-                .iter()
-                .map(|source| scope.spawn(move || one(source)))
-                .collect();
-            let ends = threads.into_iter().map(ScopedJoinHandle::join);
-            // A panic has ended the process.
-            ends.filter_map(std::result::Result::ok).collect()
-        }),
-    };
+    let all = threads::for_each(sources, one);
     let mut given = Vec::new();
     let mut failures = Vec::new();
     for one in all {

@@ -1,6 +1,6 @@
 //! SIGHUP: the images of a mount are looked at again while it is served.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use super::content::{Content, Member};
 use crate::blocks::Blocks;
 use crate::scan::Tally;
+use crate::threads;
 
 /// A scan that SIGHUP has asked for, while the mount is served.
 #[derive(Debug, Default)]
@@ -38,18 +39,14 @@ impl Rescan {
         let started = thread::Builder::new()
             .name("rescan".to_owned())
             .spawn(move || {
-                let look = |path: &Path, blocks: &Blocks| {
+                let look = |(path, blocks): &(PathBuf, Arc<Blocks>)| {
                     let path = path.display();
                     match blocks.look_again(&shared.beside()) {
                         Ok(()) => log::info!("SIGHUP: {path} was looked at again"),
                         Err(e) => log::warn!("SIGHUP: looking at {path} again: {e}"),
                     }
                 };
-                thread::scope(|scope| {
-                    for (path, blocks) in &images {
-                        scope.spawn(|| look(path, blocks));
-                    }
-                });
+                threads::for_each(&images, look);
             });
         match started {
             Ok(thread) => self.0 = Some((thread, tally)),

@@ -242,17 +242,22 @@ fn serve_command(
     let mut command = Command::new(&program);
     command.args(words).env("BMAPFS_MOUNT", place);
     sys::start_as_usual(&mut command);
-    let started = command.spawn();
-    let child = match started {
-        Ok(child) => child,
+    // First, so that there is no command without somebody who waits for it.
+    let waiter = await_child(events)?;
+    let pid = match command.spawn() {
+        Ok(child) => {
+            let pid = child.id();
+            // It waits for this.
+            let _ = waiter.send(child);
+            pid
+        }
         Err(e) => {
             log::error!("running {}: {e}", Path::new(&program).display());
             let missing = e.kind() == io::ErrorKind::NotFound;
             return Ok(if missing { NOT_FOUND } else { CANNOT_RUN });
         }
     };
-    let pid = i32::try_from(child.id()).or_fail(Status::Internal, || "starting the command")?;
-    await_child(child, events)?;
+    let pid = i32::try_from(pid).or_fail(Status::Internal, || "starting the command")?;
     loop {
         let Some(event) = next_event(inbox, None)? else {
             continue;
@@ -263,9 +268,14 @@ fn serve_command(
                 return Ok(code(status));
             }
             Event::Signal(signal) => pass_on(pid, signal),
-            Event::Ended(_) => {
+            Event::Ended(result) => {
                 *ended = true;
-                log::error!("{} was unmounted while the command ran", served.shown());
+                match result {
+                    Ok(()) => {
+                        log::error!("{} was unmounted while the command ran", served.shown());
+                    }
+                    Err(e) => log::error!("{}: {e}", served.attempt()),
+                }
             }
         }
     }
@@ -276,15 +286,19 @@ fn pass_on(pid: i32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid), signal);
 }
 
-fn await_child(mut child: Child, events: Sender<Event>) -> Result<()> {
+/// Starts the thread that waits for the end of the command that it is sent.
+fn await_child(events: Sender<Event>) -> Result<Sender<Child>> {
+    let (sender, begun) = channel::<Child>();
     thread::Builder::new()
         .name("command".to_owned())
         .spawn(move || {
-            // The receiver waits for this.
-            let _ = events.send(Event::Command(child.wait()));
+            if let Ok(mut child) = begun.recv() {
+                // The receiver waits for this.
+                let _ = events.send(Event::Command(child.wait()));
+            }
         })
-        .or_fail(Status::System, || "waiting for the command")?;
-    Ok(())
+        .or_fail(Status::System, || "starting a thread")?;
+    Ok(sender)
 }
 
 /// The word with every `{}` in it replaced by the mount point.

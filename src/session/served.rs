@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::{self, ScopedJoinHandle};
+use std::thread;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
@@ -24,6 +24,7 @@ use crate::fuse::{Adapter, Gate};
 use crate::host::mount::{self, Mount, Outcome, Request};
 use crate::index::mount_name;
 use crate::sys;
+use crate::threads;
 use crate::volume::Volume;
 use crate::volume::plain::Plain;
 use crate::volume::tree::{self, Tree};
@@ -126,9 +127,11 @@ impl Served {
         match self.members.as_slice() {
             [only] if only.name.is_none() => Tree::one(only.content.volume()),
             members => {
+                // Of one source, if there is any.
+                let id = config.index.as_ref().and_then(|index| index.id.as_deref());
                 let named = members.iter().map(|member| tree::Member {
                     name: member.name.clone().unwrap_or_default(),
-                    identity: mount_name(&member.path, None).into(),
+                    identity: mount_name(&member.path, id).into(),
                     volume: member.content.volume(),
                 });
                 let definition = self.definition.iter().map(|file| tree::Member {
@@ -236,16 +239,7 @@ impl Served {
     pub(super) fn close(&self) -> Result<Vec<Summary>> {
         self.gate.shut();
         // One that fails does not keep the others from being saved.
-        let closed = thread::scope(|scope| {
-            let closing = self
-                .members
-                .iter()
-                .map(|member| scope.spawn(|| member.close()));
-            let closing: Vec<_> = closing.collect();
-            let ends = closing.into_iter().map(ScopedJoinHandle::join);
-            // A panic has ended the process.
-            ends.filter_map(std::result::Result::ok).collect::<Vec<_>>()
-        });
+        let closed = threads::for_each(&self.members, Member::close);
         closed.into_iter().collect()
     }
 

@@ -99,6 +99,8 @@ fn p28_errors_of_the_connection_are_not_damage() {
         (libc::EIO, true),
         (libc::EUCLEAN, true),
         (libc::ELOOP, true),
+        (libc::ENOSPC, true),
+        (libc::EDQUOT, true),
         (libc::EACCES, false),
         (libc::ENOTCONN, false),
         (libc::ESTALE, false),

@@ -1,20 +1,19 @@
 //! `bmapfs sums` and `bmapfs verify`: what a backup is, by what the index knows (promise P28).
 
 use std::fs::{self, File, FileTimes};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::support::blocks;
 use crate::support::command::{Outcome, Tool, tool};
-use crate::support::machine::Identity;
 use crate::support::pattern::{disk_like, pattern};
 use crate::support::scene::Scene;
 
 use super::rig::{BLOCK, Rig, change};
 
 /// Blocks of the usual image.
-const BLOCKS: u64 = 21;
+pub(super) const BLOCKS: u64 = 21;
 
 /// An image of 20 blocks and a short one, without a block of zeros.
 pub(super) fn image(scene: &Scene) -> PathBuf {
@@ -40,7 +39,7 @@ fn listed(rig: &Rig<'_>, options: &str, backup: &Path) -> Vec<String> {
 }
 
 /// Has b3sum check a list in the backup's directory.
-fn b3sum(list: &str, backup: &Path) -> Outcome {
+pub(super) fn b3sum(list: &str, backup: &Path) -> Outcome {
     tool("b3sum")
         .words("--check -")
         .input(list.as_bytes())
@@ -49,7 +48,7 @@ fn b3sum(list: &str, backup: &Path) -> Outcome {
 }
 
 /// Changes one bit and leaves the times.
-fn flip(file: &Path, offset: u64) {
+pub(super) fn flip(file: &Path, offset: u64) {
     let stat = fs::metadata(file).unwrap();
     let opened = blocks::open_rw(file);
     let mut byte = [0];
@@ -296,150 +295,4 @@ fn p28_each_block_is_in_one_part() {
         let said = verify(&rig, &options, &backup).run().stdout;
         assert!(said.starts_with(&format!("{blocks} blocks: ")), "{said}");
     }
-}
-
-#[test]
-fn p28_a_user_verifies_by_an_index_whose_source_is_gone() {
-    let scene = Scene::new();
-    let image = image(&scene);
-    let place = scene.dir_of("place", Identity::User);
-    Identity::User.own(&image);
-    fs::rename(&image, place.join("a.img")).unwrap();
-    let backup = scene.dir_of("backup", Identity::User);
-    let face = |name: &str| {
-        let tool = scene.bmapfs().identity(Identity::User).within(&place);
-        tool.env("XDG_STATE_HOME", place.join("state"))
-            .env("XDG_RUNTIME_DIR", &place)
-            .arg(name)
-            .words("-b 64K")
-    };
-    let tool = face("run").words("--index a.img -- rsync -a {}/");
-    tool.arg(&backup).ok();
-    fs::remove_file(place.join("a.img")).unwrap();
-    let list = face("sums").arg("a.img").ok();
-    assert_eq!(list.lines().count() as u64, BLOCKS);
-    b3sum(&list, &backup).ok();
-    face("verify").arg("a.img").arg(&backup).ok();
-    let said = face("verify").arg("b.img").arg(&backup).fails(32);
-    assert!(said.contains("there is none"), "{said}");
-    // A snapshot by LVM, which is gone in the morning.
-    let tool = face("scan").words("-o id=/dev/mapper/vg--0-web--snap");
-    tool.arg(scene.file("b.img", &pattern(9, 65_536))).ok();
-    assert_eq!(
-        face("sums").arg("/dev/vg-0/web-snap").ok().lines().count(),
-        1
-    );
-
-    // A file that cannot be read for another reason than its disk is not damaged.
-    let file = backup.join(blocks::name(7));
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o0)).unwrap();
-    let outcome = face("verify").arg("a.img").arg(&backup).run();
-    assert_eq!((outcome.code(), &*outcome.stdout), (1, ""), "{outcome:#?}");
-    assert!(outcome.stderr.contains("00000007: Permission denied"));
-    // But what stands in its place is no block.
-    fs::remove_file(&file).unwrap();
-    fs::create_dir(&file).unwrap();
-    let file = backup.join(blocks::name(8));
-    fs::rename(&file, place.join("moved")).unwrap();
-    std::os::unix::fs::symlink(place.join("moved"), &file).unwrap();
-    let outcome = face("verify").arg("-v").arg("a.img").arg(&backup).run();
-    assert_eq!(outcome.code(), 9, "{outcome:#?}");
-    assert!(
-        outcome
-            .stdout
-            .starts_with("unreadable 7-8\n21 blocks: 19 right"),
-        "{outcome:#?}"
-    );
-}
-
-#[test]
-fn p28_the_night_after_is_as_the_readme_has_it() {
-    let scene = Scene::new();
-    let place = scene.dir_of("place", Identity::User);
-    let image = scene.file("a.img", &pattern(8, 21 << 20));
-    Identity::User.own(&image);
-    let backup = scene.dir_of("backup", Identity::User);
-    let fake = scene.dir("fake");
-    let script = |name: &str, text: &str| {
-        let path = fake.join(name);
-        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    };
-    script("ssh", "shift; exec sh -c \"$*\"");
-    let path = format!(
-        "{}:{}:/usr/local/bin:/usr/bin:/bin",
-        fake.display(),
-        scene.program().parent().unwrap().display()
-    );
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let (_, section) = readme.split_once("### The night after\n").unwrap();
-    let commands = section.split("```\n").nth(1).unwrap();
-    let (verifying, remote) = commands.split_at(commands.find("bmapfs sums").unwrap());
-    let run = |commands: &str| {
-        let commands = commands
-            .replace("SRC", &image.display().to_string())
-            .replace("/backup/web", &backup.display().to_string());
-        tool("sh")
-            .identity(Identity::User)
-            .within(&place)
-            .env("PATH", &path)
-            .env("XDG_STATE_HOME", place.join("state"))
-            .env("XDG_RUNTIME_DIR", &place)
-            .arg("-c")
-            .arg(commands)
-            .run()
-    };
-    let copy = "bmapfs run -q --index SRC -- rsync -a --inplace {}/ /backup/web/";
-    run(copy).ok();
-    run(remote).ok();
-    for number in 0..6 {
-        flip(&backup.join(blocks::name(number)), 5);
-    }
-    let outcome = run(remote);
-    assert_ne!(outcome.code(), 0, "{outcome:#?}");
-    assert!(outcome.stdout.contains("00000003: FAILED"), "{outcome:#?}");
-    // Each day of the month has one of ten parts.
-    let mut before = 6;
-    for (day, left) in [
-        (10, &[1, 2, 3, 4, 5][..]),
-        (31, &[2, 3, 4, 5]),
-        (7, &[2, 3, 4, 5]),
-        (22, &[3, 4, 5]),
-        (3, &[4, 5]),
-        (14, &[5]),
-        (5, &[]),
-    ] {
-        script("date", &format!("[ \"$*\" = +%-d ] && echo {day}"));
-        let outcome = run(verifying);
-        assert!(outcome.stderr.is_empty(), "{outcome:#?}");
-        let expected = if left.len() < before { 9 } else { 0 };
-        assert_eq!(outcome.code(), expected, "{outcome:#?}");
-        before = left.len();
-        run(copy).ok();
-        let said = run("bmapfs verify -v SRC /backup/web").stdout;
-        let damaged: Vec<_> = said
-            .lines()
-            .filter(|line| line.starts_with("damaged"))
-            .collect();
-        let expected = match left {
-            [] => vec![],
-            [one] => vec![format!("damaged {one}")],
-            [first, .., last] => vec![format!("damaged {first}-{last}")],
-        };
-        assert_eq!(damaged, expected, "{day}: {said}");
-        assert!(
-            said.contains(" 0 missing, 0 surplus, 0 older, 0 newer"),
-            "{said}"
-        );
-    }
-    run(remote).ok();
-    // What cannot be read may be good: it stays.
-    let file = backup.join(blocks::name(0));
-    fs::rename(&file, place.join("moved")).unwrap();
-    std::os::unix::fs::symlink(place.join("moved"), &file).unwrap();
-    script("date", "[ \"$*\" = +%-d ] && echo 10");
-    assert_eq!(run(verifying).code(), 9);
-    assert!(file.is_symlink());
-    let found = fs::read_to_string(place.join("found")).unwrap();
-    assert!(found.starts_with("unreadable 0\n"), "{found}");
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
-use crate::support::command::{Outcome, Running, Tool, tool};
+use crate::support::command::{Outcome, Running, Tool, send_signal, tool};
 use crate::support::filesystem::Filesystem;
 use crate::support::mounted::one_line;
 use crate::support::scene::Scene;
@@ -247,6 +247,57 @@ fn p34_a_clone_that_fails() {
             });
         }
     });
+}
+
+/// Which of the first thread's ioctls make clones, by the log of strace.
+fn clone_calls(log: &str) -> Vec<usize> {
+    let first = log.split_whitespace().next();
+    let calls = log
+        .lines()
+        .filter(|line| line.split_whitespace().next() == first);
+    let clones = (1..)
+        .zip(calls)
+        .filter(|(_, line)| line.contains("FICLONE"));
+    clones.map(|(number, _)| number).collect()
+}
+
+#[test]
+fn p34_a_signal_between_two_clones() {
+    let scene = Scene::new();
+    let frozen = Frozen::new(&scene, "xfs");
+    let (log, pid) = (scene.path("calls"), scene.path("pid"));
+    let note = format!("echo $PPID > {}", pid.display());
+    let traced = |options: &str, inject: &[&str]| {
+        let out = log.to_str().unwrap();
+        let strace = ["-f", "-qq", "-e", "trace=ioctl", "-o", out];
+        let face = frozen.face("run", options, &note, ":").words("-- true");
+        face.below("strace", &[&strace, inject].concat())
+    };
+    for options in ["-q", &format!("-q {}", frozen.indexed())] {
+        traced(options, &[]).ok();
+        let calls = clone_calls(&fs::read_to_string(&log).unwrap());
+        assert_eq!(calls.len(), 4);
+        let before = clones(&frozen.filesystem);
+        // It takes so long, in seconds, before the second: on a busy machine the signal may come late.
+        let between = [1, 10, 60].into_iter().any(|delay| {
+            fs::write(&log, b"").unwrap();
+            let delay = format!("inject=ioctl:delay_enter={delay}s:when={}", calls[1]);
+            let running = traced(options, &["-e", &delay]);
+            let running = running.log_to(&scene.path("said")).spawn();
+            let calls = || clone_calls(&fs::read_to_string(&log).unwrap_or_default()).len();
+            wait_until("the first clone is made", || calls() > 0);
+            let bmapfs = fs::read_to_string(&pid).unwrap();
+            send_signal(bmapfs.trim_end().parse().unwrap(), Signal::SIGTERM);
+            let status = running.finish();
+            let said = fs::read_to_string(scene.path("said")).unwrap();
+            assert_eq!(status.code(), Some(8), "{said}");
+            assert!(one_line(&said).contains("interrupted"), "{said}");
+            assert_eq!(frozen.noted(), "FT", "{said}");
+            assert_eq!(clones(&frozen.filesystem), before, "{said}");
+            calls() < 4
+        });
+        assert!(between, "{options}");
+    }
 }
 
 #[test]

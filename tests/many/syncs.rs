@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::support::blocks;
-use crate::support::command::tool;
+use crate::support::command::{Tool, tool};
 use crate::support::devices::LoopDevice;
 use crate::support::pattern::assert_same;
 use crate::support::scene::Scene;
@@ -181,7 +181,7 @@ fn p33_backup_programs_know_each_file_when_a_source_is_added() {
     let many = Many::new(&scene)
         .with("a", &scene.file("a.img", &image(1, 10)))
         .with("c", &scene.file("c.img", &image(2, 12)));
-    let env = |tool: crate::support::command::Tool| {
+    let env = |tool: Tool| {
         tool.env("RESTIC_PASSWORD", "secret")
             .env("RESTIC_REPOSITORY", scene.path("restic"))
             .env("RESTIC_CACHE_DIR", scene.path("cache"))
@@ -212,4 +212,80 @@ fn p33_backup_programs_know_each_file_when_a_source_is_added() {
         let restored = blocks::concatenated(found.trim_end().as_ref());
         assert_same(name, &restored, &blocks::read(&many.sources[name]));
     }
+}
+
+#[test]
+fn p33_borg_reads_what_changed_of_each_and_at_most_the_newest_again() {
+    let scene = Scene::new();
+    let many = Many::new(&scene)
+        .with("a.img", &scene.file("a.img", &image(1, 10)))
+        .with("b.img", &scene.file("b.img", &image(2, 12)));
+    let borg = |tool: Tool| {
+        tool.env("BORG_BASE_DIR", scene.path("borg-base"))
+            .env("BORG_REPO", scene.path("borg"))
+            .env("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "yes")
+    };
+    borg(tool("borg").words("init -e none")).ok();
+    // By ctime, size and inode it knows a file again; U is one that it skipped.
+    let backup = |many: &Many<'_>, name: &str| {
+        let create = many.run("").words("borg create --list --filter AMCEU");
+        let outcome = borg(create.arg(format!("::{name}")).arg("{}")).run();
+        let said = outcome.stderr.clone();
+        outcome.ok();
+        let (mut read, mut skipped) = (Vec::new(), 0);
+        for line in said.lines() {
+            let mut names = line.rsplit('/');
+            let Some(block) = names.next().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            match line.get(..2) {
+                Some("U ") => skipped += 1,
+                Some("A " | "M " | "C ") => read.push((names.next().unwrap().to_owned(), block)),
+                _ => panic!("{line}"),
+            }
+        }
+        read.sort();
+        (read, skipped)
+    };
+    let (read, skipped) = backup(&many, "one");
+    assert_eq!((read.len(), skipped), (22, 0));
+    // It forgets those that are as new as the newest of all.
+    let (newest, skipped) = backup(&many, "two");
+    assert!(newest.len() <= 2, "unchanged, but read: {newest:?}");
+    assert_eq!(newest.len() + skipped, 22);
+    many.change("a.img", 3, b"changed");
+    many.change("b.img", 7, b"changed");
+    let (mut read, _) = backup(&many, "three");
+    read.retain(|block| !newest.contains(block));
+    assert_eq!(read, places("a.img:3 b.img:7"));
+    // Another source is new, and nothing else.
+    let more = many.with("c.img", &scene.file("c.img", &image(3, 5)));
+    let (read, skipped) = backup(&more, "four");
+    let new = read.iter().filter(|(name, _)| name == "c.img");
+    assert_eq!(new.count(), 5);
+    assert!(read.len() <= 7 && skipped >= 20, "{read:?}");
+    let target = scene.dir("restored");
+    borg(tool("borg").words("extract ::four").within(&target)).ok();
+    for (name, source) in &more.sources {
+        let found = tool("find")
+            .arg(&target)
+            .args(["-type", "d", "-name", name]);
+        let restored = blocks::concatenated(found.ok().trim_end().as_ref());
+        assert_same(name, &restored, &blocks::read(source));
+    }
+}
+
+#[test]
+fn p33_inode_numbers_stay_when_the_source_keeps_its_id() {
+    let scene = Scene::new();
+    let inodes = |name: &str, options: &str| {
+        let path = scene.file(name, &image(1, 3));
+        let many = Many::new(&scene).with("web", &path);
+        let stat = ["stat", "--format=%i", "{}/web", "{}/web/00000002"];
+        many.run(options).args(stat).ok()
+    };
+    let monday = inodes("monday", "-o id=web");
+    assert_eq!(inodes("tuesday", "-o id=web"), monday);
+    assert_ne!(inodes("tuesday", "-o id=mail"), monday);
+    assert_ne!(inodes("monday", ""), monday);
 }
