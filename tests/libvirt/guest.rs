@@ -110,6 +110,17 @@ impl<'a> Guest<'a> {
         status.contains("frozen")
     }
 
+    /// Its agent ends.
+    pub(super) fn kill_agent(&self) {
+        let kill = "{\"path\":\"/bin/sh\",\"arg\":[\"-c\",\"kill $PPID\"]}";
+        // It may not have the time to answer.
+        self.ask("guest-exec", kill).run();
+        wait_until("no agent answers", || {
+            let ping = self.ask("guest-ping", "{}").run();
+            ping.stderr.contains("not connected")
+        });
+    }
+
     /// It writes to each of its disks.
     pub(super) fn expect_it_writes(&self) {
         let written = |target: &str| {
