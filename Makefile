@@ -28,7 +28,9 @@ BENCH_PACKAGES = gcc libc6-dev fuse3 mount util-linux util-linux-extra fio rsync
 TEST_PACKAGES = $(DEMO_PACKAGES) util-linux-extra bsdutils fdisk bmap-tools curl jq fio attr acl procps passwd kmod strace mandoc \
 	b3sum dmsetup qemu-utils xfsprogs btrfs-progs squashfs-tools openssh-server openssh-client restic borgbackup rclone \
 	thin-provisioning-tools libnbd-bin make $(DEB_PACKAGES) mmdebstrap systemd-container lintian \
-	libvirt-daemon-system libvirt-clients qemu-system-x86
+	libvirt-daemon-system libvirt-clients qemu-system-x86 $(GUEST_PACKAGES)
+# What a guest with an agent is made of. Debian has such a kernel for few machines.
+GUEST_PACKAGES = busybox cpio qemu-guest-agent $(filter linux-image-cloud-amd64,linux-image-cloud-$(shell dpkg --print-architecture 2>/dev/null))
 DEB_PACKAGES = gcc libc6-dev dpkg-dev
 PACKAGES = $(TEST_PACKAGES)
 

@@ -1,7 +1,8 @@
-//! Exit statuses, which are mount(8)'s, and the error that carries one up to `main`.
+//! Exit statuses, which are mount(8)'s, the error that carries one up to `main`, and why other programs fail.
 
 use std::fmt;
-use std::process::ExitCode;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitCode, ExitStatus};
 
 use crate::one_line::one_line;
 
@@ -118,6 +119,20 @@ impl<T, E: Into<anyhow::Error>> OrFail<T> for std::result::Result<T, E> {
             status,
             cause: e.into().context(attempt()),
         })
+    }
+}
+
+/// Why a program that others start has failed: its last words, on one line, or how it ended.
+pub(crate) fn why_it_failed(status: ExitStatus, stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let lines = text
+        .lines()
+        .map(|line| line.trim().trim_start_matches("error: "));
+    let words: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+    match (words.as_slice(), status.code(), status.signal()) {
+        ([], Some(code), _) => format!("it ended with status {code}"),
+        ([], None, signal) => format!("signal {} ended it", signal.unwrap_or_default()),
+        (words, ..) => one_line(&words.join(": ")),
     }
 }
 

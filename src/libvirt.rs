@@ -21,6 +21,7 @@ use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use crate::changes::ChangeMap;
 use crate::config::DomainConfig;
@@ -134,25 +135,13 @@ impl Domain {
         self.definition.id.is_some()
     }
 
-    /// Has its guest agent stop writing.
-    pub(crate) fn freeze(&self) -> Result<()> {
-        self.virsh.freeze().map_err(|why| {
-            // It may have done it, and its answer be lost.
-            let _ = self.virsh.thaw();
-            self.failed(&why)
+    /// What has its guest agent freeze its file systems, and what has it thaw them; each with its name.
+    pub(crate) fn agent(&self) -> [(String, Command); 2] {
+        ["domfsfreeze", "domfsthaw"].map(|word| {
+            let mut command = self.virsh.command(word);
+            command.stdout(Stdio::null()).stderr(Stdio::piped());
+            (format!("{}: virsh {word}", self.shown), command)
         })
-    }
-
-    /// Has it go on. An error was logged.
-    pub(crate) fn thaw(&self) -> bool {
-        let thawed = self.virsh.thaw();
-        if let Err(why) = &thawed {
-            log::error!(
-                "{}: {why}: its file systems may be frozen still; thaw them by hand",
-                self.shown
-            );
-        }
-        thawed.is_ok()
     }
 
     /// The moment, if it runs: from now on what is read is what its disks have now.
@@ -325,6 +314,14 @@ impl Drop for Domain {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Whether a command of [`Domain::agent`] failed, with these words, because there is no agent: libvirt has asked nobody.
+pub(crate) fn lacks_agent(why: &str) -> bool {
+    let without = ["not configured", "not connected"];
+    without
+        .iter()
+        .any(|word| why.ends_with(&format!("QEMU guest agent is {word}")))
 }
 
 /// Whether the qcow2 image has no backing file: qemu-nbd takes the bitmap of the first image of a chain that has one of

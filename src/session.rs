@@ -105,11 +105,11 @@ fn mounted_source(first: &Path, count: usize) -> OsString {
     shown
 }
 
-/// --thaw has failed, which has been told.
+/// THAW has failed, which has been told.
 fn not_thawed() -> Failure {
     Failure::new(
         Status::MountFailed,
-        "--thaw has failed, see above: what was frozen may be so still",
+        "thawing has failed, see above: what was frozen may be so still",
     )
 }
 

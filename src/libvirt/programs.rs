@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::exit::{Failure, Result, Status};
+use crate::exit::{Failure, Result, Status, why_it_failed};
 use crate::one_line::one_line;
 use crate::sys;
 
@@ -58,7 +58,7 @@ impl Program {
     }
 
     /// Ctrl-C is not for it, and it can be told to end.
-    fn command(self) -> Command {
+    pub(super) fn command(self) -> Command {
         let mut command = Command::new(self.name);
         command
             .env("LC_ALL", "C")
@@ -73,7 +73,12 @@ impl Program {
         self,
         arguments: &[S],
     ) -> std::result::Result<Vec<u8>, String> {
-        let output = self.command().args(arguments).output();
+        self.output(self.command().args(arguments))
+    }
+
+    /// What `command`, which runs it, prints.
+    pub(super) fn output(self, command: &mut Command) -> std::result::Result<Vec<u8>, String> {
+        let output = command.output();
         let output = output.map_err(|e| format!("{}: {e}", self.name))?;
         if output.status.success() {
             return Ok(output.stdout);
@@ -83,17 +88,7 @@ impl Program {
 
     /// Its last words, on one line.
     fn said(self, stderr: &[u8], status: ExitStatus) -> String {
-        let text = String::from_utf8_lossy(stderr);
-        let lines = text
-            .lines()
-            .map(|line| line.trim().trim_start_matches("error: "));
-        let words: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
-        let why = match (words.as_slice(), status.code(), status.signal()) {
-            ([], Some(code), _) => format!("it ended with status {code}"),
-            ([], None, signal) => format!("signal {} ended it", signal.unwrap_or_default()),
-            (words, ..) => one_line(&words.join(": ")),
-        };
-        format!("{}: {why}", self.name)
+        format!("{}: {}", self.name, why_it_failed(status, stderr))
     }
 
     /// Starts it to serve something until it is dropped; it also ends with bmapfs. `log`: takes what it says. `ready`: whether it serves.

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::process::Command;
 
 use super::definition::Definition;
 use super::programs::VIRSH;
@@ -25,12 +26,17 @@ impl Virsh {
         }
     }
 
+    /// A command on the domain, to be run by others.
+    pub(super) fn command(&self, command: &str) -> Command {
+        let mut virsh = VIRSH.command();
+        virsh.args(["-q", "-c", &self.connect, command]);
+        virsh.arg(format!("--domain={}", self.domain));
+        virsh
+    }
+
     fn run(&self, command: &str, more: &[OsString]) -> Said<String> {
-        let mut words: Vec<OsString> = vec!["-q".into(), "-c".into(), self.connect.clone().into()];
-        words.push(command.into());
-        words.push(format!("--domain={}", self.domain).into());
-        words.extend_from_slice(more);
-        let out = VIRSH.run(&words)?;
+        let mut virsh = self.command(command);
+        let out = VIRSH.output(virsh.args(more))?;
         String::from_utf8(out).map_err(|e| format!("virsh {command}: {e}"))
     }
 
@@ -93,14 +99,5 @@ impl Virsh {
         let mut words = vec![format!("--checkpointname={name}").into()];
         words.extend(record.then(|| OsString::from("--metadata")));
         self.run("checkpoint-delete", &words).map(|_| ())
-    }
-
-    /// By the guest agent.
-    pub(super) fn freeze(&self) -> Said<()> {
-        self.run("domfsfreeze", &[]).map(|_| ())
-    }
-
-    pub(super) fn thaw(&self) -> Said<()> {
-        self.run("domfsthaw", &[]).map(|_| ())
     }
 }

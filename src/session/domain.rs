@@ -3,9 +3,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
 
-use super::freeze::Frozen;
+use super::freeze::{Frozen, Step};
 use super::prepare::interrupted;
 use super::source::{Freeze, Source, index_file};
 use crate::config::{DomainConfig, Freezing, IndexConfig, VolumeConfig};
@@ -75,21 +74,15 @@ fn begin(domain: &mut Domain, freeze: Option<&Freezing>, tally: &Tally) -> Resul
         domain.begin()?;
         return Ok(None);
     };
-    let (begun, lasted, thawed) = match freeze {
-        Freezing::Commands(commands) => {
-            let frozen = Frozen::begin(commands, tally)?;
-            let begun = domain.begin();
-            let (lasted, thawed) = frozen.thaw();
-            (begun, lasted, thawed)
-        }
-        Freezing::Agent => {
-            let since = Instant::now();
-            domain.freeze()?;
-            let begun = domain.begin();
-            let thawed = domain.thaw();
-            (begun, since.elapsed(), thawed)
-        }
+    let steps = match freeze {
+        Freezing::Commands(commands) => Step::typed(commands)?,
+        Freezing::Agent => domain
+            .agent()
+            .map(|(shown, command)| Step { shown, command }),
     };
+    let frozen = Frozen::begin(steps, tally)?;
+    let begun = domain.begin();
+    let (lasted, thawed) = frozen.thaw();
     begun?;
     Ok(Some(Freeze { lasted, thawed }))
 }

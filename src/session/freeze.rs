@@ -1,4 +1,5 @@
-//! `--freeze` and `--thaw`: who writes the sources is stopped while they are cloned (promise P34).
+//! `--freeze` and `--thaw`: who writes the sources is stopped while they are cloned, or while a domain's backup begins
+//! (promises P34 and P35).
 //!
 //! Invariant: once FREEZE was started THAW is run, once, whatever happens in between. A signal that would end the process
 //! waits until then.
@@ -7,9 +8,9 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,7 +20,8 @@ use nix::unistd::Pid;
 
 use super::prepare::interrupted;
 use crate::config::FreezeConfig;
-use crate::exit::{Failure, OrFail, Result, Status};
+use crate::exit::{Failure, OrFail, Result, Status, why_it_failed};
+use crate::libvirt;
 use crate::scan::Tally;
 use crate::sys;
 
@@ -28,9 +30,46 @@ const TICK: Duration = Duration::from_millis(1);
 /// So many open files, and some more, it takes to start a command.
 const RESERVE: usize = 8;
 
+/// FREEZE or THAW.
+#[derive(Debug)]
+pub(super) struct Step {
+    /// For messages.
+    pub(super) shown: String,
+    /// In a process group of its own, so that Ctrl-C does not stop it half way.
+    pub(super) command: Command,
+}
+
+impl Step {
+    /// Both, as /bin/sh runs them: without input, and with their output on stderr.
+    pub(super) fn typed(config: &FreezeConfig) -> Result<[Self; 2]> {
+        let step = |option: &str, command: &OsStr| {
+            let shown = format!("{option} {}", Path::new(command).display());
+            let stderr = io::stderr().as_fd().try_clone_to_owned();
+            let stderr = stderr.or_fail(Status::System, || shown.clone())?;
+            let mut shell = Command::new("/bin/sh");
+            shell.arg("-c").arg(command).process_group(0);
+            shell.stdin(Stdio::null()).stdout(stderr);
+            sys::start_as_usual(&mut shell);
+            Ok(Self {
+                shown,
+                command: shell,
+            })
+        };
+        Ok([
+            step("--freeze", &config.freeze)?,
+            step("--thaw", &config.thaw)?,
+        ])
+    }
+
+    fn start(&mut self) -> std::result::Result<Child, String> {
+        let started = self.command.spawn();
+        started.map_err(|e| format!("it cannot be run: {e}"))
+    }
+}
+
 /// What is frozen, until it is dropped or thawed.
-pub(super) struct Frozen<'a> {
-    config: &'a FreezeConfig,
+pub(super) struct Frozen {
+    thaw: Step,
     since: Instant,
     thawed: bool,
     /// Closed for THAW, which must not fail because the clones have taken all files that may be open.
@@ -39,25 +78,24 @@ pub(super) struct Frozen<'a> {
     blocked: SigSet,
 }
 
-impl<'a> Frozen<'a> {
+impl Frozen {
     /// Runs FREEZE. If that fails, THAW was run. A signal to bmapfs is passed on to it.
-    pub(super) fn begin(config: &'a FreezeConfig, tally: &Tally) -> Result<Self> {
-        let shown = Path::new(&config.freeze).display();
-        let attempt = || format!("--freeze {shown}");
+    pub(super) fn begin([mut freeze, thaw]: [Step; 2], tally: &Tally) -> Result<Self> {
+        let shown = freeze.shown.clone();
         let reserve = (0..RESERVE).map(|_| File::open("/dev/null"));
         let reserve = reserve.collect::<io::Result<_>>();
-        let reserve = reserve.or_fail(Status::System, attempt)?;
+        let reserve = reserve.or_fail(Status::System, || shown.clone())?;
         // The thread that takes those that are served has blocked all others, too.
         let blocked = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
         let mut frozen = Self {
-            config,
+            thaw,
             since: Instant::now(),
             thawed: false,
             reserve,
-            blocked: blocked.or_fail(Status::System, attempt)?,
+            blocked: blocked.or_fail(Status::System, || shown.clone())?,
         };
-        let started = start(&config.freeze);
-        frozen.thawed = started.is_err();
+        let started = freeze.start();
+        let running = started.is_ok();
         let ended = started.and_then(|child| {
             end_of(child, |child, told| {
                 let cancelled = tally.cancel.load(Relaxed);
@@ -71,13 +109,15 @@ impl<'a> Frozen<'a> {
                 cancelled
             })
         });
+        let why = ended.err();
+        frozen.thawed = !running || why.as_deref().is_some_and(libvirt::lacks_agent);
         // An error leads to THAW, by the end of `frozen`.
-        match ended {
+        match why {
             _ if tally.cancel.load(Relaxed) => Err(interrupted()),
-            Ok(status) if status.success() => Ok(frozen),
-            ended => Err(Failure::new(
+            None => Ok(frozen),
+            Some(why) => Err(Failure::new(
                 Status::MountFailed,
-                format!("{}: {}: nothing is copied", attempt(), said(ended)),
+                format!("{shown}: {why}: nothing is copied"),
             )),
         }
     }
@@ -91,21 +131,17 @@ impl<'a> Frozen<'a> {
     fn run_thaw(&mut self) -> bool {
         self.thawed = true;
         self.reserve.clear();
-        match start(&self.config.thaw).and_then(|child| end_of(child, |_, _| false)) {
-            Ok(status) if status.success() => true,
-            ended => {
-                log::error!(
-                    "--thaw {}: {}: what was frozen may be so still; thaw it by hand",
-                    Path::new(&self.config.thaw).display(),
-                    said(ended)
-                );
-                false
-            }
+        let ended = self.thaw.start();
+        let ended = ended.and_then(|child| end_of(child, |_, _| false));
+        if let Err(why) = &ended {
+            let shown = &self.thaw.shown;
+            log::error!("{shown}: {why}: what was frozen may be so still; thaw it by hand");
         }
+        ended.is_ok()
     }
 }
 
-impl Drop for Frozen<'_> {
+impl Drop for Frozen {
     fn drop(&mut self) {
         if !self.thawed {
             self.run_thaw();
@@ -116,38 +152,22 @@ impl Drop for Frozen<'_> {
     }
 }
 
-/// Starts `command` by /bin/sh, without input and with its output on stderr. It is in a process group of its own, so that
-/// Ctrl-C does not stop it half way.
-fn start(command: &OsStr) -> io::Result<Child> {
-    let mut shell = Command::new("/bin/sh");
-    shell
-        .arg("-c")
-        .arg(command)
-        .process_group(0)
-        .stdin(Stdio::null())
-        .stdout(io::stderr().as_fd().try_clone_to_owned()?);
-    sys::start_as_usual(&mut shell);
-    shell.spawn()
-}
-
-/// Waits for it. `look` is asked again and again, with what it has answered last.
-fn end_of(mut child: Child, mut look: impl FnMut(&Child, bool) -> bool) -> io::Result<ExitStatus> {
+/// Waits for it. `look` is asked again and again, with what it has answered last. An error says why it failed.
+fn end_of(
+    mut child: Child,
+    mut look: impl FnMut(&Child, bool) -> bool,
+) -> std::result::Result<(), String> {
     let mut told = false;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
+    let ended = || {
+        while child.try_wait()?.is_none() {
+            told = look(&child, told);
+            thread::sleep(TICK);
         }
-        told = look(&child, told);
-        thread::sleep(TICK);
-    }
-}
-
-fn said(ended: io::Result<ExitStatus>) -> String {
-    match ended {
-        Ok(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => format!("it ended with status {code}"),
-            (None, signal) => format!("signal {} ended it", signal.unwrap_or_default()),
-        },
-        Err(e) => format!("it cannot be run: {e}"),
+        child.wait_with_output()
+    };
+    match ended() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(why_it_failed(output.status, &output.stderr)),
+        Err(e) => Err(format!("it cannot be run: {e}")),
     }
 }

@@ -16,7 +16,7 @@ use crate::libvirt::{Content, Disk};
 use crate::scan::Tally;
 use crate::snapshot::{self, Purpose, Snapshot};
 
-use super::freeze::Frozen;
+use super::freeze::{Frozen, Step};
 use super::prepare::interrupted;
 
 /// A source that is open and locked.
@@ -232,7 +232,7 @@ pub(super) fn clone_all(
         snapshot::wait_for_a_second_of_its_own();
     }
     let frozen = match &wanted.freeze {
-        Some(freeze) => Some(Frozen::begin(freeze, tally)?),
+        Some(freeze) => Some(Frozen::begin(Step::typed(freeze)?, tally)?),
         None => None,
     };
     // Written until it was frozen, in the second of the clones: others' clones of that second would show the same time.

@@ -130,18 +130,23 @@ pub(super) struct Synced {
 }
 
 impl<'a> Rig<'a> {
-    /// A domain that runs, with content on all of its disks.
-    pub(super) fn new(scene: &'a Scene) -> Self {
+    /// One without a domain.
+    pub(super) fn bare(scene: &'a Scene) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::SeqCst);
-        let rig = Self {
+        scene.dir("images");
+        Self {
             name: format!("bmapfs-test-{}-{count}", std::process::id()),
             backup: scene.dir("backup"),
             writes: Cell::new(100),
             _libvirt: Libvirt::get(),
             scene,
-        };
-        scene.dir("images");
+        }
+    }
+
+    /// A domain that runs, with content on all of its disks.
+    pub(super) fn new(scene: &'a Scene) -> Self {
+        let rig = Self::bare(scene);
         for (target, blocks) in DISKS {
             // The last part is a hole.
             let content = pattern(blocks, usize::try_from((blocks - 20) * BLOCK).unwrap());
@@ -161,10 +166,15 @@ impl<'a> Rig<'a> {
                 .ok();
             fs::remove_file(raw).unwrap();
         }
-        let definition = scene.file("domain.xml", rig.definition().as_bytes());
-        virsh().arg("define").arg(definition).ok();
-        rig.virsh("start").ok();
+        rig.start(&rig.definition());
         rig
+    }
+
+    /// Starts its domain.
+    pub(super) fn start(&self, definition: &str) {
+        let definition = self.scene.file("domain.xml", definition.as_bytes());
+        virsh().arg("define").arg(definition).ok();
+        self.virsh("start").ok();
     }
 
     /// The file of a disk: its name is escaped in XML, and must come out of it again.
@@ -174,16 +184,22 @@ impl<'a> Rig<'a> {
             .join(format!("{target} <a&b's>.img"))
     }
 
+    /// A disk in its definition.
+    pub(super) fn disk(&self, target: &str) -> String {
+        let file = self.image(target).to_str().unwrap().to_owned();
+        let file = file
+            .replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('\'', "&apos;");
+        let format = if target == "vdc" { "raw" } else { "qcow2" };
+        format!(
+            "<disk type='file' device='disk'><driver name='qemu' type='{format}'/><source file='{file}'/>\
+             <target dev='{target}' bus='virtio'/></disk>"
+        )
+    }
+
     fn definition(&self) -> String {
-        let disks = DISKS.map(|(target, _)| {
-            let file = self.image(target).to_str().unwrap().to_owned();
-            let file = file.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;");
-            let format = if target == "vdc" { "raw" } else { "qcow2" };
-            format!(
-                "<disk type='file' device='disk'><driver name='qemu' type='{format}'/><source file='{file}'/>\
-                 <target dev='{target}' bus='virtio'/></disk>"
-            )
-        });
+        let disks = DISKS.map(|(target, _)| self.disk(target));
         format!(
             "<domain type='qemu'><name>{}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
              <os><type arch='x86_64' machine='q35'>hvm</type></os><seclabel type='none'/>\
