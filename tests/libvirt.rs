@@ -3,6 +3,9 @@
 
 mod doubt;
 mod endings;
+mod host;
+mod interrupted;
+mod moved;
 mod nights;
 mod restore;
 mod rig;

@@ -1,6 +1,7 @@
 //! A libvirt, a domain of it, its index and its backup.
 
 use std::cell::Cell;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -15,6 +16,8 @@ use crate::support::command::{Outcome, Running, Tool, tool};
 use crate::support::pattern::{assert_same, pattern};
 use crate::support::scene::Scene;
 use crate::support::wait_until;
+
+use super::host::Host;
 
 /// Bytes of a block.
 pub(super) const BLOCK: u64 = 65_536;
@@ -101,7 +104,9 @@ pub(super) struct Rig<'a> {
     pub(super) backup: PathBuf,
     /// How often the guest has written.
     writes: Cell<u64>,
-    _libvirt: Libvirt,
+    /// Where it is, if not in this machine's own libvirt.
+    host: Cell<Option<&'a Host>>,
+    _libvirt: Option<Libvirt>,
 }
 
 /// A run whose command waits.
@@ -132,13 +137,23 @@ pub(super) struct Synced {
 impl<'a> Rig<'a> {
     /// A domain that runs, with content on all of its disks.
     pub(super) fn new(scene: &'a Scene) -> Self {
+        Self::of(scene, None)
+    }
+
+    /// The same, in a libvirt of the test's own.
+    pub(super) fn on(scene: &'a Scene, host: &'a Host) -> Self {
+        Self::of(scene, Some(host))
+    }
+
+    fn of(scene: &'a Scene, host: Option<&'a Host>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::SeqCst);
         let rig = Self {
             name: format!("bmapfs-test-{}-{count}", std::process::id()),
             backup: scene.dir("backup"),
             writes: Cell::new(100),
-            _libvirt: Libvirt::get(),
+            host: Cell::new(host),
+            _libvirt: host.is_none().then(Libvirt::get),
             scene,
         };
         scene.dir("images");
@@ -162,7 +177,7 @@ impl<'a> Rig<'a> {
             fs::remove_file(raw).unwrap();
         }
         let definition = scene.file("domain.xml", rig.definition().as_bytes());
-        virsh().arg("define").arg(definition).ok();
+        rig.libvirt().arg("define").arg(definition).ok();
         rig.virsh("start").ok();
         rig
     }
@@ -195,10 +210,28 @@ impl<'a> Rig<'a> {
         )
     }
 
+    /// It has moved.
+    pub(super) fn is_on(&self, host: &'a Host) {
+        self.host.set(Some(host));
+    }
+
+    /// A program where it is.
+    pub(super) fn tool(&self, program: impl AsRef<OsStr>) -> Tool {
+        match self.host.get() {
+            Some(host) => host.tool(program),
+            None => tool(program),
+        }
+    }
+
+    /// Virsh, where it is.
+    fn libvirt(&self) -> Tool {
+        self.host.get().map_or_else(virsh, Host::virsh)
+    }
+
     /// A command of virsh's on the domain.
     pub(super) fn virsh(&self, command: &str) -> Tool {
         let (command, more) = command.split_once(' ').unwrap_or((command, ""));
-        virsh().arg(command).arg(&self.name).words(more)
+        self.libvirt().arg(command).arg(&self.name).words(more)
     }
 
     /// The guest writes these blocks, each time with something else.
@@ -246,10 +279,14 @@ impl<'a> Rig<'a> {
 
     /// `bmapfs WORD` with an index, up to the domain.
     pub(super) fn bmapfs(&self, word: &str) -> Tool {
+        self.bmapfs_of(word, "")
+    }
+
+    /// The same, of `/TARGET` alone.
+    pub(super) fn bmapfs_of(&self, word: &str, disk: &str) -> Tool {
         let index = format!("--index={}/", self.scene.dir("index").display());
-        let source = format!("libvirt:{}", self.name);
-        self.scene
-            .bmapfs()
+        let source = format!("libvirt:{}{disk}", self.name);
+        self.tool(self.scene.program())
             .arg(word)
             .words("-b 64K")
             .arg(index)
