@@ -155,6 +155,11 @@ impl Domain {
         self.definition.id.is_some()
     }
 
+    /// Whether libvirt says that it is off.
+    pub(crate) fn is_off_now(&self) -> bool {
+        self.virsh.definition().is_ok_and(|now| now.id.is_none())
+    }
+
     /// Has its guest agent stop writing.
     pub(crate) fn freeze(&self) -> Result<()> {
         self.virsh.freeze().map_err(|why| {

@@ -2,10 +2,13 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
 use crate::support::command::Tool;
+use crate::support::devices::LoopDevice;
+use crate::support::pattern::pattern;
 use crate::support::scene::Scene;
 use crate::support::wait_until;
 
@@ -117,4 +120,72 @@ fn p35_a_domain_that_is_saved() {
     assert_eq!(rig.sync().files, files("vdb", &[2]));
     rig.virsh("destroy").ok();
     rig.expect_backup_is_content();
+}
+
+#[test]
+fn p35_a_domain_that_is_started_while_it_is_copied() {
+    let scene = Scene::new();
+    let device = LoopDevice::new(&scene.file("device", &pattern(9, 40 * 65_536)));
+    let host = Host::new(&scene, "a");
+    let rig = Rig::on(&scene, &host);
+    rig.virsh("destroy").ok();
+    let run = |disk: &str, script: &str| {
+        let name = &rig.name;
+        let script = format!(
+            "v() {{ virsh -q -c qemu:///system $1 {name}; }}; {script}; cat \"$1\"/*/* >/dev/null"
+        );
+        rig.bmapfs_of("run", disk)
+            .args(["--", "sh", "-c", &script, "sh", "{}"])
+            .run()
+    };
+    let two_moments = |disk: &str, script: &str| {
+        let ended = run(disk, script);
+        assert_eq!(ended.code(), 9, "{ended:?}");
+        let said = ended.stderr;
+        let lines = said
+            .lines()
+            .filter(|line| line.contains("it was started, or"));
+        assert_eq!(lines.count(), 1, "{said}");
+    };
+    // qemu-nbd's lock keeps it from being started.
+    run("/vda", "v start && exit 7; true").ok();
+    // Nothing keeps it where all is raw.
+    two_moments("/vdc", "v start");
+    rig.virsh("destroy").ok();
+    two_moments("/vdc", "v start && v destroy");
+    run("/vdc", "true").ok();
+    // A device, of which is only known whether this machine has written it; and then not even that.
+    rig.virsh("attach-disk")
+        .arg(device.path())
+        .words("vdd --config --sourcetype block --subdriver raw")
+        .ok();
+    let write = "virsh -q -c qemu:///system qemu-monitor-command --hmp";
+    let drive = "/machine/peripheral/virtio-disk3/virtio-backend";
+    let write = format!(
+        "v start && {write} {} 'qemu-io -d {drive} \"write 0 64k\"'",
+        rig.name
+    );
+    two_moments("/vdd", &write);
+    rig.virsh("destroy").ok();
+    let _uncounted = Uncounted::new(&device);
+    run("/vdd", "true").ok();
+    two_moments("/vdd", "v start");
+}
+
+/// A device whose writes are not counted, until this is dropped.
+struct Uncounted(PathBuf);
+
+impl Uncounted {
+    fn new(device: &LoopDevice) -> Self {
+        let name = device.path().file_name().unwrap();
+        let counts = Path::new("/sys/block").join(name).join("queue/iostats");
+        fs::write(&counts, "0").unwrap();
+        Self(counts)
+    }
+}
+
+impl Drop for Uncounted {
+    fn drop(&mut self) {
+        fs::write(&self.0, "1").ok();
+    }
 }
