@@ -320,8 +320,9 @@ impl<'a> Rig<'a> {
         for old in [&running, &go] {
             fs::remove_file(old).ok();
         }
+        // A test that fails takes its directory along.
         let wait = format!(
-            "touch '{}'; while [ ! -e '{}' ]; do sleep 0.02; done; {script}",
+            "touch '{0}'; while [ ! -e '{1}' ]; do [ -e '{0}' ] || exit 78; sleep 0.02; done; {script}",
             running.display(),
             go.display()
         );
