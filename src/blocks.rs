@@ -280,7 +280,7 @@ impl Blocks {
         let meanwhile = if let Some(index) = self.times.index() {
             self.handles.for_each(Open::end);
             index.close()
-        } else if self.config.writable {
+        } else if self.config.writable || self.image.is_moment() {
             Ok(Meanwhile::Quiet)
         } else {
             let now = self.image.fingerprint().unwrap_or(Fingerprint::Unknown);

@@ -98,6 +98,11 @@ pub(crate) trait Image: fmt::Debug + Send + Sync {
         Ok(Fingerprint::Unknown)
     }
 
+    /// Whether nobody can write it.
+    fn is_moment(&self) -> bool {
+        false
+    }
+
     /// As `read_at`, for bytes that are wanted once: what was not in the page cache before is not there after.
     fn read_once(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
         self.read_at(out, offset)

@@ -55,6 +55,22 @@ impl fmt::Debug for Indexes {
     }
 }
 
+impl Indexes {
+    /// The checkpoint that the disk's index is of, if it is among those that are `there`. Otherwise everything is read, and
+    /// a line says why.
+    fn known_state(&self, shown: &str, target: &str, there: &[String]) -> Option<String> {
+        let why = match (self.state)(target) {
+            Ok(Some(name)) if there.contains(&name) => return Some(name),
+            Ok(Some(name)) => format!("the checkpoint {name} is gone"),
+            // There is no index, or it is of no moment of the domain.
+            Ok(None) => return None,
+            Err(why) => format!("what changed cannot be told: {why}"),
+        };
+        log::warn!("{shown}/{target}: {why}: everything is read");
+        None
+    }
+}
+
 /// A disk that can be read.
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -87,6 +103,8 @@ pub(crate) struct Domain {
     /// Those that are read.
     disks: Vec<DiskDefinition>,
     indexes: Option<Indexes>,
+    /// The checkpoints that it had in the beginning; asked for if there are to be indexes.
+    checkpoints: Vec<String>,
     /// Ended before what they rest on.
     servers: Vec<Server>,
     job: Option<Job>,
@@ -112,7 +130,13 @@ impl Domain {
         }
         virsh.is(&definition.uuid);
         let place = Place::take(&definition.uuid).map_err(fails)?;
-        job::sweep(&virsh, definition.id.as_deref()).map_err(fails)?;
+        if let Some(id) = &definition.id {
+            job::sweep(&virsh, id).map_err(fails)?;
+        }
+        let checkpoints = match &indexes {
+            Some(_) => virsh.checkpoints().map_err(fails)?,
+            None => Vec::new(),
+        };
         let disks = choose(&shown, &definition, config.target.as_deref())?;
         let needs_server = |disk: &DiskDefinition| definition.id.is_none() && !disk.is_raw();
         if disks.iter().any(needs_server) {
@@ -124,6 +148,7 @@ impl Domain {
             definition,
             disks,
             indexes,
+            checkpoints,
             servers: Vec::new(),
             job: None,
             place,
@@ -133,6 +158,11 @@ impl Domain {
     /// Whether anything can write its disks.
     pub(crate) fn runs(&self) -> bool {
         self.definition.id.is_some()
+    }
+
+    /// Whether libvirt says that it is off.
+    pub(crate) fn is_off_now(&self) -> bool {
+        self.virsh.definition().is_ok_and(|now| now.id.is_none())
     }
 
     /// What has its guest agent freeze its file systems, and what has it thaw them; each with its name.
@@ -154,7 +184,9 @@ impl Domain {
             &self.shown,
             id,
             &self.disks,
-            self.indexes.as_ref(),
+            self.indexes
+                .as_ref()
+                .map(|indexes| (indexes, self.checkpoints.as_slice())),
             &self.place,
         );
         self.job = Some(job.map_err(|why| self.failed(&why))?);
@@ -200,13 +232,9 @@ impl Domain {
                 behind: None,
             });
         }
-        let known = self
-            .indexes
-            .as_ref()
-            .and_then(|indexes| (indexes.state)(&disk.target).ok()?);
-        let known = known.filter(|_| disk.keeps_bitmaps());
-        let since =
-            known.filter(|name| self.virsh.checkpoints().is_ok_and(|all| all.contains(name)));
+        let indexes = self.indexes.as_ref().filter(|_| disk.keeps_bitmaps());
+        let since = indexes
+            .and_then(|indexes| indexes.known_state(&self.shown, &disk.target, &self.checkpoints));
         let since = since.filter(|_| {
             let alone = rests_on_nothing(&file);
             if !alone {
@@ -218,8 +246,7 @@ impl Domain {
             alone
         });
         // Only an index remembers it.
-        let indexed = self.indexes.as_ref();
-        let behind = indexed.and_then(|_| qcow2::behind(&file, &disk.format));
+        let behind = indexes.and_then(|_| qcow2::behind(&file, &disk.format));
         let serve =
             |bitmap| serve_image(&file, &disk.format, bitmap, self.place.path(), &disk.target);
         let (server, export, since) = match since {
@@ -292,10 +319,10 @@ impl Domain {
         while let Some(server) = self.servers.pop() {
             drop(server);
         }
-        if let Some(job) = self.job.take() {
-            job.end(&self.virsh, &self.shown);
-        }
-        if let Some(indexes) = self.indexes.take() {
+        let job = self.job.take();
+        let over = job.is_none_or(|job| job.end(&self.virsh, &self.shown));
+        // During a job libvirt deletes no checkpoint.
+        if let Some(indexes) = self.indexes.take().filter(|_| over) {
             let targets = self
                 .definition
                 .disks

@@ -7,6 +7,9 @@ mod doubt;
 mod endings;
 #[cfg(target_arch = "x86_64")]
 mod guest;
+mod host;
+mod interrupted;
+mod moved;
 mod nights;
 mod off;
 mod recipes;

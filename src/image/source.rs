@@ -149,11 +149,6 @@ impl Source {
         Self { ownership, ..self }
     }
 
-    /// Nobody can write it.
-    pub(crate) fn is_moment(&self) -> bool {
-        matches!(self.kind, SourceKind::Moment { .. })
-    }
-
     /// Where the first run of zeros is that ends after `from`.
     fn zeros_after(&self, from: u64) -> Option<Span> {
         let SourceKind::Moment { zeros, .. } = &self.kind else {
@@ -373,7 +368,7 @@ impl Image for Source {
     }
 
     fn fingerprint(&self) -> io::Result<Fingerprint> {
-        if !matches!(self.kind, SourceKind::Moment { .. }) {
+        if !self.is_moment() {
             // Dirty pages of a device count as written only once they are on their way to it.
             self.flush_now()?;
         }
@@ -388,6 +383,10 @@ impl Image for Source {
             },
             SourceKind::Device { number, .. } => Ok(Fingerprint::of_device(&self.file, *number)),
         }
+    }
+
+    fn is_moment(&self) -> bool {
+        matches!(self.kind, SourceKind::Moment { .. })
     }
 
     fn read_once(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -41,24 +41,20 @@ struct Asked<'a> {
 }
 
 impl Job {
-    /// Begins one of all `disks`. What was written since a checkpoint is told if the index is of it; if libvirt cannot, all
-    /// is read, and if it can make no checkpoint there is none.
+    /// Begins one of all `disks`. `indexes`: with the checkpoints that the domain has. What was written since a checkpoint is
+    /// told if the index is of it; if libvirt cannot, all is read, and if it can make no checkpoint there is none.
     pub(super) fn begin(
         virsh: &Virsh,
         shown: &str,
         id: &str,
         disks: &[DiskDefinition],
-        indexes: Option<&Indexes>,
+        indexes: Option<(&Indexes, &[String])>,
         place: &Place,
     ) -> Result<Self, String> {
         let scratch = Scratch::make(place)?;
         let socket = domain_directory(id)?.join(SOCKET);
         // Of a QEMU that was killed.
         let _ = std::fs::remove_file(&socket);
-        let there = match indexes {
-            Some(_) => virsh.checkpoints()?,
-            None => Vec::new(),
-        };
         let mut since = Vec::new();
         for disk in disks {
             if indexes.is_some() && !disk.keeps_bitmaps() {
@@ -68,22 +64,14 @@ impl Job {
                 );
                 continue;
             }
-            let known = indexes.and_then(|indexes| (indexes.state)(&disk.target).ok()?);
-            match known {
-                Some(name) if there.contains(&name) => since.push((disk.target.clone(), name)),
-                Some(name) => {
-                    log::warn!(
-                        "{shown}/{}: the checkpoint {name} is gone: everything is read",
-                        disk.target
-                    );
-                }
-                None => {}
-            }
+            let known = indexes
+                .and_then(|(indexes, there)| indexes.known_state(shown, &disk.target, there));
+            since.extend(known.map(|name| (disk.target.clone(), name)));
         }
         let keeps = disks.iter().any(DiskDefinition::keeps_bitmaps);
         let new = indexes
             .filter(|_| keeps)
-            .map(|indexes| new_name(indexes, &there));
+            .map(|(indexes, there)| new_name(indexes, there));
         let asked = Asked {
             virsh,
             disks,
@@ -136,17 +124,25 @@ impl Job {
             .map(|(_, name)| name.clone())
     }
 
-    /// Ends it. Its scratch files are gone after that.
-    pub(super) fn end(self, virsh: &Virsh, shown: &str) {
-        if virsh
-            .job()
-            .is_none_or(|socket| Path::new(&socket) != self.socket)
-        {
-            log::warn!(
-                "{shown}: its backup job ended before bmapfs ended it: the domain was shut down, or somebody ended the job"
-            );
-        } else if let Err(why) = abort(virsh) {
-            log::error!("{shown}: its backup job cannot be ended: {why}: use virsh domjobabort");
+    /// Ends it. Its scratch files are gone after that. `false`: it may be there still; that was told.
+    pub(super) fn end(self, virsh: &Virsh, shown: &str) -> bool {
+        match virsh.job() {
+            Ok(job) if !is_on(job.as_deref(), &self.socket) => {
+                log::warn!(
+                    "{shown}: its backup job ended before bmapfs ended it: the domain was shut down, or somebody ended the job"
+                );
+                true
+            }
+            // Also if that cannot be told: libvirt may just have been started again.
+            _ => {
+                let ended = abort(virsh);
+                if let Err(why) = &ended {
+                    log::error!(
+                        "{shown}: its backup job cannot be ended: {why}: the next run ends it, or virsh domjobabort"
+                    );
+                }
+                ended.is_ok()
+            }
         }
     }
 }
@@ -161,8 +157,15 @@ impl Asked<'_> {
         };
         let backup = write("backup.xml", self.backup(since)?)?;
         let checkpoint = checkpoint.map(|name| write("checkpoint.xml", self.checkpoint(name)));
-        self.virsh
-            .begin(&backup, checkpoint.transpose()?.as_deref())
+        let begun = self
+            .virsh
+            .begin(&backup, checkpoint.transpose()?.as_deref());
+        let job = begun.as_ref().err().and_then(|_| self.virsh.job().ok()?);
+        if is_on(job.as_deref(), self.socket) {
+            // It has begun, and the answer was lost.
+            abort(self.virsh)?;
+        }
+        begun
     }
 
     fn backup(&self, since: &[(String, String)]) -> Result<String, String> {
@@ -207,24 +210,29 @@ fn text(path: &Path) -> Result<String, String> {
     text.ok_or_else(|| format!("{}: libvirt takes no such name", path.display()))
 }
 
-/// Ends a job that a bmapfs of this user's that was killed has left, of the domain with this number. An error: the domain has
-/// another.
-pub(super) fn sweep(virsh: &Virsh, id: Option<&str>) -> Result<(), String> {
+/// Whether a domain's job, by its socket, is the one on `ours`.
+fn is_on(job: Option<&str>, ours: &Path) -> bool {
+    job.is_some_and(|socket| Path::new(socket) == ours)
+}
+
+/// Ends a job that a bmapfs of this user's that was killed has left, of the domain with this number, which runs. An error:
+/// the domain has another, or that cannot be told.
+pub(super) fn sweep(virsh: &Virsh, id: &str) -> Result<(), String> {
+    let job = virsh.job()?;
     // Another user's may be at work: only that user's lock tells.
-    let ours = id.and_then(|id| domain_directory(id).ok());
-    let ours = ours.map(|directory| directory.join(SOCKET));
-    match virsh.job() {
-        Some(socket) if ours.is_some_and(|ours| ours == Path::new(&socket)) => {
-            log::debug!("ending the job of a bmapfs that was killed");
-            abort(virsh)
-        }
-        Some(_) => Err("it has another backup job: wait for its end".to_owned()),
-        None => match virsh.other_work() {
-            Some(work) => Err(format!(
-                "it is busy with something else ({work}): wait for its end"
-            )),
-            None => Ok(()),
-        },
+    let ours = domain_directory(id).map(|directory| directory.join(SOCKET));
+    if ours.is_ok_and(|ours| is_on(job.as_deref(), &ours)) {
+        log::debug!("ending the job of a bmapfs that was killed");
+        return abort(virsh);
+    }
+    if job.is_some() {
+        return Err("it has another backup job: wait for its end".to_owned());
+    }
+    match virsh.other_work()? {
+        Some(work) => Err(format!(
+            "it is busy with something else ({work}): wait for its end"
+        )),
+        None => Ok(()),
     }
 }
 
@@ -232,7 +240,7 @@ pub(super) fn sweep(virsh: &Virsh, id: Option<&str>) -> Result<(), String> {
 fn abort(virsh: &Virsh) -> Result<(), String> {
     virsh.abort()?;
     let until = Instant::now() + ENDS;
-    while virsh.job().is_some() {
+    while virsh.job()?.is_some() {
         if Instant::now() > until {
             return Err("it does not end".to_owned());
         }

@@ -16,6 +16,9 @@ pub(super) struct Virsh {
     domain: String,
 }
 
+/// What libvirt says of a domain that has no backup job, and of one that is off.
+const NO_JOB: [&str; 2] = ["no domain backup job present", "domain is not running"];
+
 type Said<T> = Result<T, String>;
 
 impl Virsh {
@@ -56,26 +59,29 @@ impl Virsh {
     }
 
     /// The socket of the backup job that the domain has. `None`: it has none, or is off.
-    pub(super) fn job(&self) -> Option<String> {
-        let text = self.run("backup-dumpxml", &[]).ok()?;
+    pub(super) fn job(&self) -> Said<Option<String>> {
+        let text = match self.run("backup-dumpxml", &[]) {
+            Err(why) if NO_JOB.iter().any(|none| why.contains(none)) => return Ok(None),
+            text => text?,
+        };
         let mut socket = String::new();
-        let read = xml::walk(&text, |element| {
+        xml::walk(&text, |element| {
             if element.is(&["domainbackup", "server"]) {
                 socket.extend(element.attribute("socket"));
             }
-        });
-        Some(read.map_or_else(|_| String::new(), |()| socket))
+        })?;
+        Ok(Some(socket))
     }
 
-    /// What else is done with the domain, such as a migration.
-    pub(super) fn other_work(&self) -> Option<String> {
-        let text = self.run("domjobinfo", &[]).ok()?;
+    /// What else is done with the domain, which runs, such as a migration.
+    pub(super) fn other_work(&self) -> Said<Option<String>> {
+        let text = self.run("domjobinfo", &[])?;
         let line = |name: &str| {
             let value = text.lines().find_map(|line| line.strip_prefix(name))?;
             Some(value.trim().to_owned())
         };
-        let kind = line("Job type:")?;
-        (kind != "None").then(|| line("Operation:").unwrap_or(kind))
+        let kind = line("Job type:").unwrap_or_default();
+        Ok((kind != "None").then(|| line("Operation:").unwrap_or(kind)))
     }
 
     pub(super) fn begin(&self, backup: &Path, checkpoint: Option<&Path>) -> Said<()> {

@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::freeze::{Frozen, Step};
 use super::prepare::interrupted;
 use super::source::{Freeze, Source, index_file};
+use crate::blocks::Summary;
 use crate::config::{DomainConfig, Freezing, IndexConfig, VolumeConfig};
 use crate::exit::Result;
-use crate::index::named_state;
+use crate::index::{Meanwhile, named_state};
 use crate::libvirt::{Domain, Indexes};
 use crate::scan::Tally;
 
@@ -48,7 +49,7 @@ fn indexes(config: &DomainConfig, volume: &VolumeConfig, index: &IndexConfig) ->
     })
 }
 
-/// The moment: all disks as they are then, open. `dry_run`: no index will be saved.
+/// The moment: all disks as they are then, open.
 pub(super) fn open(
     domain: &mut Domain,
     config: &DomainConfig,
@@ -67,6 +68,13 @@ pub(super) fn open(
         Source::of_disk(disk, &name, volume, index, mountpoint)
     });
     Ok((sources.collect::<Result<_>>()?, freeze))
+}
+
+/// Whether what was copied was so at one time. While a domain runs, its job sees to that; while it is off, only its being off
+/// does: who reads a raw image does not keep it from being started.
+pub(super) fn is_of_one_moment(domain: &Domain, summaries: &[Summary]) -> bool {
+    let any = |what| summaries.iter().any(|summary| summary.meanwhile == what);
+    !any(Meanwhile::Written) && (!any(Meanwhile::Unknown) || domain.is_off_now())
 }
 
 fn begin(domain: &mut Domain, freeze: Option<&Freezing>, tally: &Tally) -> Result<Option<Freeze>> {

@@ -24,7 +24,7 @@ use nix::unistd::{Pid, geteuid};
 use super::prepare::{forward_signals, prepare};
 use super::report::Known;
 use super::served::Served;
-use super::verdict::verdict;
+use super::verdict::{NOT_AS_IT_SEEMS, verdict};
 use super::{CONNECTION_END, Event, check_mountpoint, domain, next_event, not_thawed};
 use crate::blocks::Summary;
 use crate::changes::ChangeMap;
@@ -111,13 +111,21 @@ pub fn run(config: &RunConfig, map: Option<&ChangeMap>, known: &mut Known) -> Re
         .collect();
     let thawed = served.freeze.is_none_or(|freeze| freeze.thawed);
     drop(served);
-    if let Some((domain, _)) = &mut domain {
+    let mut status = judged.into_iter().find(|status| *status != 0).unwrap_or(0);
+    if let Some((domain, of)) = &mut domain {
+        if status == 0 && !domain::is_of_one_moment(domain, &summaries) {
+            log::error!(
+                "{}: it was started, or its disks may have been written, while they were copied: the copy may be of two moments",
+                of.shown()
+            );
+            status = NOT_AS_IT_SEEMS;
+        }
         domain.end();
     }
     if !thawed {
         return Err(not_thawed());
     }
-    Ok(judged.into_iter().find(|status| *status != 0).unwrap_or(0))
+    Ok(status)
 }
 
 /// What the mount point is called: the same for the same source, since restic and borg know files by their whole path; and

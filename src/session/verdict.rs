@@ -7,7 +7,8 @@ use crate::blocks::{Skipped, Summary};
 use crate::index::{FirstPass, Meanwhile, Report};
 
 /// The command did not fail, but the copy is not what it seems: some blocks could not be read, or writes were refused;
-/// or, with `-o strict`, the image was, or may have been, written while it was read, or changed blocks were not copied.
+/// or a domain that was off may have been started; or, with `-o strict`, the image was, or may have been, written while it
+/// was read, or changed blocks were not copied.
 pub(super) const NOT_AS_IT_SEEMS: u8 = 9;
 
 /// The status of a run of `source`: the command's, or another if that is 0 and the copy is not what it seems. Says why.

@@ -45,8 +45,8 @@ fn p35_the_guest_agent_freezes_for_the_moment() {
 }
 
 /// virsh, for bmapfs: it notes what freezes, begins and thaws; and then fails, or waits for the file `go`.
-struct Noting<'a> {
-    guest: &'a Guest<'a>,
+struct Noting<'a, 's> {
+    guest: &'a Guest<'s>,
     log: PathBuf,
     /// Whether the one that is to wait has done its work.
     done: PathBuf,
@@ -55,8 +55,8 @@ struct Noting<'a> {
 
 const STEPS: [&str; 3] = ["domfsfreeze", "backup-begin", "domfsthaw"];
 
-impl<'a> Noting<'a> {
-    fn new(guest: &'a Guest<'a>) -> Self {
+impl<'a, 's> Noting<'a, 's> {
+    fn new(guest: &'a Guest<'s>) -> Self {
         let scene = guest.rig.scene;
         Self {
             guest,

@@ -5,6 +5,7 @@ use std::fs;
 use crate::support::command::tool;
 use crate::support::scene::Scene;
 
+use super::host::Host;
 use super::rig::{Rig, files};
 
 const ALL: &str = "everything is read";
@@ -123,6 +124,28 @@ fn p35_an_image_that_rests_on_another_when_it_is_off() {
     expected.extend(files("vda", &[1, 2]));
     assert_eq!(night.files, expected);
     assert!(night.said.contains("rests on another"), "{}", night.said);
+}
+
+#[test]
+fn p35_a_checkpoint_that_is_gone_while_it_is_off() {
+    let scene = Scene::new();
+    let host = Host::new(&scene, "a");
+    let rig = Rig::on(&scene, &host);
+    rig.sync();
+    rig.virsh("destroy").ok();
+    rig.virsh("checkpoint-delete --metadata")
+        .args(rig.checkpoints())
+        .ok();
+    let night = Rig::synced(rig.rsync().run());
+    assert_eq!(night.files, [""; 0]);
+    for target in ["vda", "vdb"] {
+        let line = night.said.lines().find(|line| line.contains(target));
+        assert!(
+            line.unwrap().contains(" is gone: everything is read"),
+            "{}",
+            night.said
+        );
+    }
 }
 
 #[test]

@@ -132,8 +132,10 @@ fn p35_one_disk_without_an_index() {
     let rig = Rig::new(&scene);
     let source = format!("libvirt:{}/vdb", rig.name);
     let command = ["rsync", "-a", "{}/"];
-    let run = scene.bmapfs().words("run -b 64K").arg(&source).arg("--");
-    run.args(command).arg(&rig.backup).ok();
+    let run = scene.bmapfs().words("run -b 64K -o strict").arg(&source);
+    let ended = run.arg("--").args(command).arg(&rig.backup).run();
+    assert!(!ended.stderr.contains("written meanwhile"), "{ended:?}");
+    ended.ok();
     assert_eq!(names(&rig.backup), ["domain.xml", "vdb"]);
     rig.expect_nothing_left(0);
     let wrong = scene

@@ -1,6 +1,7 @@
 //! A libvirt, a domain of it, its index and its backup.
 
 use std::cell::Cell;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -15,6 +16,8 @@ use crate::support::command::{Outcome, Running, Tool, tool};
 use crate::support::pattern::{assert_same, pattern};
 use crate::support::scene::Scene;
 use crate::support::wait_until;
+
+use super::host::Host;
 
 /// Bytes of a block.
 pub(super) const BLOCK: u64 = 65_536;
@@ -101,7 +104,9 @@ pub(super) struct Rig<'a> {
     pub(super) backup: PathBuf,
     /// How often the guest has written.
     writes: Cell<u64>,
-    _libvirt: Libvirt,
+    /// Where it is, if not in this machine's own libvirt.
+    host: Cell<Option<&'a Host>>,
+    _libvirt: Option<Libvirt>,
 }
 
 /// A run whose command waits.
@@ -132,6 +137,20 @@ pub(super) struct Synced {
 impl<'a> Rig<'a> {
     /// One without a domain.
     pub(super) fn bare(scene: &'a Scene) -> Self {
+        Self::of(scene, None)
+    }
+
+    /// A domain that runs, with content on all of its disks.
+    pub(super) fn new(scene: &'a Scene) -> Self {
+        Self::of(scene, None).running()
+    }
+
+    /// The same, in a libvirt of the test's own.
+    pub(super) fn on(scene: &'a Scene, host: &'a Host) -> Self {
+        Self::of(scene, Some(host)).running()
+    }
+
+    fn of(scene: &'a Scene, host: Option<&'a Host>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::SeqCst);
         scene.dir("images");
@@ -139,18 +158,17 @@ impl<'a> Rig<'a> {
             name: format!("bmapfs-test-{}-{count}", std::process::id()),
             backup: scene.dir("backup"),
             writes: Cell::new(100),
-            _libvirt: Libvirt::get(),
+            host: Cell::new(host),
+            _libvirt: host.is_none().then(Libvirt::get),
             scene,
         }
     }
 
-    /// A domain that runs, with content on all of its disks.
-    pub(super) fn new(scene: &'a Scene) -> Self {
-        let rig = Self::bare(scene);
+    fn running(self) -> Self {
         for (target, blocks) in DISKS {
             // The last part is a hole.
             let content = pattern(blocks, usize::try_from((blocks - 20) * BLOCK).unwrap());
-            let raw = scene.file(format!("{target}.raw"), &content);
+            let raw = self.scene.file(format!("{target}.raw"), &content);
             File::options()
                 .write(true)
                 .open(&raw)
@@ -162,18 +180,18 @@ impl<'a> Rig<'a> {
                 .words("convert -f raw -O")
                 .arg(format)
                 .arg(&raw)
-                .arg(rig.image(target))
+                .arg(self.image(target))
                 .ok();
             fs::remove_file(raw).unwrap();
         }
-        rig.start(&rig.definition());
-        rig
+        self.start(&self.definition());
+        self
     }
 
     /// Starts its domain.
     pub(super) fn start(&self, definition: &str) {
         let definition = self.scene.file("domain.xml", definition.as_bytes());
-        virsh().arg("define").arg(definition).ok();
+        self.libvirt().arg("define").arg(definition).ok();
         self.virsh("start").ok();
     }
 
@@ -211,10 +229,28 @@ impl<'a> Rig<'a> {
         )
     }
 
+    /// It has moved.
+    pub(super) fn is_on(&self, host: &'a Host) {
+        self.host.set(Some(host));
+    }
+
+    /// A program where it is.
+    pub(super) fn tool(&self, program: impl AsRef<OsStr>) -> Tool {
+        match self.host.get() {
+            Some(host) => host.tool(program),
+            None => tool(program),
+        }
+    }
+
+    /// Virsh, where it is.
+    fn libvirt(&self) -> Tool {
+        self.host.get().map_or_else(virsh, Host::virsh)
+    }
+
     /// A command of virsh's on the domain.
     pub(super) fn virsh(&self, command: &str) -> Tool {
         let (command, more) = command.split_once(' ').unwrap_or((command, ""));
-        virsh().arg(command).arg(&self.name).words(more)
+        self.libvirt().arg(command).arg(&self.name).words(more)
     }
 
     /// The guest writes these blocks, each time with something else.
@@ -262,10 +298,14 @@ impl<'a> Rig<'a> {
 
     /// `bmapfs WORD` with an index, up to the domain.
     pub(super) fn bmapfs(&self, word: &str) -> Tool {
+        self.bmapfs_of(word, "")
+    }
+
+    /// The same, of `/TARGET` alone.
+    pub(super) fn bmapfs_of(&self, word: &str, disk: &str) -> Tool {
         let index = format!("--index={}/", self.scene.dir("index").display());
-        let source = format!("libvirt:{}", self.name);
-        self.scene
-            .bmapfs()
+        let source = format!("libvirt:{}{disk}", self.name);
+        self.tool(self.scene.program())
             .arg(word)
             .words("-b 64K")
             .arg(index)
@@ -299,8 +339,9 @@ impl<'a> Rig<'a> {
         for old in [&running, &go] {
             fs::remove_file(old).ok();
         }
+        // A test that fails takes its directory along.
         let wait = format!(
-            "touch '{}'; while [ ! -e '{}' ]; do sleep 0.02; done; {script}",
+            "touch '{0}'; while [ ! -e '{1}' ]; do [ -e '{0}' ] || exit 78; sleep 0.02; done; {script}",
             running.display(),
             go.display()
         );

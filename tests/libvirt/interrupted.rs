@@ -1,0 +1,242 @@
+//! What happens to a domain, and to libvirt, while it is backed up.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::support::blocks::names;
+use crate::support::command::tool;
+use crate::support::pattern::assert_same;
+use crate::support::scene::Scene;
+use crate::support::wait_until;
+
+use super::endings::COPY;
+use super::host::Host;
+use super::rig::{BLOCK, Rig, files};
+
+/// Copies what can be read, and ends with 77 if that is not all.
+fn each_block(got: &Path) -> String {
+    format!(
+        "all=0; cd \"$1/vda\"; for name in *; do cat $name >'{0}'/$name || {{ rm '{0}'/$name; all=77; }}; done; exit $all",
+        got.display()
+    )
+}
+
+/// What could be read is what was there, and never zeros.
+fn expect_nothing_wrong(rig: &Rig, got: &Path) {
+    let content = rig.content("vda");
+    for name in names(got) {
+        let start = name.parse::<usize>().unwrap() * usize::try_from(BLOCK).unwrap();
+        let read = fs::read(got.join(&name)).unwrap();
+        assert_same(&name, &read, &content[start..start + read.len()]);
+    }
+}
+
+fn is_off(rig: &Rig) -> bool {
+    rig.virsh("domstate").ok().trim() == "shut off"
+}
+
+/// While nothing was read yet.
+fn ends_in_the_middle(scene: &Scene, rig: &Rig, end: impl FnOnce()) {
+    rig.sync();
+    let before = rig.checkpoints();
+    rig.write("vda", &[1, 2]);
+    let got = scene.dir("got");
+    let paused = rig.paused(&each_block(&got));
+    end();
+    wait_until("it is off", || is_off(rig));
+    let said = paused.said.clone();
+    assert_eq!(paused.go().code(), Some(77));
+    let said = fs::read_to_string(said).unwrap();
+    assert!(
+        said.contains("its backup job ended before bmapfs ended it"),
+        "{said}"
+    );
+    expect_nothing_wrong(rig, &got);
+    assert!(!rig.scratch().exists());
+    assert!(
+        before.iter().all(|name| rig.checkpoints().contains(name)) || rig.checkpoints().len() == 1
+    );
+    // Off, and on again.
+    assert_eq!(rig.rsync().run().code(), 0);
+    rig.expect_backup_is_content();
+    rig.virsh("start").ok();
+    rig.write("vdb", &[3]);
+    assert_eq!(rig.sync().files, files("vdb", &[3]));
+    rig.virsh("destroy").ok();
+    rig.expect_backup_is_content();
+}
+
+#[test]
+fn p35_a_domain_that_is_destroyed_in_the_middle() {
+    let scene = Scene::new();
+    let host = Host::new(&scene, "a");
+    let rig = Rig::on(&scene, &host);
+    ends_in_the_middle(&scene, &rig, || {
+        rig.virsh("destroy").ok();
+    });
+}
+
+#[test]
+fn p35_a_qemu_that_crashes_in_the_middle() {
+    let scene = Scene::new();
+    let host = Host::new(&scene, "a");
+    let rig = Rig::on(&scene, &host);
+    ends_in_the_middle(&scene, &rig, || host.crash(&rig.name));
+}
+
+/// In 16-bit mode: waits for a key, and powers off by ACPI.
+fn boot_sector() -> Vec<u8> {
+    let mut sector = vec![
+        0x31, 0xc0, // xor ax, ax
+        0xcd, 0x16, // int 16h
+        0xb8, 0x00, 0x20, // mov ax, sleep as deep as can be
+        0xba, 0x04, 0xb0, // mov dx, the control register of power management
+        0xef, // out dx, ax
+        0xba, 0x04, 0x06, // mov dx, where newer firmware puts it
+        0xef, // out dx, ax
+        0xf4, // hlt
+        0xeb, 0xfd, // jmp to the hlt
+    ];
+    sector.resize(510, 0x5a);
+    sector.extend([0x55, 0xaa]);
+    sector
+}
+
+#[test]
+fn p35_a_guest_that_powers_off_in_the_middle() {
+    let scene = Scene::new();
+    let host = Host::new(&scene, "a");
+    let rig = Rig::on(&scene, &host);
+    rig.virsh("destroy").ok();
+    let boot = scene.file("boot", &boot_sector());
+    tool("qemu-io")
+        .words("-f qcow2 -c")
+        .arg(format!("write -s {} 0 512", boot.display()))
+        .arg(rig.image("vda"))
+        .ok();
+    rig.virsh("start").ok();
+    ends_in_the_middle(&scene, &rig, || {
+        wait_until("it has powered off", || {
+            rig.virsh("send-key KEY_ENTER").run();
+            is_off(&rig)
+        });
+    });
+}
+
+#[test]
+fn p35_a_job_that_somebody_ends() {
+    let scene = Scene::new();
+    let rig = Rig::new(&scene);
+    rig.sync();
+    rig.write("vda", &[1]);
+    let got = scene.dir("got");
+    let paused = rig.paused(&each_block(&got));
+    rig.virsh("domjobabort").ok();
+    assert_eq!(paused.go().code(), Some(77));
+    rig.expect_nothing_left(1);
+    rig.sync();
+    rig.virsh("destroy").ok();
+    rig.expect_backup_is_content();
+}
+
+#[test]
+fn p35_libvirt_is_started_again_in_the_middle() {
+    let scene = Scene::new();
+    let host = Host::new(&scene, "a");
+    let rig = Rig::on(&scene, &host);
+    rig.sync();
+    rig.write("vda", &[1, 2]);
+    let paused = rig.paused(COPY);
+    host.kill();
+    host.start();
+    rig.write("vda", &[3]);
+    let said = paused.said.clone();
+    assert!(paused.go().success());
+    let said = fs::read_to_string(said).unwrap();
+    assert!(
+        !said.contains("warning") && !said.contains("error"),
+        "{said}"
+    );
+    rig.expect_nothing_left(1);
+    assert_eq!(rig.sync().files, files("vda", &[3]));
+    // It is not there when the run ends.
+    rig.write("vda", &[4]);
+    let paused = rig.paused(COPY);
+    host.kill();
+    let said = paused.said.clone();
+    assert!(paused.go().success());
+    let said = fs::read_to_string(said).unwrap();
+    let lines = said.lines().filter(|line| line.contains("virsh"));
+    let lines: Vec<_> = lines.collect();
+    assert_eq!(lines.len(), 1, "{said}");
+    assert!(
+        lines[0].contains(": its backup job cannot be ended: virsh: failed to connect"),
+        "{said}"
+    );
+    host.start();
+    assert!(rig.has_job());
+    assert_eq!(rig.sync().files, [""; 0]);
+    rig.virsh("destroy").ok();
+    rig.expect_backup_is_content();
+}
+
+/// A directory with a virsh that does what this script says.
+fn virsh_that(scene: &Scene, script: &str) -> String {
+    let directory = scene.dir("virsh");
+    let file = directory.join("virsh");
+    fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    format!("{}:{}", directory.display(), std::env::var("PATH").unwrap())
+}
+
+#[test]
+fn p35_an_answer_of_libvirt_that_is_lost() {
+    let scene = Scene::new();
+    let host = Host::new(&scene, "a");
+    let rig = Rig::on(&scene, &host);
+    rig.sync();
+    let path = virsh_that(
+        &scene,
+        "/usr/bin/virsh \"$@\" || exit; case $4 in backup-begin) echo error: lost >&2; exit 1;; esac",
+    );
+    let said = rig.rsync().env("PATH", path).fails(32);
+    assert!(said.ends_with("virsh: lost\n"), "{said}");
+    rig.expect_nothing_left(1);
+    assert_eq!(rig.sync().files, [""; 0]);
+}
+
+#[test]
+fn p35_a_libvirt_that_cannot_tell_of_jobs() {
+    let scene = Scene::new();
+    let host = Host::new(&scene, "a");
+    let rig = Rig::on(&scene, &host);
+    rig.sync();
+    let mute = scene.path("mute");
+    let script = format!(
+        "case $4 in $(cat '{}')) echo error: no idea >&2; exit 1;; esac; exec /usr/bin/virsh \"$@\"",
+        mute.display()
+    );
+    let path = virsh_that(&scene, &script);
+    // It may have a job, or may be moving.
+    for command in ["backup-dumpxml", "domjobinfo", "checkpoint-list"] {
+        fs::write(&mute, command).unwrap();
+        let said = rig.rsync().env("PATH", &path).fails(32);
+        let expected = format!("bmapfs: libvirt:{}: virsh: no idea\n", rig.name);
+        assert_eq!(said, expected);
+        rig.expect_nothing_left(1);
+    }
+    // In the end it is tried all the same.
+    fs::write(&mute, "").unwrap();
+    let script = format!("echo backup-dumpxml > '{}'", mute.display());
+    let ended = rig.script(&script).env("PATH", &path).run();
+    assert!(
+        ended
+            .stderr
+            .contains(": its backup job cannot be ended: virsh: no idea: "),
+        "{ended:?}"
+    );
+    ended.ok();
+    wait_until("the job has ended", || !rig.has_job());
+    rig.sync();
+}
