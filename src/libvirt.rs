@@ -21,6 +21,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::geteuid;
+
 use crate::changes::ChangeMap;
 use crate::config::DomainConfig;
 use crate::exit::{Failure, Result, Status};
@@ -97,6 +99,13 @@ impl Domain {
         let shown = format!("libvirt:{}", config.name);
         let fails = |why: String| Failure::new(Status::MountFailed, format!("{shown}: {why}"));
         let mut virsh = Virsh::new(&config.connect, &config.name);
+        if !virsh.is_session() && !geteuid().is_root() {
+            let why = format!(
+                "only root can read the disks of {}: of an ordinary user it needs --connect qemu:///session",
+                config.connect
+            );
+            return Err(fails(why));
+        }
         let definition = virsh.definition().map_err(fails)?;
         if definition.name != config.name {
             let why = format!(

@@ -6,3 +6,5 @@ mod endings;
 mod nights;
 mod restore;
 mod rig;
+mod session;
+mod user;

@@ -44,6 +44,11 @@ impl Virsh {
         self.run("dumpxml", &["--inactive".into()])
     }
 
+    /// Whether it is this user's own libvirt. Root's is the host's.
+    pub(super) fn is_session(&self) -> bool {
+        self.connect.starts_with("qemu:///session")
+    }
+
     /// From now on the domain is the one with this UUID.
     pub(super) fn is(&mut self, uuid: &str) {
         uuid.clone_into(&mut self.domain);
