@@ -49,6 +49,14 @@ impl Virsh {
         self.connect.starts_with("qemu:///session")
     }
 
+    /// The path of a volume in a storage pool.
+    pub(super) fn volume(&self, pool: &str, name: &str) -> Said<String> {
+        let (pool, name) = (format!("--pool={pool}"), format!("--vol={name}"));
+        let path = VIRSH.run(&["-q", "-c", &self.connect, "vol-path", &pool, &name])?;
+        let path = String::from_utf8(path).map_err(|e| format!("virsh vol-path: {e}"))?;
+        Ok(path.trim_end_matches('\n').to_owned())
+    }
+
     /// From now on the domain is the one with this UUID.
     pub(super) fn is(&mut self, uuid: &str) {
         uuid.clone_into(&mut self.domain);
