@@ -23,6 +23,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::unistd::geteuid;
+
 use crate::changes::ChangeMap;
 use crate::config::DomainConfig;
 use crate::exit::{Failure, Result, Status};
@@ -120,6 +122,13 @@ impl Domain {
         let shown = format!("libvirt:{}", config.name);
         let fails = |why: String| Failure::new(Status::MountFailed, format!("{shown}: {why}"));
         let mut virsh = Virsh::new(&config.connect, &config.name);
+        if !virsh.is_session() && !geteuid().is_root() {
+            let why = format!(
+                "only root can read the disks of {}: of an ordinary user it needs --connect qemu:///session",
+                config.connect
+            );
+            return Err(fails(why));
+        }
         let definition = virsh.definition().map_err(fails)?;
         if definition.name != config.name {
             let why = format!(
@@ -217,12 +226,14 @@ impl Domain {
                 state,
             );
         }
-        let Some(file) = disk.file().cloned() else {
-            return Err(format!(
-                "{}: it is off, and the disk is in no file or device of this host",
-                disk.target
-            ));
-        };
+        let file = disk.file(|pool, name| self.virsh.volume(pool, name));
+        let file = file.map_err(|why| {
+            let target = &disk.target;
+            format!(
+                "{target}: while it is off this disk cannot be read: {why}: start it, or name its other disks, as {}/TARGET",
+                self.shown
+            )
+        })?;
         if disk.is_raw() {
             return Ok(Disk {
                 target: disk.target.clone(),
@@ -371,6 +382,11 @@ fn choose(
     for disk in &definition.disks {
         let asked = target.is_none_or(|target| target == disk.target);
         match disk.left_out() {
+            // In one moment with the others only if no other domain has it: a backup must not lack it by chance.
+            None if disk.shareable && target.is_none() => log::info!(
+                "{shown}: {0} is left out: other domains may write it: it is read as {shown}/{0}",
+                disk.target
+            ),
             None if asked => chosen.push(disk.clone()),
             Some(why) if asked && target.is_some() => {
                 return Err(fails(&format!(

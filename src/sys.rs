@@ -129,13 +129,20 @@ pub fn start_as_usual(command: &mut std::process::Command) {
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, prepare) };
 }
 
-/// Lets the command end, by SIGKILL, when the thread that starts it has ended, so with this process whatever ends it.
+/// Has the command end, by SIGTERM, when the thread that starts it has ended, so with this process whatever ends it.
 pub fn end_with_parent(command: &mut std::process::Command) {
-    let bind = || {
-        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-        Ok(())
+    let parent = nix::unistd::getpid();
+    let bind = move || {
+        // Not SIGKILL: what a user has mounted would stay.
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)?;
+        // It may have ended before.
+        if nix::unistd::getppid() == parent {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ESRCH))
+        }
     };
-    // SAFETY: between fork and exec only one system call is made, which is async-signal-safe, and nothing is
+    // SAFETY: between fork and exec only two system calls are made, which are async-signal-safe, and nothing is
     // allocated.
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, bind) };
 }

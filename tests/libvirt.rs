@@ -3,6 +3,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod agent;
+mod disks;
 mod doubt;
 mod endings;
 #[cfg(target_arch = "x86_64")]
@@ -15,3 +16,5 @@ mod off;
 mod recipes;
 mod restore;
 mod rig;
+mod session;
+mod user;

@@ -1,13 +1,16 @@
 //! Where the work on a domain lies: a directory of bmapfs's own, which tells who works on it, and scratch files.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, Permissions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::unistd::geteuid;
 
+use super::programs::FUSERMOUNT;
 use crate::sys::{self, FlockKind};
 
 /// A directory that this process alone uses. Removed at its end.
@@ -27,7 +30,7 @@ impl Place {
         let base = match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
             _ if geteuid().is_root() => PathBuf::from("/run"),
             Some(runtime) if runtime.is_absolute() => runtime,
-            _ => return Err("XDG_RUNTIME_DIR is not set".to_owned()),
+            _ => return Err("XDG_RUNTIME_DIR is not set; it must be as for libvirt".to_owned()),
         };
         let path = base.join("bmapfs-libvirt").join(uuid);
         let broken = |e: std::io::Error| format!("{}: {e}", path.display());
@@ -66,7 +69,15 @@ impl Place {
         {
             let path = entry.path();
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                let _ = umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+                if std::fs::remove_dir(&path).is_ok() {
+                    continue;
+                }
+                let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+                if umount2(&path, flags) == Err(Errno::EPERM) {
+                    // It may have been unmounted by now.
+                    let lazily = [OsStr::new("-u"), OsStr::new("-z"), path.as_os_str()];
+                    let _ = FUSERMOUNT.run(&lazily);
+                }
                 let _ = std::fs::remove_dir(&path);
             } else {
                 let _ = std::fs::remove_file(&path);

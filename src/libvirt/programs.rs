@@ -34,6 +34,7 @@ pub(super) struct Program {
 pub(super) const VIRSH: Program = program("virsh", "libvirt-clients");
 pub(super) const NBDINFO: Program = program("nbdinfo", "libnbd-bin");
 pub(super) const NBDFUSE: Program = program("nbdfuse", "libnbd-bin");
+pub(super) const FUSERMOUNT: Program = program("fusermount3", "fuse3");
 pub(super) const QEMU_NBD: Program = program("qemu-nbd", "qemu-utils");
 
 const fn program(name: &'static str, package: &'static str) -> Program {

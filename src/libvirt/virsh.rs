@@ -53,6 +53,19 @@ impl Virsh {
         self.run("dumpxml", &["--inactive".into()])
     }
 
+    /// Whether it is this user's own libvirt. Root's is the host's.
+    pub(super) fn is_session(&self) -> bool {
+        self.connect.starts_with("qemu:///session")
+    }
+
+    /// The path of a volume in a storage pool.
+    pub(super) fn volume(&self, pool: &str, name: &str) -> Said<String> {
+        let (pool, name) = (format!("--pool={pool}"), format!("--vol={name}"));
+        let path = VIRSH.run(&["-q", "-c", &self.connect, "vol-path", &pool, &name])?;
+        let path = String::from_utf8(path).map_err(|e| format!("virsh vol-path: {e}"))?;
+        Ok(path.trim_end_matches('\n').to_owned())
+    }
+
     /// From now on the domain is the one with this UUID.
     pub(super) fn is(&mut self, uuid: &str) {
         uuid.clone_into(&mut self.domain);

@@ -415,9 +415,13 @@ impl<'a> Rig<'a> {
 
     /// Where the scratch files of a job are.
     pub(super) fn scratch(&self) -> PathBuf {
+        Self::scratch_of(&self.uuid())
+    }
+
+    pub(super) fn scratch_of(uuid: &str) -> PathBuf {
         let base =
             std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
-        base.join(format!("bmapfs-libvirt-{}", self.uuid()))
+        base.join(format!("bmapfs-libvirt-{uuid}"))
     }
 
     /// Expects that the backup has what is on its disks. The domain must be off.
