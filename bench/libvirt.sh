@@ -12,11 +12,11 @@ begin_libvirt() {
     command -v libvirtd >/dev/null || die "libvirtd is missing: make deps"
     libvirt_daemons=()
     libvirt_begun=yes
-    # The tests' libvirtd ends with them, see tests/libvirt/rig.rs.
-    exec {libvirt_lock}>/run/lock/bmapfs-tests-libvirt
+    # The tests' libvirtd ends with them, see tests/libvirt/daemons.rs.
+    exec {libvirt_lock}>/run/bmapfs-tests-libvirt
     flock "$libvirt_lock"
     bench_virsh list >/dev/null 2>&1 && return
-    # As udev makes it, see tests/libvirt/rig.rs.
+    # As udev makes it, see tests/libvirt/daemons.rs.
     if [ -e /dev/kvm ]; then chgrp kvm /dev/kvm && chmod 0660 /dev/kvm; fi
     for daemon in virtlogd libvirtd; do
         "$daemon" >/dev/null 2>&1 {libvirt_lock}>&- &

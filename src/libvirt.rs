@@ -18,9 +18,7 @@ mod virsh;
 mod xml;
 
 use std::fmt;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use nix::unistd::geteuid;
@@ -247,7 +245,7 @@ impl Domain {
         let since = indexes
             .and_then(|indexes| indexes.known_state(&self.shown, &disk.target, &self.checkpoints));
         let since = since.filter(|_| {
-            let alone = rests_on_nothing(&file);
+            let alone = qcow2::rests_on_nothing(&file);
             if !alone {
                 let (shown, target) = (&self.shown, &disk.target);
                 log::warn!(
@@ -360,15 +358,6 @@ pub(crate) fn lacks_agent(why: &str) -> bool {
     without
         .iter()
         .any(|word| why.ends_with(&format!("QEMU guest agent is {word}")))
-}
-
-/// Whether the qcow2 image has no backing file: qemu-nbd takes the bitmap of the first image of a chain that has one of
-/// the name, and that tells of this image alone. In doubt it has one.
-fn rests_on_nothing(image: &Path) -> bool {
-    // Where the name of the backing file begins, by the format's header.
-    let mut place = [1; 8];
-    let read = File::open(image).and_then(|image| image.read_exact_at(&mut place, 8));
-    read.is_ok() && place == [0; 8]
 }
 
 /// Those that are read: all that can be, or the one that was asked for.

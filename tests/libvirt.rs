@@ -3,6 +3,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod agent;
+mod daemons;
 mod disks;
 mod doubt;
 mod endings;

@@ -20,6 +20,15 @@ pub(super) fn behind(image: &Path, format: &str) -> Option<Behind> {
     is_all(behind.file()).then_some(behind)
 }
 
+/// Whether it has no backing file: qemu-nbd takes the bitmap of the first image of a chain that has one of the name, and
+/// that tells of this image alone. In doubt it has one.
+pub(super) fn rests_on_nothing(image: &Path) -> bool {
+    // Where the name of the backing file begins.
+    let mut place = [1; 8];
+    let read = File::open(image).and_then(|image| image.read_exact_at(&mut place, 8));
+    read.is_ok() && place == [0; 8]
+}
+
 /// Whether there is neither a backing file nor an external data file. In doubt there is.
 fn is_all(image: &File) -> bool {
     let mut header = [0; 80];

@@ -6,7 +6,8 @@ use crate::support::command::tool;
 use crate::support::scene::Scene;
 use crate::support::wait_until;
 
-use super::rig::{DISKS, Rig, virsh};
+use super::daemons::virsh;
+use super::rig::{DISKS, Rig};
 
 /// Where the boot sector writes a copy of itself, as a sector of 512 bytes.
 const MARKER: u8 = 200;

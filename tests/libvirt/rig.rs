@@ -1,4 +1,4 @@
-//! A libvirt, a domain of it, its index and its backup.
+//! A domain, its index and its backup.
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -6,10 +6,6 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
-
-use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::Signal;
 
 use crate::support::blocks::concatenated;
 use crate::support::command::{Outcome, Running, Tool, tool};
@@ -17,6 +13,7 @@ use crate::support::pattern::{assert_same, pattern};
 use crate::support::scene::Scene;
 use crate::support::wait_until;
 
+use super::daemons::{Libvirt, virsh};
 use super::host::Host;
 
 /// Bytes of a block.
@@ -24,77 +21,6 @@ pub(super) const BLOCK: u64 = 65_536;
 
 /// Blocks of the disks vda and vdb, which are qcow2, and vdc, which is raw.
 pub(super) const DISKS: [(&str, u64); 3] = [("vda", 640), ("vdb", 200), ("vdc", 100)];
-
-/// The libvirt of this machine, which there is only one of.
-#[derive(Debug)]
-struct Daemons {
-    /// Those that the tests have started; ended in this order.
-    running: Vec<Running>,
-    /// Another run of these tests waits for the end of this one, which would end its daemons.
-    _alone: Flock<File>,
-}
-
-/// How many tests use it. Started by the first, and ended by the last.
-static LIBVIRT: Mutex<(usize, Option<Daemons>)> = Mutex::new((0, None));
-
-/// The libvirt of this machine, in use.
-#[derive(Debug)]
-struct Libvirt;
-
-impl Libvirt {
-    fn get() -> Self {
-        let mut shared = LIBVIRT.lock().unwrap_or_else(PoisonError::into_inner);
-        if shared.1.is_none() {
-            let lock = File::create("/run/lock/bmapfs-tests-libvirt").unwrap();
-            let alone = Flock::lock(lock, FlockArg::LockExclusive);
-            let alone = alone.map_err(|(_, e)| e).unwrap();
-            let running = if answers() { Vec::new() } else { start() };
-            shared.1 = Some(Daemons {
-                running,
-                _alone: alone,
-            });
-        }
-        shared.0 += 1;
-        Self
-    }
-}
-
-impl Drop for Libvirt {
-    fn drop(&mut self) {
-        let mut shared = LIBVIRT.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.0 -= 1;
-        if shared.0 > 0 {
-            return;
-        }
-        if let Some(mut daemons) = shared.1.take() {
-            for daemon in daemons.running.drain(..) {
-                daemon.signal(Signal::SIGTERM);
-                daemon.finish();
-            }
-        }
-    }
-}
-
-fn answers() -> bool {
-    virsh().words("list --name").run().code() == 0
-}
-
-fn start() -> Vec<Running> {
-    // As udev makes it: if QEMU as root can use it and libvirt's user cannot, libvirt looks for QEMU's abilities without end.
-    if Path::new("/dev/kvm").exists() {
-        tool("chgrp").words("kvm /dev/kvm").ok();
-        tool("chmod").words("0660 /dev/kvm").ok();
-    }
-    let daemon = |name: &str| tool(name).log_to(Path::new("/dev/null")).spawn();
-    let log = daemon("virtlogd");
-    let main = daemon("libvirtd");
-    wait_until("libvirtd answers", answers);
-    vec![main, log]
-}
-
-pub(super) fn virsh() -> Tool {
-    tool("virsh").words("-q -c qemu:///system")
-}
 
 /// A domain, and what bmapfs makes of it.
 #[derive(Debug)]
