@@ -129,11 +129,12 @@ pub fn start_as_usual(command: &mut std::process::Command) {
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, prepare) };
 }
 
-/// Has the command end, by SIGTERM, when the thread that starts it has ended, so with this process whatever ends it.
+/// Has the command end, by SIGTERM, when the thread that starts it has ended, so with this process whatever ends it. If all
+/// threads are killed at once, several may send it the signal: a second one can end it before it has cleaned up.
 pub fn end_with_parent(command: &mut std::process::Command) {
     let parent = nix::unistd::getpid();
     let bind = move || {
-        // Not SIGKILL: what a user has mounted would stay.
+        // Not SIGKILL: what it has mounted for a user would stay.
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)?;
         // It may have ended before.
         if nix::unistd::getppid() == parent {

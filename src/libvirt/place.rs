@@ -60,7 +60,7 @@ impl Place {
         &self.path
     }
 
-    /// Removes what is in it, also what an nbdfuse that was killed has left mounted.
+    /// Removes what is in it, also what an nbdfuse that had no time to unmount has left.
     fn empty(&self) {
         for entry in std::fs::read_dir(&self.path)
             .into_iter()
@@ -74,7 +74,7 @@ impl Place {
                 }
                 let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
                 if umount2(&path, flags) == Err(Errno::EPERM) {
-                    // It may have been unmounted by now.
+                    // That is for users. It may have been unmounted by now.
                     let lazily = [OsStr::new("-u"), OsStr::new("-z"), path.as_os_str()];
                     let _ = FUSERMOUNT.run(&lazily);
                 }
