@@ -145,7 +145,8 @@ impl Domain {
             None => Vec::new(),
         };
         let disks = choose(&shown, &definition, config.target.as_deref())?;
-        let needs_server = |disk: &DiskDefinition| definition.id.is_none() && !disk.is_raw();
+        let is_plain = |disk: &DiskDefinition| disk.path().is_none_or(|path| disk.is_as_in(path));
+        let needs_server = |disk: &DiskDefinition| definition.id.is_none() && !is_plain(disk);
         if disks.iter().any(needs_server) {
             QEMU_NBD.look_for()?;
         }
@@ -232,7 +233,7 @@ impl Domain {
                 self.shown
             )
         })?;
-        if disk.is_raw() {
+        if disk.is_as_in(&file) {
             return Ok(Disk {
                 target: disk.target.clone(),
                 content: Content::Image(file),
@@ -255,9 +256,16 @@ impl Domain {
             alone
         });
         // Only an index remembers it.
-        let behind = indexes.and_then(|_| qcow2::behind(&file, &disk.format));
-        let serve =
-            |bitmap| serve_image(&file, &disk.format, bitmap, self.place.path(), &disk.target);
+        let behind = indexes.and_then(|_| qcow2::behind(&file, disk.format()));
+        let serve = |bitmap| {
+            serve_image(
+                &file,
+                disk.format(),
+                bitmap,
+                self.place.path(),
+                &disk.target,
+            )
+        };
         let (server, export, since) = match since {
             None => serve(None).map(|(server, export)| (server, export, None)),
             Some(since) => match serve(Some(&since)) {

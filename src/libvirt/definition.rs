@@ -1,8 +1,11 @@
 //! A domain as libvirt describes it: what it is called, whether it runs, and its disks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::xml::{self, Element};
+
+/// Bytes of what disks are counted in.
+const SECTOR: u64 = 512;
 
 /// What is read of a domain's XML.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,7 +31,7 @@ pub(super) struct DiskDefinition {
     /// file, block, network, ...
     kind: String,
     /// raw, qcow2, ...
-    pub(super) format: String,
+    format: String,
     /// Of a file or device, which may be missing in a drive.
     path: Option<PathBuf>,
     /// The storage pool that it is in, and its name there.
@@ -112,8 +115,24 @@ impl DiskDefinition {
         self.format == "qcow2"
     }
 
-    pub(super) fn is_raw(&self) -> bool {
-        self.format.is_empty() || self.format == "raw"
+    pub(super) fn format(&self) -> &str {
+        match self.format.as_str() {
+            "" => "raw",
+            format => format,
+        }
+    }
+
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Whether the guest sees the bytes of this file or device. It sees whole sectors; in doubt, it does.
+    pub(super) fn is_as_in(&self, file: &Path) -> bool {
+        let ends_within_sector = || {
+            let stat = std::fs::metadata(file);
+            stat.is_ok_and(|stat| stat.is_file() && stat.len() % SECTOR != 0)
+        };
+        self.format() == "raw" && !ends_within_sector()
     }
 
     /// The file or device that has the bytes that the guest sees, in its format, while the domain is off. An error says why

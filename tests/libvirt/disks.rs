@@ -253,3 +253,25 @@ fn p35_disks_in_more_than_a_file() {
     );
     assert!(said.contains("pool"), "{said}");
 }
+
+/// The guest sees whole sectors: the last one ends with zeros that the file does not have.
+#[test]
+fn p35_a_raw_image_that_ends_within_a_sector() {
+    let scene = Scene::new();
+    let session = Session::new(&scene);
+    let mut seen = content(1, 3);
+    seen.extend(pattern(2, 700));
+    let image = session.image("a.raw", "raw", &seen);
+    fs::write(&image, &seen).unwrap();
+    seen.resize(seen.len().next_multiple_of(512), 0);
+    session.start("web", &[in_file("raw", &image, "vda")]);
+    assert_eq!(session.sync("web").files.len(), 5);
+    expect_backup(&session, "vda", &seen);
+    for _ in 0..2 {
+        session.destroy("web");
+        assert_eq!(session.sync("web").files, [""; 0]);
+        session.virsh("start web").ok();
+        assert_eq!(session.sync("web").files, [""; 0]);
+    }
+    expect_backup(&session, "vda", &seen);
+}
