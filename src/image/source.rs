@@ -111,8 +111,8 @@ impl Source {
         })
     }
 
-    /// Called after its canonical path.
-    pub(super) fn named(self, path: &Path) -> Self {
+    /// Called after its canonical path, or what it stands for.
+    pub(crate) fn named(self, path: &Path) -> Self {
         Self {
             path: path.to_owned(),
             ..self

@@ -71,10 +71,13 @@ impl Virsh {
         uuid.clone_into(&mut self.domain);
     }
 
-    /// The socket of the backup job that the domain has. `None`: it has none, or is off.
+    /// The socket of the backup job that the domain has. `None`: it has none, is off, or is not there any more.
     pub(super) fn job(&self) -> Said<Option<String>> {
+        let gone = format!("failed to get domain '{}'", self.domain);
+        let has_none =
+            |why: &str| why.ends_with(&gone) || NO_JOB.iter().any(|none| why.contains(none));
         let text = match self.run("backup-dumpxml", &[]) {
-            Err(why) if NO_JOB.iter().any(|none| why.contains(none)) => return Ok(None),
+            Err(why) if has_none(&why) => return Ok(None),
             text => text?,
         };
         let mut socket = String::new();

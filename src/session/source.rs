@@ -65,7 +65,7 @@ impl Source {
             Content::Export(file, zeros) => {
                 let source = File::open(&file)
                     .and_then(|file| image::Source::moment(file, zeros, disk.behind));
-                source.or_fail(Status::MountFailed, attempt)?
+                source.or_fail(Status::MountFailed, attempt)?.named(path)
             }
         };
         let path = path.to_owned();

@@ -240,3 +240,30 @@ fn p35_a_libvirt_that_cannot_tell_of_jobs() {
     wait_until("the job has ended", || !rig.has_job());
     rig.sync();
 }
+
+/// libvirt knows nothing of it when it has ended.
+#[test]
+fn p35_a_transient_domain() {
+    let scene = Scene::new();
+    let rig = Rig::new(&scene);
+    rig.virsh("undefine").ok();
+    rig.sync();
+    rig.write("vda", &[4]);
+    assert_eq!(rig.sync().files, files("vda", &[4]));
+    let got = scene.dir("got");
+    let paused = rig.paused(&each_block(&got));
+    let scratch = rig.scratch();
+    rig.virsh("destroy").ok();
+    let said = paused.said.clone();
+    assert_eq!(paused.go().code(), Some(77));
+    let said = fs::read_to_string(said).unwrap();
+    assert!(
+        said.contains("its backup job ended before bmapfs ended it"),
+        "{said}"
+    );
+    assert!(!said.contains("cannot be ended"), "{said}");
+    let unread = format!("error: libvirt:{}/vda: block 00000000: ", rig.name);
+    assert!(said.contains(&unread), "{said}");
+    expect_nothing_wrong(&rig, &got);
+    assert!(!scratch.exists());
+}
