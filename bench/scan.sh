@@ -50,7 +50,7 @@ measure_scan() {
             record_scan cold-disk/dd "$bytes"
             echo "$(fincore --bytes --noheadings --output RES "$work/image") $bytes" >"$work_disk/left"
         fi
-        measure_scan_memory "$scan_mib"M
+        measure_scan_memory "$scan_mib"M read
         rm -f "$work/image" "$index" "$index.lock"
     done
     work=$work_ram
@@ -61,16 +61,16 @@ measure_scan() {
     done
 }
 
-# Lines of "size blocks highest seconds" into $scan_memories: after the scan, the mount and a listing, in KiB.
+# Lines of "size blocks highest seconds" into $scan_memories, in KiB: after a listing, and after all was read if "$2" says so.
 measure_scan_memory() {
     local index=$work_disk/index
     rm -f "$index"
     # The single quotes are for the inner shell, whose parent is bmapfs.
     # shellcheck disable=SC2016
     timed "$BMAPFS" run "--index=$index" "$work/image" -- \
-        sh -c 'ls -U "$1" >/dev/null; sed -n "s/^VmHWM:[^0-9]*\([0-9]*\).*/\1/p" /proc/$PPID/status >"$2"' \
-        sh '{}' "$work/memory" >"$work/times" 2>"$work/summary"
-    echo "$1 $(sed 's/.*: \([0-9]*\) blocks.*/\1/' "$work/summary") $(cat "$work/memory") $(cat "$work/times")" |
+        sh -c 'ls -U "$1" >/dev/null; [ -z "$3" ] || cat "$1"/* >/dev/null; sed -n "s/^VmHWM:[^0-9]*\([0-9]*\).*/\1/p" /proc/$PPID/status >"$2"' \
+        sh '{}' "$work/memory" "${2:-}" >"$work/times" 2>"$work/summary"
+    echo "$1 $(sed -n 's/.*: \([0-9]*\) blocks, .*/\1/p' "$work/summary") $(cat "$work/memory") $(cat "$work/times")" |
         tee -a "$scan_memories" |
         awk '{ printf "%-5s first run with index: %.1f s, at most %.1f MiB, allowed %.1f MiB\n",
             $1, $4, $3 / 1024, 32 + $2 * 48 / 1048576 }' >&2
