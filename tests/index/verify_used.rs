@@ -97,16 +97,10 @@ fn p28_the_night_after_is_as_the_readme_has_it() {
     let image = scene.file("a.img", &pattern(8, 21 << 20));
     Identity::User.own(&image);
     let backup = scene.dir_of("backup", Identity::User);
-    let fake = scene.dir("fake");
-    let script = |name: &str, text: &str| {
-        let path = fake.join(name);
-        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    };
-    script("ssh", "shift; exec sh -c \"$*\"");
+    let ssh = scene.script("fake", "ssh", "shift; exec sh -c \"$*\"");
     let path = format!(
         "{}:{}:/usr/local/bin:/usr/bin:/bin",
-        fake.display(),
+        ssh.parent().unwrap().display(),
         scene.program().parent().unwrap().display()
     );
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
@@ -147,7 +141,7 @@ fn p28_the_night_after_is_as_the_readme_has_it() {
         (14, &[5]),
         (5, &[]),
     ] {
-        script("date", &format!("[ \"$*\" = +%-d ] && echo {day}"));
+        scene.script("fake", "date", &format!("[ \"$*\" = +%-d ] && echo {day}"));
         let outcome = run(verifying);
         assert!(outcome.stderr.is_empty(), "{outcome:#?}");
         let expected = if left.len() < before { 9 } else { 0 };
@@ -175,7 +169,7 @@ fn p28_the_night_after_is_as_the_readme_has_it() {
     let file = backup.join(blocks::name(0));
     fs::rename(&file, place.join("moved")).unwrap();
     std::os::unix::fs::symlink(place.join("moved"), &file).unwrap();
-    script("date", "[ \"$*\" = +%-d ] && echo 10");
+    scene.script("fake", "date", "[ \"$*\" = +%-d ] && echo 10");
     assert_eq!(run(verifying).code(), 9);
     assert!(file.is_symlink());
     let found = fs::read_to_string(place.join("found")).unwrap();

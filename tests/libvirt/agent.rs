@@ -1,7 +1,6 @@
 //! `--freeze` alone: the guest agent freezes the file systems for the moment, and thaws them whatever happens.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
@@ -79,21 +78,19 @@ impl<'a, 's> Noting<'a, 's> {
         };
         let real = search(&std::env::var("PATH").unwrap()).unwrap();
         let script = format!(
-            "#!/bin/sh\nreal() {{ '{}' \"$@\"; }}\n\
+            "real() {{ '{}' \"$@\"; }}\n\
              case \" $* \" in {}\n*) real \"$@\"; exit ;; esac\n\
              echo $step >>'{}'\n\
-             if [ $step = '{step}' ]; then {then}; else real \"$@\"; fi\n",
+             if [ $step = '{step}' ]; then {then}; else real \"$@\"; fi",
             real.display(),
             STEPS
                 .map(|step| format!("*' {step} '*) step={step} ;;"))
                 .join(" "),
             self.log.display(),
         );
-        let wrapped = rig.scene.dir("wrapped");
-        let virsh = wrapped.join("virsh");
-        fs::write(&virsh, script).unwrap();
-        fs::set_permissions(&virsh, fs::Permissions::from_mode(0o755)).unwrap();
-        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", wrapped.display());
+        let virsh = rig.scene.script("wrapped", "virsh", &script);
+        let first = virsh.parent().unwrap().display();
+        let path = format!("{first}:/usr/sbin:/usr/bin:/sbin:/bin");
         rig.bmapfs("run").words("-q --freeze --").env("PATH", path)
     }
 

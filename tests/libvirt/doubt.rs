@@ -60,8 +60,7 @@ fn p35_an_image_that_was_replaced_or_put_back() {
     let next = rig.sync();
     assert!(!next.said.contains(ALL), "{}", next.said);
     assert_eq!(next.files, files("vda", &[5]));
-    rig.virsh("destroy").ok();
-    rig.expect_backup_is_content();
+    rig.expect_backup_at_end();
 }
 
 #[test]
@@ -82,8 +81,7 @@ fn p35_an_image_that_was_put_back_under_a_checkpoint() {
     let night = rig.sync();
     assert!(night.said.contains(ALL), "{}", night.said);
     assert_eq!(night.files, files("vda", &[1, 2]));
-    rig.virsh("destroy").ok();
-    rig.expect_backup_is_content();
+    rig.expect_backup_at_end();
 }
 
 #[test]

@@ -23,8 +23,7 @@ fn p35_a_command_that_fails() {
     rig.run().arg("no-such-command").fails(127);
     rig.expect_nothing_left(1);
     assert_eq!(rig.sync().files.len(), 941);
-    rig.virsh("destroy").ok();
-    rig.expect_backup_is_content();
+    rig.expect_backup_at_end();
 }
 
 #[test]
@@ -51,8 +50,7 @@ fn p35_signals() {
         night.files
     );
     assert_eq!(rig.sync().files, [""; 0]);
-    rig.virsh("destroy").ok();
-    rig.expect_backup_is_content();
+    rig.expect_backup_at_end();
 }
 
 #[test]

@@ -1,18 +1,16 @@
 //! What happens to a domain, and to libvirt, while it is backed up.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::support::blocks::names;
-use crate::support::command::tool;
 use crate::support::pattern::assert_same;
 use crate::support::scene::Scene;
 use crate::support::wait_until;
 
 use super::endings::COPY;
 use super::host::Host;
-use super::rig::{BLOCK, Rig, files};
+use super::rig::{BLOCK, Paused, Rig, files};
 
 /// Copies what can be read, and ends with 77 if that is not all.
 fn each_block(got: &Path) -> String {
@@ -32,6 +30,18 @@ fn expect_nothing_wrong(rig: &Rig, got: &Path) {
     }
 }
 
+/// Goes on when the job has ended: not all can be read, which is told.
+fn expect_cut_off(paused: Paused) -> String {
+    let said = paused.said.clone();
+    assert_eq!(paused.go().code(), Some(77));
+    let said = fs::read_to_string(said).unwrap();
+    assert!(
+        said.contains("its backup job ended before bmapfs ended it"),
+        "{said}"
+    );
+    said
+}
+
 fn is_off(rig: &Rig) -> bool {
     rig.virsh("domstate").ok().trim() == "shut off"
 }
@@ -45,14 +55,9 @@ fn ends_in_the_middle(scene: &Scene, rig: &Rig, end: impl FnOnce()) {
     let paused = rig.paused(&each_block(&got));
     end();
     wait_until("it is off", || is_off(rig));
-    let said = paused.said.clone();
-    assert_eq!(paused.go().code(), Some(77));
-    let said = fs::read_to_string(said).unwrap();
-    assert!(
-        said.contains("its backup job ended before bmapfs ended it"),
-        "{said}"
-    );
+    let said = expect_cut_off(paused);
     expect_nothing_wrong(rig, &got);
+    assert!(!said.contains("cannot be ended"), "{said}");
     assert!(!rig.scratch().exists());
     assert!(
         before.iter().all(|name| rig.checkpoints().contains(name)) || rig.checkpoints().len() == 1
@@ -63,8 +68,7 @@ fn ends_in_the_middle(scene: &Scene, rig: &Rig, end: impl FnOnce()) {
     rig.virsh("start").ok();
     rig.write("vdb", &[3]);
     assert_eq!(rig.sync().files, files("vdb", &[3]));
-    rig.virsh("destroy").ok();
-    rig.expect_backup_is_content();
+    rig.expect_backup_at_end();
 }
 
 #[test]
@@ -109,12 +113,7 @@ fn p35_a_guest_that_powers_off_in_the_middle() {
     let host = Host::new(&scene, "a");
     let rig = Rig::on(&scene, &host);
     rig.virsh("destroy").ok();
-    let boot = scene.file("boot", &boot_sector());
-    tool("qemu-io")
-        .words("-f qcow2 -c")
-        .arg(format!("write -s {} 0 512", boot.display()))
-        .arg(rig.image("vda"))
-        .ok();
+    rig.boots(&boot_sector());
     rig.virsh("start").ok();
     ends_in_the_middle(&scene, &rig, || {
         wait_until("it has powered off", || {
@@ -133,11 +132,10 @@ fn p35_a_job_that_somebody_ends() {
     let got = scene.dir("got");
     let paused = rig.paused(&each_block(&got));
     rig.virsh("domjobabort").ok();
-    assert_eq!(paused.go().code(), Some(77));
+    expect_cut_off(paused);
     rig.expect_nothing_left(1);
     rig.sync();
-    rig.virsh("destroy").ok();
-    rig.expect_backup_is_content();
+    rig.expect_backup_at_end();
 }
 
 #[test]
@@ -177,17 +175,14 @@ fn p35_libvirt_is_started_again_in_the_middle() {
     host.start();
     assert!(rig.has_job());
     assert_eq!(rig.sync().files, [""; 0]);
-    rig.virsh("destroy").ok();
-    rig.expect_backup_is_content();
+    rig.expect_backup_at_end();
 }
 
 /// A directory with a virsh that does what this script says.
 fn virsh_that(scene: &Scene, script: &str) -> String {
-    let directory = scene.dir("virsh");
-    let file = directory.join("virsh");
-    fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
-    format!("{}:{}", directory.display(), std::env::var("PATH").unwrap())
+    let virsh = scene.script("virsh", "virsh", script);
+    let first = virsh.parent().unwrap().display();
+    format!("{first}:{}", std::env::var("PATH").unwrap())
 }
 
 #[test]
@@ -254,13 +249,7 @@ fn p35_a_transient_domain() {
     let paused = rig.paused(&each_block(&got));
     let scratch = rig.scratch();
     rig.virsh("destroy").ok();
-    let said = paused.said.clone();
-    assert_eq!(paused.go().code(), Some(77));
-    let said = fs::read_to_string(said).unwrap();
-    assert!(
-        said.contains("its backup job ended before bmapfs ended it"),
-        "{said}"
-    );
+    let said = expect_cut_off(paused);
     assert!(!said.contains("cannot be ended"), "{said}");
     let unread = format!("error: libvirt:{}/vda: block 00000000: ", rig.name);
     assert!(said.contains(&unread), "{said}");

@@ -69,8 +69,7 @@ fn p35_a_domain_that_moves() {
         night.files,
         [files("vda", &[2]), files("vdb", &[3])].concat()
     );
-    rig.virsh("destroy").ok();
-    rig.expect_backup_is_content();
+    rig.expect_backup_at_end();
 }
 
 /// libvirt waits half a minute for the job, and gives up.
@@ -100,8 +99,7 @@ fn p35_nothing_moves_while_it_is_read() {
     assert!(paused.go().success());
     rig.expect_nothing_left(1);
     assert_eq!(rig.sync().files, [""; 0]);
-    rig.virsh("destroy").ok();
-    rig.expect_backup_is_content();
+    rig.expect_backup_at_end();
 }
 
 #[test]
@@ -118,8 +116,7 @@ fn p35_a_domain_that_is_saved() {
     rig.virsh("start").ok();
     rig.write("vdb", &[2]);
     assert_eq!(rig.sync().files, files("vdb", &[2]));
-    rig.virsh("destroy").ok();
-    rig.expect_backup_is_content();
+    rig.expect_backup_at_end();
 }
 
 #[test]

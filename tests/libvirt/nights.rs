@@ -47,8 +47,7 @@ fn p35_only_what_changed_is_read_and_copied() {
         "{}",
         night.said
     );
-    rig.virsh("destroy").ok();
-    rig.expect_backup_is_content();
+    rig.expect_backup_at_end();
 }
 
 #[test]
@@ -72,8 +71,7 @@ fn p35_the_backup_is_the_moment() {
     ]
     .concat();
     assert_eq!(next.files, written);
-    rig.virsh("destroy").ok();
-    rig.expect_backup_is_content();
+    rig.expect_backup_at_end();
 }
 
 #[test]
@@ -191,6 +189,5 @@ fn p35_off_and_on_again() {
     rig.virsh("start").ok();
     rig.write("vdb", &[8]);
     assert_eq!(rig.sync().files, files("vdb", &[8]));
-    rig.virsh("destroy").ok();
-    rig.expect_backup_is_content();
+    rig.expect_backup_at_end();
 }

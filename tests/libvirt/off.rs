@@ -45,14 +45,6 @@ impl Rig<'_> {
         assert_eq!(night.files, files("vda", copied));
         self.expect_backup_is_content();
     }
-
-    fn qemu_io(&self, command: &str) {
-        tool("qemu-io")
-            .words("-f qcow2 -c")
-            .arg(command)
-            .arg(self.image("vda"))
-            .ok();
-    }
 }
 
 #[test]

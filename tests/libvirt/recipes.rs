@@ -1,7 +1,6 @@
 //! What doc/LIBVIRT.md and README.md have to be typed, with other names and paths.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::support::blocks::{self, concatenated};
@@ -79,9 +78,7 @@ impl<'a> Host<'a> {
     }
 
     fn program(&self, name: &str, script: &str) {
-        let path = self.scene.dir("programs").join(name);
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        self.scene.script("programs", name, script);
     }
 
     fn types(&self, commands: &str) -> Outcome {

@@ -37,12 +37,7 @@ fn p35_a_restored_domain_boots() {
     let scene = Scene::new();
     let rig = Rig::new(&scene);
     rig.virsh("destroy").ok();
-    let boot = scene.file("boot", &boot_sector());
-    tool("qemu-io")
-        .words("-f qcow2 -c")
-        .arg(format!("write -s {} 0 512", boot.display()))
-        .arg(rig.image("vda"))
-        .ok();
+    rig.boots(&boot_sector());
     rig.rsync().ok();
     rig.expect_nothing_left(0);
     // Restored as doc/LIBVIRT.md says.

@@ -350,6 +350,27 @@ impl<'a> Rig<'a> {
         base.join(format!("bmapfs-libvirt-{uuid}"))
     }
 
+    /// A command of qemu-io's on vda. The domain must be off.
+    pub(super) fn qemu_io(&self, command: &str) {
+        tool("qemu-io")
+            .words("-f qcow2 -c")
+            .arg(command)
+            .arg(self.image("vda"))
+            .ok();
+    }
+
+    /// It starts with this boot sector. It must be off.
+    pub(super) fn boots(&self, sector: &[u8]) {
+        let boot = self.scene.file("boot", sector);
+        self.qemu_io(&format!("write -s {} 0 512", boot.display()));
+    }
+
+    /// Ends the domain, and expects that the backup has what is on its disks.
+    pub(super) fn expect_backup_at_end(&self) {
+        self.virsh("destroy").ok();
+        self.expect_backup_is_content();
+    }
+
     /// Expects that the backup has what is on its disks. The domain must be off.
     pub(super) fn expect_backup_is_content(&self) {
         for (target, _) in DISKS {

@@ -70,6 +70,14 @@ impl Scene {
         path
     }
 
+    /// A program for /bin/sh, called `name`, in a directory of its own or with others.
+    pub(crate) fn script(&self, directory: &str, name: &str, text: &str) -> PathBuf {
+        let file = self.dir(directory).join(name);
+        fs::write(&file, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+        file
+    }
+
     /// A file of `len` bytes that is one hole.
     pub(crate) fn sparse(&self, name: impl AsRef<Path>, len: u64) -> PathBuf {
         let path = self.path(name);
