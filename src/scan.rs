@@ -283,12 +283,13 @@ impl<'a> Hasher<'a> {
             if first >= self.geometry.blocks() {
                 return;
             }
-            if job.alone.load(Relaxed) {
-                // What cannot be had is not asked for again with each batch.
-            } else if let Some(ticket) = job.share.spare() {
-                if threads::begin(scope, move || self.work(scope, job, ticket)).is_err() {
-                    job.alone.store(true, Relaxed);
-                }
+            // What cannot be had is not asked for again with each batch.
+            let alone = job.alone.load(Relaxed);
+            let spare = if alone { None } else { job.share.spare() };
+            let begun =
+                spare.map(|ticket| threads::begin(scope, move || self.work(scope, job, ticket)));
+            if matches!(begun, Some(Err(_))) {
+                job.alone.store(true, Relaxed);
             }
             match self.hash_batch(job, first) {
                 Some(false) => {}

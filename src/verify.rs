@@ -343,7 +343,8 @@ fn other_block_size(
 }
 
 /// Whether an error is about one file and not about everything: a bad sector, a bad checksum, something in the place of
-/// the file; it was written and there was no room for it on the disk. Any other, like a lost connection or a missing permission, would make all files look unreadable.
+/// the file; it was written and there was no room for it on the disk. Any other, like a lost connection or a missing
+/// permission, would make all files look unreadable.
 fn tells_of_the_file(error: &io::Error) -> bool {
     let Some(number) = error.raw_os_error() else {
         return false;
